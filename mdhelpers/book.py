@@ -1,0 +1,184 @@
+"""Build the book: prose pages and a run's executed notebooks, through Jupyter Book 1.
+
+A source tree is assembled beside the output and given to Sphinx with warnings as errors. Nothing
+is executed and nothing is fetched. Prose quotes a run's ``results.json`` and never a typed number.
+"""
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mdhelpers.book_assets import asset_files
+from mdhelpers.book_pages import expand, publishable, with_header
+from mdhelpers.paths import resolve, shown
+from mdhelpers.runs import Run
+
+N_NOTEBOOKS = 7
+_CONFIG_COMMAND = "from jupyter_book.cli.main import main; main()"
+
+
+def build(
+    study: str,
+    *,
+    profile: str = "full",
+    runs_dir: str | Path = "runs",
+    out: str | Path = "book/_build/html",
+    book_dir: str | Path = "book",
+) -> Path:
+    """Build the book of one study's run. Relative paths count from the project's folder.
+
+    Parameters
+    ----------
+    study, profile : str
+        Which run.
+    runs_dir : path
+        Where the runs lie.
+    out : path
+        Where the pages go. The assembled sources go into the folder ``src`` beside it.
+    book_dir : path
+        Prose pages, ``_config.yml``, ``_toc.yml``, ``references.bib``, ``findings/``, ``assets/``.
+
+    Returns
+    -------
+    Path
+        The page to open, ``out/index.html``.
+
+    Raises
+    ------
+    FileNotFoundError
+        When there is no finished run of that study and profile.
+    ValueError
+        When a page quotes a figure that the run does not have, or a notebook failed.
+    RuntimeError
+        When Jupyter Book is not installed, or Sphinx warns.
+    """
+    if find_spec("jupyter_book") is None:
+        raise RuntimeError("Jupyter Book is not installed; run: pip install 'mdhelpers[book]'")
+    run, out = Run(study, profile=profile, runs_dir=runs_dir), resolve(out)
+    if not is_finished(run):
+        raise FileNotFoundError(
+            f"{shown(run.folder)} holds no finished run (expected results.json and {N_NOTEBOOKS} "
+            f"executed notebooks). Run: {run.command()}"
+        )
+    if _synchronise(assemble(run, resolve(book_dir)), out.parent / "src"):
+        shutil.rmtree(out, ignore_errors=True)
+    _sphinx(out.parent / "src", out)
+    return out / "index.html"
+
+
+def is_finished(run: Run) -> bool:
+    """Whether a run folder has its results and all executed notebooks."""
+    return bool(run.results) and len(_notebooks(run)) == N_NOTEBOOKS
+
+
+def _notebooks(run: Run) -> list[Path]:
+    return sorted((run.folder / "notebooks").glob("0[1-7]_*.ipynb"))
+
+
+def assemble(run: Run, book_dir: Path) -> dict[str, bytes]:
+    """Make the book's source tree in memory.
+
+    Parameters
+    ----------
+    run : Run
+        The run that the book is about. Further parts of ``_toc.yml`` that say ``run: name`` are
+        taken in where the folder beside it of that name holds a finished run.
+    book_dir : Path
+        As in `build`.
+
+    Returns
+    -------
+    dict of str to bytes
+        File content by path below the source folder.
+    """
+    toc = yaml.safe_load((book_dir / "_toc.yml").read_text())
+    tree = {f"assets/{name}": body for name, body in asset_files(book_dir / "assets").items()}
+    for name in ("_config.yml", "references.bib"):
+        tree[name] = (book_dir / name).read_bytes()
+    for figure in (run.folder / "figures").glob("*.png"):
+        tree[f"figures/{figure.name}"] = figure.read_bytes()
+    parts = [part for part in (_part(p, run, tree) for p in toc["parts"]) if part]
+    tree["_toc.yml"] = yaml.safe_dump({**toc, "parts": parts}, sort_keys=False).encode()
+    for page in (toc["root"], *(c["file"] for p in parts for c in p["chapters"])):
+        source = book_dir / f"{page}.md"
+        if source.is_file():
+            tree[f"{page}.md"] = _prose(source, run).encode()
+    return tree
+
+
+def _part(part: dict, this: Run, tree: dict[str, bytes]) -> dict | None:
+    """Fill a part of the contents that stands for a run; None where that run is not there."""
+    if "run" not in part:
+        return part
+    if part["run"] == "this":
+        return {"caption": part["caption"], "chapters": _pages(this, "", tree)}
+    other = Run(part["run"], runs_dir=this.folder.parent)
+    if other.folder == this.folder or not is_finished(other):
+        return None
+    return {"caption": part["caption"], "chapters": _pages(other, f"{part['run']}/", tree)}
+
+
+def _pages(run: Run, folder: str, tree: dict[str, bytes]) -> list[dict[str, str]]:
+    """Put a run's notebooks into the tree, and return their entries in the contents."""
+    header = _header(run)
+    for path in _notebooks(run):
+        notebook = publishable(json.loads(path.read_text()), header, page=shown(path))
+        tree[f"{folder}{path.name}"] = json.dumps(notebook, indent=1).encode()
+    return [{"file": f"{folder}{path.stem}"} for path in _notebooks(run)]
+
+
+def _prose(source: Path, run: Run) -> str:
+    finding = source.parent / "findings" / f"{run.study}.md"
+    if not finding.is_file():
+        finding = finding.with_name("default.md")
+    text = source.read_text().replace("{{ finding }}", finding.read_text().strip())
+    text = expand(text, {"results": run.results}, page=source.name)
+    return with_header(text, _header(run), page=source.name)
+
+
+def _header(run: Run) -> str:
+    """What stands under every title: which run made the page, and a banner on small budgets."""
+    facts: Mapping[str, Any] = run.results["run"]
+    missing = [name for name in ("n_models", "seed", "commit", "date") if name not in facts]
+    if missing:
+        raise ValueError(
+            f"{shown(run.folder / 'results.json')}: the block 'run' lacks {', '.join(missing)}, "
+            f"which every page has to name. Run the study again: {run.command()}"
+        )
+    line = f":::{{div}} provenance\n{run.provenance()}\n:::"
+    return f":::{{warning}}\n{run.banner()}\n:::\n\n{line}" if run.banner() else line
+
+
+def _synchronise(tree: Mapping[str, bytes], folder: Path) -> bool:
+    """Write what changed, so that Sphinx rebuilds only that; True when a file had to go."""
+    for name, body in tree.items():
+        path = folder / name
+        if not path.is_file() or path.read_bytes() != body:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(body)
+    keep = {folder / name for name in (*tree, "conf.py")}
+    stale = [path for path in folder.rglob("*") if path.is_file() and path not in keep]
+    for path in stale:
+        path.unlink()
+    return bool(stale)
+
+
+def _sphinx(source: Path, out: Path) -> None:
+    """Run Sphinx on Jupyter Book's configuration, every warning an error."""
+    doctrees = out.parent / ".doctrees"
+    configure = [sys.executable, "-c", _CONFIG_COMMAND, "config", "sphinx", str(source)]
+    sphinx = [sys.executable, "-m", "sphinx", "-b", "html", "-d", str(doctrees)]
+    sphinx += ["-W", "--keep-going", "-n", "-q", str(source), str(out)]
+    for command in (configure, sphinx):
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            shutil.rmtree(doctrees, ignore_errors=True)  # else the next try would not warn again
+            log = (done.stdout + done.stderr).strip()
+            raise RuntimeError(f"The book was not built; Sphinx says:\n{log}")

@@ -1,0 +1,136 @@
+"""The notebooks' checks: each result again by a plainer way; a disagreement is an error."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import torch
+
+from mdhelpers.comparison import Comparison
+from mdhelpers.datasets import Split
+from mdhelpers.mask_training import load_checkpoints
+from mdhelpers.style import COMPARISONS
+from mdhelpers.training import stack_logits
+from mdhelpers.transforms import transform_images
+
+
+def mask_overlap(masks: np.ndarray) -> pd.DataFrame:
+    """Shared images of pairs of masks: expected at random, and found."""
+    share = masks.mean()
+    pairs = masks[::2][: len(masks) // 2] & masks[1::2][: len(masks) // 2]
+    found = {"expected": share**2, "found": pairs.mean()}
+    return pd.DataFrame(found, index=["images in both of two masks, share of all"]).round(4)
+
+
+def agreement_with_means(models, fits) -> pd.DataFrame:
+    """Correlation of fitted weights with the difference of mean margins, over all pairs.
+
+    The means are taken within common initialisations, as the fit was.
+    """
+    rows = {}
+    for algorithm, (name, fit) in enumerate(zip(models.names, fits.datamodels, strict=True), 1):
+        fitting = models.fitting(algorithm)
+        masks, margins = (np.array(a, np.float64) for a in (fitting.masks, fitting.margins))
+        for slot in np.unique(fitting.slots):
+            margins[fitting.slots == slot] -= margins[fitting.slots == slot].mean(axis=0)
+        inside = masks / masks.sum(axis=0)
+        outside = (1 - masks) / (1 - masks).sum(axis=0)
+        means = margins.T @ (inside - outside)
+        used = fit.weights != 0
+        r = np.corrcoef(means[used], fit.weights[used])[0, 1]
+        sign = (np.sign(means[used]) == np.sign(fit.weights[used])).mean()
+        rows[name] = {"correlation where the weight is not zero": r, "same sign": sign}
+    return pd.DataFrame(rows).round(3)
+
+
+def directions(found) -> pd.DataFrame:
+    """Directions against eigenvectors of the residuals' covariance, with NumPy alone."""
+    thetas = [np.asarray(d.weights, np.float64) for d in found.datamodels]
+    unit = [t / np.maximum(np.linalg.norm(t, axis=1, keepdims=True), 1e-300) for t in thetas]
+    rows = []
+    for name, (one, two) in zip(COMPARISONS, (unit, unit[::-1]), strict=True):
+        residuals = one - (one * two).sum(axis=1, keepdims=True) * two
+        residuals -= residuals.mean(axis=0)
+        eigenvectors = np.linalg.eigh(residuals.T @ residuals)[1][:, ::-1].T
+        for component, direction in zip(
+            found.comparison[name].component, found.comparison[name].directions, strict=True
+        ):
+            cosine = abs(float(direction @ eigenvectors[component - 1]))
+            rows.append({"comparison": name, "direction": int(component), "|cos|": cosine})
+    table = pd.DataFrame(rows)
+    assert (table["|cos|"] > 0.999).all(), "directions differ from the covariance's eigenvectors"
+    return table.pivot(index="comparison", columns="direction", values="|cos|").round(5)
+
+
+def grades(found, comparison: Comparison, test: Split) -> pd.DataFrame | str:
+    """AUC within class of the best direction of each feature, by counting pairs."""
+    if found.grades is None:
+        return "No truth is known for this data: nothing to grade."
+    best = found.grades.loc[found.grades.groupby("feature")["auc_within_class"].idxmax()]
+    rows = []
+    for row in best.itertuples():
+        chosen = comparison[row.comparison]
+        position = list(chosen.component).index(row.direction)
+        projection = chosen.projections[:, position] * (1 if row.end == "top" else -1)
+        carries = test.truth[row.feature].to_numpy()
+        label = np.bincount(test.labels[carries]).argmax()
+        inside = projection[carries & (test.labels == label)][:, None]
+        others = projection[~carries & (test.labels == label)][None]
+        counted = (inside > others).mean() + 0.5 * (inside == others).mean()
+        assert abs(counted - row.auc_within_class) < 1e-6, f"AUC of {row.feature} differs"
+        rows.append((row.feature, row.comparison, row.direction, row.auc_within_class, counted))
+    columns = ["feature", "comparison", "direction", "AUC within class", "counted by pairs"]
+    return pd.DataFrame(rows, columns=columns).set_index("feature").round(4)
+
+
+@torch.no_grad()
+def effect(models, table: pd.DataFrame, hypotheses, *, seed: int) -> pd.DataFrame | str:
+    """The first hypothesis' largest effect, model by model, against the table's."""
+    if not hypotheses:
+        return "The study tests no hypothesis."
+    first, test = hypotheses[0], models.dataset.test
+    intensity = max(first["intensities"])
+    target = models.dataset.class_names.index(first["target_class"])
+    changed = transform_images(first["transformation"], test.images, intensity, seed=seed)
+    rows = []
+    for algorithm, name in enumerate(models.names, 1):
+        changes = []
+        for stack in load_checkpoints(models.plan, algorithm, models.plan.n_keep):
+            before, after = (
+                stack_logits(stack, torch.from_numpy(x).to(models.plan.device)).double()
+                for x in (test.images, changed)
+            )
+            for model in range(len(before)):
+                change = after[model].softmax(-1) - before[model].softmax(-1)
+                changes.append(100 * float(change[:, target].mean()))
+        listed = table[
+            (table["hypothesis"] == first["name"])
+            & (table["kind"] == "feature")
+            & (table["intensity"] == intensity)
+            & (table["algorithm"] == algorithm)
+        ]["effect"].item()
+        again = float(np.mean(changes[: models.plan.n_keep]))
+        assert abs(again - listed) < 0.01, f"the effect on {name} differs: {again} and {listed}"
+        rows.append((name, listed, again, float(np.std(changes))))
+    columns = ["algorithm", "effect, points", "computed again", "spread over models"]
+    return pd.DataFrame(rows, columns=columns).set_index("algorithm").round(2)
+
+
+def captions(run, table: pd.DataFrame | None) -> pd.DataFrame | str:
+    """The score of the best caption from the embeddings, by the definition in App. F.5."""
+    if table is None:
+        return "Captions are switched off in this study."
+    stored = np.load(run.path / "clip_embeddings.npz")
+    row = table[table["reference"] == "all"].nlargest(1, "score").iloc[0]
+    members = pd.read_parquet(run.path / "subpopulations.parquet")
+    inside = members[
+        (members["comparison"] == row["comparison"])
+        & (members["direction"] == row["direction"])
+        & (members["end"] == row["end"])
+    ]["index"]
+    text = stored["texts"][list(stored["bank"]).index(row["caption"])]
+    similarity = stored["images"] @ text
+    again = similarity[inside].mean() - similarity.mean()
+    assert abs(again - row["score"]) < 1e-4, f"{again} and {row['score']} differ"
+    found = {"caption": row["caption"], "score": row["score"], "computed again": again}
+    return pd.DataFrame([found]).set_index("caption").round(4)

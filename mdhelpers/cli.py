@@ -1,0 +1,184 @@
+"""The command `mdhelpers`. Each command imports what it needs, so that `--help` comes at once."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated
+
+import typer
+from typer.core import TyperCommand
+
+app = typer.Typer(
+    help="Run ModelDiff studies, build their book, and see what this machine can do.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Traceback = Annotated[bool, typer.Option("--traceback", help="Show where an error arose.")]
+RunsDir = Annotated[
+    str | None,
+    typer.Option("--runs-dir", help="Where runs lie (default: runs), relative to the project."),
+]
+Profile = Annotated[str, typer.Option("--profile", help="Which of the study's runs: full, smoke.")]
+
+
+@contextmanager
+def _readable_errors(traceback: bool) -> Iterator[None]:
+    """Print errors that a user can mend in plain words: 2 for bad input, 1 for a failed run."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        _stop("stopped. What is finished stays; the same command goes on from there.", 130)
+    except (ValueError, OSError) as error:
+        if traceback:
+            raise
+        _stop(f"error: {error}", 2)
+    except RuntimeError as error:
+        if traceback:
+            raise
+        _stop(f"error: {error}", 1)
+
+
+def _stop(message: str, code: int) -> None:
+    print(message, file=sys.stderr)
+    raise typer.Exit(code)
+
+
+class _PapermillOptions(TyperCommand):
+    """Reads `-p name value` as papermill does; typer knows no repeated option of two words."""
+
+    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:
+        words, joined = iter(args), []
+        for word in words:
+            joined.append(word)
+            if word in ("-p", "--parameters"):
+                name = next(words, "")
+                joined.append(name if "=" in name else f"{name}={next(words, '')}")
+        return super().parse_args(ctx, joined)
+
+
+@app.command(cls=_PapermillOptions)
+def run(
+    study: Annotated[str, typer.Argument(help="A parameters file, or the name of a study.")],
+    files: Annotated[
+        list[str] | None,
+        typer.Option("--parameters_file", "-f", help="A further file whose keys replace others."),
+    ] = None,
+    parameters: Annotated[
+        list[str] | None,
+        typer.Option("--parameters", "-p", metavar="NAME VALUE", help="One parameter's value."),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Run what is finished too.")] = False,
+    start: Annotated[
+        str | None, typer.Option("--from", help="Run from this notebook on: 04, or its name.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print what would run, with what, and the cost.")
+    ] = False,
+    runs_dir: RunsDir = None,
+    traceback: Traceback = False,
+) -> None:
+    """Run a study's notebooks in order; skip those finished with the same parameters."""
+    with _readable_errors(traceback):
+        from mdhelpers.runner import run_study
+
+        given = _parameters(parameters or [])
+        if runs_dir is not None:
+            given["runs_dir"] = runs_dir
+        run_study(
+            study,
+            overlays=files or [],
+            parameters=given,
+            force=force,
+            start=start,
+            dry_run=dry_run,
+        )
+
+
+def _parameters(pairs: list[str]) -> dict[str, object]:
+    from mdhelpers.studyfiles import scalar
+
+    given = {}
+    for pair in pairs:
+        name, _, value = pair.partition("=")
+        if not name or not value:
+            raise ValueError(f"-p takes a name and a value, as in `-p n_models 64`; got {pair!r}.")
+        given[name] = scalar(value)
+    return given
+
+
+@app.command()
+def studies() -> None:
+    """List this project's studies and overlays."""
+    with _readable_errors(traceback=False):
+        from mdhelpers.studyfiles import known_studies, parameters_dir
+
+        found = known_studies()
+        if not found:
+            raise ValueError(f"{parameters_dir()} holds no parameters files.")
+        width = max(map(len, found))
+        for name, about in found.items():
+            print(f"{name:<{width}}  {about}".rstrip())
+
+
+@app.command()
+def results(
+    study: Annotated[str, typer.Argument(help="The study's name.")],
+    profile: Profile = "full",
+    runs_dir: RunsDir = None,
+    traceback: Traceback = False,
+) -> None:
+    """Print the figures of a run: its results.json."""
+    with _readable_errors(traceback):
+        import json
+
+        from mdhelpers.runs import Run
+
+        found = Run(study, profile=profile, runs_dir=runs_dir or "runs")
+        if not found.results:
+            raise ValueError(f"{found.folder} holds no results. Run: {found.command()}")
+        print(json.dumps(found.results, indent=2, ensure_ascii=False))
+
+
+@app.command()
+def book(
+    study: Annotated[str, typer.Argument(help="The study's name.")] = "augmentation",
+    profile: Profile = "full",
+    runs_dir: RunsDir = None,
+    out: Annotated[
+        str | None, typer.Option("--out", help="Where the pages go (default: book/_build/html).")
+    ] = None,
+    traceback: Traceback = False,
+) -> None:
+    """Build the book from a finished run, without executing anything."""
+    with _readable_errors(traceback):
+        from mdhelpers.book import build
+        from mdhelpers.paths import resolve
+
+        page = build(
+            study,
+            profile=profile,
+            runs_dir=resolve(runs_dir or "runs"),
+            out=resolve(out or "book/_build/html"),
+        )
+        print(f"The book is built. Open {page}")
+
+
+@app.command()
+def doctor(
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    traceback: Traceback = False,
+) -> None:
+    """Say what this machine has, and what that allows; asks no network."""
+    with _readable_errors(traceback):
+        import json
+
+        from mdhelpers.doctor import examine, report
+
+        found = examine()
+        print(json.dumps(found, indent=2, ensure_ascii=False) if as_json else report(found))
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,264 @@
+r"""ModelDiff's comparison of two algorithms by their datamodels (paper, section 3).
+
+1. Each datamodel, a row of ``Theta^(i)`` (n_test, n_train), is divided by its length.
+2. The residual datamodel of algorithm 1 with respect to 2 is what remains of a row after its
+   projection on the other algorithm's row for the same test example is taken away (eq. 3).
+3. Principal components of the residuals (eq. 4) are the distinguishing training directions; the
+   test examples at their ends are the distinguishing subpopulations.
+
+The explained variance of a direction ``u`` under algorithm i is the fraction
+``||Theta^(i) u||^2 / ||Theta^(i)||_F^2`` of the normalised datamodels. Times the number of test
+examples with a datamodel, the difference between algorithms is the paper's gap in Proposition 1.
+It is not centred, as in the paper; the authors' code centres the rows first. At small budgets this
+gap is large even between an algorithm and itself, since the directions are chosen on the data that
+measure it: :mod:`mdhelpers.crossfit` gives an honest one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+from sklearn.utils.extmath import randomized_svd
+
+from mdhelpers.datamodels import Datamodels
+
+__all__ = [
+    "COMPARISONS",
+    "Comparison",
+    "DirectionSet",
+    "compare",
+    "explained_variance",
+    "load_comparison",
+    "normalise_rows",
+    "principal_directions",
+    "residual_datamodels",
+    "save_comparison",
+]
+
+COMPARISONS = ("1_minus_2", "2_minus_1")
+_EXACT_UP_TO = 3000
+
+
+@dataclass(frozen=True)
+class DirectionSet:
+    """Distinguishing training directions of one algorithm with respect to the other.
+
+    Attributes
+    ----------
+    name : str
+        ``"1_minus_2"`` or ``"2_minus_1"``.
+    directions : ndarray, shape (n_directions, n_train), float32
+        Unit vectors. Signed so that the projections lean to the positive side (their skewness is
+        positive): a small subpopulation that stands out is at the top.
+    projections : ndarray, shape (n_test, n_directions), float32
+        Residual datamodels on the directions.
+    explained_variance : ndarray, shape (n_directions, 2), float32
+        Fraction of the variance of the datamodels of algorithms 1 and 2.
+    component : ndarray, shape (n_directions,), int64
+        Rank of each direction in the principal component analysis, from 1.
+    """
+
+    name: str
+    directions: np.ndarray
+    projections: np.ndarray
+    explained_variance: np.ndarray
+    component: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.directions)
+
+    @property
+    def naive_gap(self) -> np.ndarray:
+        """Explained variance under the first-named algorithm less the other's, (n_directions,)."""
+        sign = 1 if self.name == "1_minus_2" else -1
+        return sign * (self.explained_variance[:, 0] - self.explained_variance[:, 1])
+
+    def reordered(self, order: np.ndarray) -> DirectionSet:
+        """The same directions in another order; ``component`` keeps their rank."""
+        return DirectionSet(
+            self.name,
+            self.directions[order],
+            self.projections[:, order],
+            self.explained_variance[order],
+            self.component[order],
+        )
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Both direction sets, and how alike the datamodels are.
+
+    Attributes
+    ----------
+    one_minus_two, two_minus_one : DirectionSet
+    cosines : ndarray, shape (n_test,), float32
+        Cosine similarity of the two datamodels of each test example (paper, appendix F.1); 0 where
+        one of them is zero.
+    n_zero : ndarray, shape (2,), int64
+        Test examples whose datamodel is zero, under algorithms 1 and 2.
+    """
+
+    one_minus_two: DirectionSet
+    two_minus_one: DirectionSet
+    cosines: np.ndarray
+    n_zero: np.ndarray
+
+    def __getitem__(self, name: str) -> DirectionSet:
+        for direction_set in self:
+            if direction_set.name == name:
+                return direction_set
+        raise KeyError(f"{name!r} is not a comparison; expected one of {COMPARISONS}.")
+
+    def __iter__(self):
+        return iter((self.one_minus_two, self.two_minus_one))
+
+
+def compare(
+    datamodels_1: Datamodels | np.ndarray,
+    datamodels_2: Datamodels | np.ndarray,
+    *,
+    n_directions: int = 8,
+    center: bool = True,
+    seed: int = 0,
+) -> Comparison:
+    """Find the training directions that distinguish two algorithms.
+
+    Parameters
+    ----------
+    datamodels_1, datamodels_2 : Datamodels, or ndarray of shape (n_test, n_train)
+        Same test examples, same training examples, same order.
+    n_directions : int
+        Directions for each of the two comparisons.
+    center : bool
+        Whether the mean residual is taken away before the principal components, as is usual and
+        as the authors' code does. Without, a direction common to all test examples may come first.
+    seed : int
+        Of the randomised decomposition that is used where both sides exceed 3000.
+
+    Raises
+    ------
+    ValueError
+        If shapes disagree, a weight is not finite, or more directions are asked for than exist.
+    """
+    first, second = (_weights(d) for d in (datamodels_1, datamodels_2))
+    _check(first, second, n_directions)
+    first, second = normalise_rows(first), normalise_rows(second)
+    options = {"n_directions": n_directions, "center": center, "seed": seed}
+    return Comparison(
+        one_minus_two=_direction_set("1_minus_2", first, second, **options),
+        two_minus_one=_direction_set("2_minus_1", first, second, **options),
+        cosines=(first * second).sum(1).astype(np.float32),
+        n_zero=np.array([(~d.any(1)).sum() for d in (first, second)]),
+    )
+
+
+def normalise_rows(weights: np.ndarray) -> np.ndarray:
+    """Rows divided by their length, float64; a zero row stays zero (paper, step 1)."""
+    weights = np.asarray(weights, dtype=np.float64)
+    lengths = np.linalg.norm(weights, axis=1, keepdims=True)
+    return np.divide(weights, lengths, out=np.zeros_like(weights), where=lengths > 0)
+
+
+def residual_datamodels(rows: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Rows less their projection on the other algorithm's (eq. 3); both of unit or zero length."""
+    return rows - (rows * other).sum(1, keepdims=True) * other
+
+
+def principal_directions(
+    residuals: np.ndarray, n_directions: int, *, center: bool = True, seed: int = 0
+) -> np.ndarray:
+    """Principal components of the rows, shape (n_directions, n_train), unit norm, unsigned."""
+    rows = residuals - residuals.mean(0) if center else residuals
+    if min(rows.shape) > _EXACT_UP_TO:
+        return randomized_svd(rows, n_directions, n_iter=7, random_state=seed)[2]
+    if rows.shape[1] <= rows.shape[0]:
+        return np.linalg.eigh(rows.T @ rows)[1][:, ::-1][:, :n_directions].T
+    basis = rows.T @ np.linalg.eigh(rows @ rows.T)[1][:, ::-1][:, :n_directions]
+    # Orthonormal also where a component has no variance left and its column vanishes.
+    return np.linalg.qr(basis)[0].T
+
+
+def explained_variance(rows: np.ndarray, directions: np.ndarray) -> np.ndarray:
+    """Fraction of the squared length of normalised rows along each direction, (n_directions,)."""
+    total = np.square(rows).sum()
+    return np.square(rows @ directions.T).sum(0) / max(total, np.finfo(float).tiny)
+
+
+def _direction_set(name, first, second, *, n_directions, center, seed) -> DirectionSet:
+    pair = (first, second) if name == "1_minus_2" else (second, first)
+    residuals = residual_datamodels(*pair)
+    directions = principal_directions(residuals, n_directions, center=center, seed=seed)
+    directions = directions * _signs(residuals @ directions.T, directions)[:, None]
+    variance = [explained_variance(rows, directions) for rows in (first, second)]
+    return DirectionSet(
+        name=name,
+        directions=directions.astype(np.float32),
+        projections=(residuals @ directions.T).astype(np.float32),
+        explained_variance=np.stack(variance, axis=1).astype(np.float32),
+        component=np.arange(1, n_directions + 1),
+    )
+
+
+def _signs(projections: np.ndarray, directions: np.ndarray) -> np.ndarray:
+    """Sign that makes the skewness positive; where there is none, the largest weight."""
+    centred = projections - projections.mean(0)
+    third, second = (centred**3).mean(0), np.square(centred).mean(0)
+    largest = directions[np.arange(len(directions)), np.abs(directions).argmax(1)]
+    return np.where(np.where(np.abs(third) > 1e-6 * second**1.5, third, largest) < 0, -1.0, 1.0)
+
+
+def _weights(datamodels: Datamodels | np.ndarray) -> np.ndarray:
+    return datamodels.weights if isinstance(datamodels, Datamodels) else np.asarray(datamodels)
+
+
+def _check(first: np.ndarray, second: np.ndarray, n_directions: int) -> None:
+    if first.ndim != 2 or first.shape != second.shape:
+        raise ValueError(
+            f"datamodels have shapes {first.shape} and {second.shape}; expected (n_test, n_train) "
+            "twice, for the same examples. Was one of them transposed?"
+        )
+    for number, weights in ((1, first), (2, second)):
+        if not np.isfinite(weights).all():
+            example = np.argwhere(~np.isfinite(weights))[0][0]
+            raise ValueError(
+                f"the datamodel of test example {example} under algorithm {number} has "
+                "weights that are not finite. Fit it again, or leave the test example out."
+            )
+    if not 1 <= n_directions <= min(first.shape):
+        raise ValueError(
+            f"n_directions is {n_directions}; expected a number from 1 to {min(first.shape)}, the "
+            f"smaller of {first.shape[0]} test and {first.shape[1]} training examples."
+        )
+
+
+def save_comparison(comparison: Comparison, path: str | Path) -> None:
+    """Write a comparison as safetensors, keys such as ``1_minus_2/directions``."""
+    arrays = {"cosines": comparison.cosines, "n_zero": comparison.n_zero}
+    for direction_set in comparison:
+        for field in ("directions", "projections", "explained_variance", "component"):
+            arrays[f"{direction_set.name}/{field}"] = getattr(direction_set, field)
+    save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, str(path))
+
+
+def load_comparison(path: str | Path) -> Comparison:
+    """Read what :func:`save_comparison` wrote.
+
+    Raises
+    ------
+    ValueError
+        If the file is not such a file.
+    """
+    fields = ("directions", "projections", "explained_variance", "component")
+    try:
+        arrays = load_file(str(path))
+        sets = [DirectionSet(n, *(arrays[f"{n}/{f}"] for f in fields)) for n in COMPARISONS]
+        return Comparison(*sets, cosines=arrays["cosines"], n_zero=arrays["n_zero"])
+    except (SafetensorError, KeyError) as error:
+        raise ValueError(
+            f"{path} does not hold a comparison ({error}); expected a file that save_comparison "
+            "wrote. Run the comparison again."
+        ) from error

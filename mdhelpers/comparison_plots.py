@@ -1,0 +1,298 @@
+"""Figures about distinguishing directions: what they explain, their gaps and nulls, grades.
+
+Every function draws on the `Axes` it is given and returns it. Explained variances and gaps come
+as fractions and are drawn in percent.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+
+from mdhelpers.style import (
+    ALGORITHM_COLORS,
+    COMPARISONS,
+    DEFAULT_NAMES,
+    INK,
+    MARKERS,
+    NULL_COLOR,
+    compared,
+    comparison_label,
+    legend_below,
+    need_columns,
+)
+
+_LABEL_OFFSETS = [
+    (r * np.cos(t), r * np.sin(t)) for r in (10, 14, 19) for t in np.arange(8) * np.pi / 4
+]
+
+
+def explained_variance_scatter(
+    ax: Axes,
+    one_minus_two,
+    two_minus_one,
+    *,
+    names: Sequence[str] = DEFAULT_NAMES,
+    labels: bool | tuple[Sequence[int], Sequence[int]] = True,
+) -> Axes:
+    """How much each direction matters to either algorithm (paper, Figure 3, left).
+
+    Parameters
+    ----------
+    ax : Axes
+    one_minus_two, two_minus_one : array, shape (k, 2)
+        `DirectionSet.explained_variance`: fraction of the datamodels' variance that a direction
+        explains under algorithms 1 and 2.
+    names : pair of str
+        What to call algorithms 1 and 2.
+    labels : bool, or pair of sequences of k int
+        Whether to number the directions, from 1; or their numbers, such as
+        `DirectionSet.component` of both sets where they were put in another order.
+
+    Returns
+    -------
+    Axes
+
+    Raises
+    ------
+    ValueError
+        If an array has not the shape (k, 2).
+    """
+    sets = dict(zip(COMPARISONS, (_percent(one_minus_two), _percent(two_minus_one)), strict=True))
+    end = 1.12 * max(points.max(initial=0) for points in sets.values()) or 1.0
+    ax.set(xlim=(0, end), ylim=(0, end), aspect="equal")
+    ax.plot([0, end], [0, end], color=INK, linewidth=1, linestyle=":")
+    for comparison, points in sets.items():
+        color = ALGORITHM_COLORS[compared(comparison)[0]]
+        label = f"directions of {comparison_label(comparison, names)}"
+        marker = MARKERS[comparison]
+        ax.scatter(*points.T, s=42, color=color, marker=marker, edgecolor="white", label=label)
+    ax.set_xlabel(f"variance explained under {names[0]} (%)")
+    ax.set_ylabel(f"variance explained under {names[1]} (%)")
+    ax.grid(True)
+    legend_below(ax, columns=1)
+    if labels:
+        points = np.concatenate(list(sets.values()))
+        ranks = [range(1, len(p) + 1) for p in sets.values()] if labels is True else labels
+        numbers = [str(number) for pair in ranks for number in pair]
+        colors = [ALGORITHM_COLORS[compared(c)[0]] for c, p in sets.items() for _ in p]
+        _place_labels(ax, points, numbers, colors)
+    return ax
+
+
+def gap_curves(
+    ax: Axes,
+    gaps: pd.DataFrame,
+    null: pd.DataFrame | None = None,
+    *,
+    names: Sequence[str] = DEFAULT_NAMES,
+) -> Axes:
+    """The naive gap beside the cross-fitted one, for the real pair and for no difference at all.
+
+    At the left, gaps of directions measured on the datamodels they were found in: an algorithm
+    against itself has them too. At the right, the same gaps measured on datamodels of other
+    models. Points are means over splits, bars their range.
+
+    Parameters
+    ----------
+    ax : Axes
+    gaps, null : DataFrame
+        Columns pair ("1 against 2"; for the null "1 against 1" and "2 against 2"), comparison,
+        direction (rank from 1), naive_gap, gap (fractions of variance), split. Without `null`,
+        `gaps` holds all pairs.
+    names : pair of str
+        What to call algorithms 1 and 2.
+
+    Returns
+    -------
+    Axes
+
+    Raises
+    ------
+    ValueError
+        If a column is missing.
+    """
+    table = gaps if null is None else pd.concat([gaps, null])
+    need_columns(table, ("pair", "comparison", "direction", "naive_gap", "gap", "split"))
+    n_directions, real = int(table["direction"].max()), table["pair"] == "1 against 2"
+    series = [*_real_series(table[real], names), *_null_series(table[~real], names)]
+    shift = n_directions + 1.5
+    for number, (frame, style) in enumerate(series):
+        for start, column in ((0, "naive_gap"), (shift, "gap")):
+            x_offset = start + 0.12 * (number - (len(series) - 1) / 2)
+            _mean_and_range(ax, frame, column, x_offset, {**style, "zorder": 10 - number})
+            style = {**style, "label": None}
+    ax.axhline(0, color=INK, linewidth=1)
+    ax.axvline((shift + n_directions + 1) / 2, color="#CCCCCC", linewidth=1)
+    ranks = np.arange(1, n_directions + 1)
+    ax.set_xticks([*ranks, *(ranks + shift)], [*ranks, *ranks])
+    for start, text in ((0, "naive: same models"), (shift, "cross-fitted: other models")):
+        middle = start + (n_directions + 1) / 2
+        place = {"transform": ax.get_xaxis_transform(), "ha": "center", "va": "bottom"}
+        ax.text(middle, 1.02, text, weight="bold", **place)
+    ax.set(xlabel="direction, by rank", ylabel="gap in variance explained (%)")
+    legend_below(ax, columns=2)
+    return ax
+
+
+def gap_bars(ax: Axes, table: pd.DataFrame, *, names: Sequence[str] = DEFAULT_NAMES) -> Axes:
+    """The gap of every direction: as found (outline), and on other models (filled).
+
+    Parameters
+    ----------
+    ax : Axes
+    table : DataFrame
+        Columns comparison, direction, naive_gap, gap, low, high (the drawn interval; fractions of
+        variance), and
+        perhaps replication: how well halves of the models find the direction again, in [0, 1];
+        it is written under the direction's number. Rows are drawn in their order.
+    names : pair of str
+        What to call algorithms 1 and 2.
+
+    Returns
+    -------
+    Axes
+
+    Raises
+    ------
+    ValueError
+        If a column is missing.
+    """
+    need_columns(table, ("comparison", "direction", "naive_gap", "gap", "low", "high"))
+    start, ticks, tick_labels = 0.0, [], []
+    for comparison, rows in table.groupby("comparison", sort=True):
+        x = start + np.arange(1, len(rows) + 1)
+        gap, low, high = (100 * rows[c].to_numpy() for c in ("gap", "low", "high"))
+        color = ALGORITHM_COLORS[compared(comparison)[0]]
+        naive = "naive" if start == 0 else None
+        outline = {"fill": False, "edgecolor": NULL_COLOR, "linewidth": 1.2}
+        ax.bar(x, 100 * rows["naive_gap"], 0.84, label=naive, **outline)
+        bars = np.clip([gap - low, high - gap], 0, None)
+        label = f"cross-fitted, {comparison_label(comparison, names)}"
+        ax.bar(x, gap, 0.56, color=color, label=label, yerr=bars, ecolor=INK, capsize=3)
+        ticks += list(x)
+        tick_labels += _direction_labels(rows)
+        start = x[-1] + 1
+    ax.axhline(0, color=INK, linewidth=1)
+    ax.set_xticks(ticks, tick_labels)
+    replicated = "replication" in table
+    below = " (below it: replication)" if replicated else ""
+    ax.set(xlabel=f"direction{below}", ylabel="gap in variance explained (%)")
+    legend_below(ax, columns=3, tick_lines=1 + replicated)
+    return ax
+
+
+def auc_heatmap(ax: Axes, grades: pd.DataFrame, *, names: Sequence[str] = DEFAULT_NAMES) -> Axes:
+    """How well each direction sorts images with a planted feature from others of their class.
+
+    The better end of a direction counts: ▲ top, ▼ bottom. Chance is a little above 0.5, since
+    the better of two ends is taken.
+
+    Parameters
+    ----------
+    ax : Axes
+    grades : DataFrame
+        Columns comparison, direction, end ("top" or "bottom"), feature, auc_within_class.
+    names : pair of str
+        What to call algorithms 1 and 2.
+
+    Returns
+    -------
+    Axes
+
+    Raises
+    ------
+    ValueError
+        If a column is missing.
+    """
+    need_columns(grades, ("comparison", "direction", "end", "feature", "auc_within_class"))
+    keys = ["comparison", "direction", "feature"]
+    best = grades.sort_values("auc_within_class", kind="stable").groupby(keys).tail(1)
+    features = list(dict.fromkeys(grades["feature"]))
+    index, columns = ["comparison", "direction"], "feature"
+    auc = best.pivot(index=index, columns=columns, values="auc_within_class")[features]
+    end = best.pivot(index=index, columns=columns, values="end")[features]
+    # The palest tenth of the map is nearly white, the darkest hides black text: cells choose.
+    ax.imshow(auc.to_numpy(), cmap="BuGn", vmin=0.5, vmax=1.05, aspect="auto")
+    for (row, column), value in np.ndenumerate(auc.to_numpy()):
+        arrow = {"top": "▲", "bottom": "▼"}.get(end.iat[row, column], "")
+        color = "white" if value > 0.87 else INK
+        text = f"{value:.2f} {arrow}" if np.isfinite(value) else "–"
+        ax.text(column, row, text, ha="center", va="center", color=color, size=9)
+    ax.set_xticks(range(len(features)), [f.replace("_", " ") for f in features])
+    ax.xaxis.tick_top()
+    ax.set_yticks(range(len(auc)), [str(direction) for _, direction in auc.index])
+    _group_rows(ax, [comparison for comparison, _ in auc.index], names)
+    ax.tick_params(length=0)
+    ax.spines[:].set_visible(False)
+    ax.set_ylabel("direction")
+    return ax
+
+
+def _percent(explained_variance) -> np.ndarray:
+    values = np.asarray(explained_variance, dtype=float)
+    if values.ndim != 2 or values.shape[1] != 2:
+        raise ValueError(f"Got explained variances of shape {values.shape}; expected (k, 2).")
+    return 100 * values
+
+
+def _real_series(gaps, names):
+    for comparison, frame in gaps.groupby("comparison"):
+        color = ALGORITHM_COLORS[compared(comparison)[0]]
+        label = comparison_label(comparison, names)
+        yield frame, {"color": color, "marker": MARKERS[comparison], "label": label}
+
+
+def _null_series(null, names):
+    for number, (pair, frame) in enumerate(null.groupby("pair")):
+        color, marker = (NULL_COLOR, "^") if number == 0 else ("#B5B5B5", "v")
+        label = f"null: {names[int(pair[0]) - 1]} ∖ itself"
+        yield frame, {"color": color, "marker": marker, "label": label, "linestyle": "--"}
+
+
+def _mean_and_range(ax, frame, column, x_offset, style) -> None:
+    by_direction = 100 * frame.groupby("direction")[column].agg(["mean", "min", "max"])
+    mean, low, high = by_direction.to_numpy().T
+    bars = np.clip([mean - low, high - mean], 0, None)
+    x = by_direction.index.to_numpy() + x_offset
+    ax.errorbar(x, mean, yerr=bars, markersize=5, linewidth=1.6, elinewidth=1, **style)
+
+
+def _direction_labels(rows) -> list[str]:
+    numbers = rows["direction"].astype(str)
+    if "replication" not in rows:
+        return list(numbers)
+    found_again = [f"{r:.2f}".removeprefix("0") for r in rows["replication"]]
+    return [f"{n}\n{r}" for n, r in zip(numbers, found_again, strict=True)]
+
+
+def _group_rows(ax, comparisons, names) -> None:
+    """Name each comparison at the right of its rows and part it from the next."""
+    for comparison in dict.fromkeys(comparisons):
+        rows = [i for i, c in enumerate(comparisons) if c == comparison]
+        color = ALGORITHM_COLORS[compared(comparison)[0]]
+        label = comparison_label(comparison, names)
+        place = {"transform": ax.get_yaxis_transform(), "va": "center", "rotation": 270}
+        ax.text(1.02, np.mean(rows), label, color=color, weight="bold", **place)
+        if rows[0]:
+            ax.axhline(rows[0] - 0.5, color="white", linewidth=6)
+
+
+def _place_labels(ax, points, texts, colors) -> None:
+    """Write each text beside its point where it hides fewest other points and texts."""
+    ax.figure.draw_without_rendering()  # the layout decides where points lie
+    per_point = 72 / ax.figure.dpi
+    taken = [tuple(xy) for xy in ax.transData.transform(points) * per_point]
+    own = list(taken)
+    for (x, y), text, color, point in zip(own, texts, colors, points, strict=True):
+        offset = min(_LABEL_OFFSETS, key=lambda o: _crowding(x + o[0], y + o[1], taken))
+        taken.append((x + offset[0], y + offset[1]))
+        style = {"color": color, "size": 10, "ha": "center", "va": "center", "weight": "bold"}
+        ax.annotate(text, point, xytext=offset, textcoords="offset points", **style)
+
+
+def _crowding(x: float, y: float, taken) -> float:
+    """How near the taken places come, in points; those beyond 13 do not matter."""
+    distances = np.hypot(*(np.array(taken) - (x, y)).T)
+    return float(np.sum(np.clip(13 - distances, 0, None) ** 2))

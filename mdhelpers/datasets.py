@@ -1,0 +1,145 @@
+"""Data behind one small interface: uint8 images, labels, class names, metadata, fingerprint."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """One half of a data set.
+
+    Attributes
+    ----------
+    images
+        (n, height, width, 3) uint8.
+    labels
+        (n,) int64, indices of the class names.
+    metadata
+        n rows; on generated scenes every drawing factor and the truth (``feature_…``).
+    foreground
+        (n, height, width) bool, True on the object, or None where it is not known.
+
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+    metadata: pd.DataFrame
+    foreground: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def truth(self) -> pd.DataFrame:
+        """The planted features that occur, (n, n_features) bool; no columns where none is known."""
+        columns = [c for c in self.metadata.columns if c.startswith("feature_")]
+        truth = self.metadata[columns].rename(columns=lambda c: c.removeprefix("feature_"))
+        return truth.loc[:, truth.any(axis=0)].astype(bool)
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """Training and test images of one task; `build` makes one, checks it and fingerprints it."""
+
+    name: str
+    train: Split
+    test: Split
+    class_names: tuple[str, ...]
+    fingerprint: str
+
+    @classmethod
+    def build(cls, name: str, train: Split, test: Split, class_names) -> Dataset:
+        """Check the two halves against each other and take their fingerprint."""
+        dataset = cls(name, train, test, tuple(class_names), "")
+        check_dataset(dataset)
+        return replace(dataset, fingerprint=fingerprint(dataset))
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width in pixels."""
+        return self.train.images.shape[1:3]
+
+
+def check_dataset(dataset: Dataset) -> None:
+    """Refuse what no stage could use: wrong shapes, empty classes, sizes that differ."""
+    n_classes = len(dataset.class_names)
+    for part in ("train", "test"):
+        split = getattr(dataset, part)
+        if split.images.dtype != np.uint8 or split.images.ndim != 4 or split.images.shape[-1] != 3:
+            raise ValueError(
+                f"{part} images must be (n, height, width, 3) uint8, got "
+                f"{split.images.shape} {split.images.dtype}"
+            )
+        if not len(split.images) == len(split.labels) == len(split.metadata):
+            raise ValueError(
+                f"{part}: {len(split.images)} images, {len(split.labels)} labels and "
+                f"{len(split.metadata)} rows of metadata; the three must be equal"
+            )
+        missing = sorted(set(range(n_classes)) - set(split.labels.tolist()))
+        if missing:
+            names = ", ".join(dataset.class_names[i] for i in missing)
+            raise ValueError(f"no {part} image of class {names}; every class needs at least one")
+    if dataset.train.images.shape[1:] != dataset.test.images.shape[1:]:
+        raise ValueError(
+            f"training images are {dataset.train.images.shape[1:3]} px and test images "
+            f"{dataset.test.images.shape[1:3]} px; resize them to one size"
+        )
+
+
+def fingerprint(dataset: Dataset) -> str:
+    """A hash of every image and label in order, so that a store knows what it was trained on."""
+    digest = hashlib.sha256("\0".join(dataset.class_names).encode())
+    for split in (dataset.train, dataset.test):
+        digest.update(repr(split.images.shape).encode())
+        digest.update(np.ascontiguousarray(split.images).tobytes())
+        digest.update(np.ascontiguousarray(split.labels, np.int64).tobytes())
+    return digest.hexdigest()[:16]
+
+
+def save_dataset(dataset: Dataset, folder: Path) -> list[Path]:
+    """Write images, labels, metadata and the fingerprint; `dataset.json` last, as commit mark."""
+    folder.mkdir(parents=True, exist_ok=True)
+    written = []
+    for part in ("train", "test"):
+        split = getattr(dataset, part)
+        arrays = {"images": split.images, "labels": split.labels, "foreground": split.foreground}
+        for name, array in arrays.items():
+            if array is not None:
+                np.save(folder / f"{part}_{name}.npy", array)
+                written.append(folder / f"{part}_{name}.npy")
+        split.metadata.to_parquet(folder / f"{part}_metadata.parquet")
+        written.append(folder / f"{part}_metadata.parquet")
+    about = {
+        "name": dataset.name,
+        "class_names": list(dataset.class_names),
+        "fingerprint": dataset.fingerprint,
+    }
+    (folder / "dataset.json").write_text(json.dumps(about, indent=2))
+    return [*written, folder / "dataset.json"]
+
+
+def read_dataset(folder: Path, *, mmap: bool = False) -> Dataset:
+    """Read what `save_dataset` wrote; images are memory-mapped with ``mmap``."""
+    about_path = folder / "dataset.json"
+    if not about_path.exists():
+        raise FileNotFoundError(f"no data in {folder}; run notebook 01_data_prep first")
+    about = json.loads(about_path.read_text())
+    splits = []
+    for part in ("train", "test"):
+        foreground = folder / f"{part}_foreground.npy"
+        splits.append(
+            Split(
+                np.load(folder / f"{part}_images.npy", mmap_mode="r" if mmap else None),
+                np.load(folder / f"{part}_labels.npy"),
+                pd.read_parquet(folder / f"{part}_metadata.parquet"),
+                np.load(foreground) if foreground.exists() else None,
+            )
+        )
+    return Dataset(about["name"], *splits, tuple(about["class_names"]), about["fingerprint"])

@@ -1,0 +1,300 @@
+"""Stages 04 to 06 of a run: comparison, subpopulations, captions.
+
+As in `stages`: each function reads what the stages before it wrote, computes what is missing and
+returns the results in memory.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from tqdm import tqdm
+
+from mdhelpers import crossfit
+from mdhelpers.comparison import Comparison, compare, load_comparison, save_comparison
+from mdhelpers.datamodels import Datamodels, FitOptions, load_datamodels
+from mdhelpers.paths import resolve
+from mdhelpers.records import file_digest
+from mdhelpers.runs import Run
+from mdhelpers.scores import load_scores
+from mdhelpers.stages import DATAMODELS, MODELS, StudyModels, read_models
+from mdhelpers.studies import CaptionSpec, validate
+from mdhelpers.subpopulations import grade, subpopulations
+
+COMPARISON, SUBPOPULATIONS = "04_residual_pca", "05_subpopulation_inspection"
+CAPTIONS = "06_clip_captioning"
+PAIRS = ("1_minus_2", "2_minus_1")
+
+
+@dataclass(frozen=True, eq=False)
+class StudyComparison:
+    """What stage 04 made.
+
+    Attributes
+    ----------
+    comparison
+        Directions of both residuals, in the order of their cross-fitted gaps (of the naive ones
+        where scores were made elsewhere, without models to split).
+    gaps
+        One row a direction, in the same order, or None without models.
+    null
+        Gaps of the algorithms against each other and against themselves, or None.
+    datamodels
+        Both algorithms' datamodels, as compared.
+
+    """
+
+    comparison: Comparison
+    gaps: pd.DataFrame | None
+    null: pd.DataFrame | None
+    datamodels: tuple[Datamodels, Datamodels]
+
+
+def compare_algorithms(
+    run: Run,
+    *,
+    n_directions: int = 8,
+    n_splits: int = 8,
+    n_null_splits: int = 4,
+    scores: tuple[str, str] = ("", ""),
+    seed: int = 0,
+) -> StudyComparison:
+    """Stage 04: residuals, their principal directions, and gaps that noise does not make.
+
+    Parameters
+    ----------
+    run
+        The run's folder; with stage 03 finished, unless ``scores`` are given.
+    n_directions
+        Directions of each residual.
+    n_splits, n_null_splits
+        Random halves (quarters) of the models for cross-fitted gaps (of the null).
+    scores
+        Paths of both algorithms' attribution scores made elsewhere: ModelDiff's ``.pt`` files or
+        our ``.safetensors``. Both or neither.
+    seed
+        Of the splits.
+
+    """
+    if bool(scores[0]) != bool(scores[1]):
+        raise ValueError("give datamodels_1_path and datamodels_2_path both, or neither")
+    elsewhere = [resolve(path) for path in scores if path]
+    for path in elsewhere:
+        if not path.exists():
+            raise FileNotFoundError(f"no attribution scores at {path}")
+    parameters = {"n_directions": n_directions, "seed": seed}
+    if elsewhere:
+        parameters["scores"] = [file_digest(path) for path in elsewhere]
+        stage = run.stage(COMPARISON, parameters)
+        datamodels = tuple(load_scores(path) for path in elsewhere)
+    else:
+        parameters |= {"n_splits": n_splits, "n_null_splits": n_null_splits}
+        stage = run.stage(COMPARISON, parameters, after=[MODELS, DATAMODELS])
+        datamodels = read_datamodels(run)
+    stage.say()
+    if not stage.is_current:
+        comparison = compare(*datamodels, n_directions=n_directions, seed=seed)
+        outputs, figures = [run.path / "comparison.safetensors"], {}
+        if not elsewhere:
+            found = cross_fit(run, comparison, n_splits, n_null_splits, seed)
+            comparison = crossfit.order_by_gap(comparison, found.gaps)
+            outputs += write_tables(run.path, {"gaps": ordered(found.gaps), "null": found.null})
+            figures = gap_figures(found)
+        save_comparison(comparison, outputs[0])
+        cosines = comparison.cosines
+        stage.finish(outputs, figures=figures | {"cosine_median": float(np.nanmedian(cosines))})
+    return read_comparison(run, datamodels)
+
+
+def read_datamodels(run: Run) -> tuple[Datamodels, Datamodels]:
+    """Both algorithms' datamodels as stage 03 wrote them."""
+    return tuple(load_datamodels(run.path / f"datamodels_{a}.safetensors") for a in (1, 2))
+
+
+def read_comparison(run: Run, datamodels=None) -> StudyComparison:
+    """What stage 04 wrote."""
+    path = run.path / "comparison.safetensors"
+    if not path.exists():
+        raise FileNotFoundError(f"no comparison in {run.path}; run notebook {COMPARISON} first")
+    tables = [run.path / f"{name}.parquet" for name in ("gaps", "null")]
+    gaps, null = (pd.read_parquet(p) if p.exists() else None for p in tables)
+    return StudyComparison(load_comparison(path), gaps, null, datamodels or read_datamodels(run))
+
+
+def write_tables(folder: Path, tables: dict[str, pd.DataFrame]) -> list[Path]:
+    paths = []
+    for name, table in tables.items():
+        paths.append(folder / f"{name}.parquet")
+        table.to_parquet(paths[-1])
+    return paths
+
+
+@dataclass(frozen=True, eq=False)
+class CrossFitted:
+    gaps: pd.DataFrame
+    totals: pd.DataFrame
+    null: pd.DataFrame
+
+
+def cross_fit(
+    run: Run, comparison: Comparison, n_splits: int, n_null_splits: int, seed: int
+) -> CrossFitted:
+    """Refit on halves and quarters of the models, as stage 03 fitted on all of them."""
+    models = read_models(run)
+    given = run.manifest(DATAMODELS)["parameters"]
+    options = {"method": given["method"], "seed": seed}
+    if given["method"] == "lasso":
+        options["options"] = FitOptions(
+            n_lams=given["n_lams"], lam_min_ratio=given["lam_min_ratio"]
+        )
+    with tqdm(total=4 * n_splits + 8 * n_null_splits, unit="fit", mininterval=2.0) as bar:
+        fits = [counted(fitter_for(models, a, options), bar) for a in (1, 2)]
+        slots = models.slots(models.fitting(1))
+        shared = {"n_directions": comparison_size(comparison), "slots": slots, "seed": seed}
+        n = models.plan.n_models - models.n_heldout
+        split = crossfit.cross_fitted_gaps(
+            *fits, n, comparison=comparison, n_splits=n_splits, **shared
+        )
+        null = crossfit.null_gaps(*fits, n, n_splits=n_null_splits, **shared)
+    return CrossFitted(split.directions, split.totals, null)
+
+
+def comparison_size(comparison: Comparison) -> int:
+    return max(len(comparison[name]) for name in PAIRS)
+
+
+def fitter_for(models: StudyModels, algorithm: int, options: dict):
+    fitting = models.fitting(algorithm)
+    return crossfit.fitter(fitting.masks, fitting.margins, slots=models.slots(fitting), **options)
+
+
+def counted(fit, bar: tqdm):
+    def wrapped(models: np.ndarray) -> np.ndarray:
+        weights = fit(models)
+        bar.update()
+        return weights
+
+    return wrapped
+
+
+def ordered(gaps: pd.DataFrame) -> pd.DataFrame:
+    """Rows by cross-fitted gap, numbered by ``rank``; ``direction`` stays the PCA's number."""
+    ranked = gaps.sort_values(["comparison", "gap"], ascending=[True, False])
+    ranked.insert(1, "rank", ranked.groupby("comparison").cumcount() + 1)
+    return ranked.reset_index(drop=True)
+
+
+def gap_figures(found: CrossFitted) -> dict[str, Any]:
+    """Sums over all directions, in percent of the datamodels' variance."""
+    figures = {}
+    for name in PAIRS:
+        rows = found.gaps[found.gaps["comparison"] == name]
+        totals = found.totals[found.totals["comparison"] == name].iloc[-1]
+        figures[f"naive_gap_{name}"] = 100 * rows["naive_gap"].sum()
+        figures[f"gap_{name}"] = 100 * totals["gap"]
+        figures[f"gap_{name}_low"] = 100 * totals["low"]
+        figures[f"gap_{name}_high"] = 100 * totals["high"]
+    for row in crossfit.null_totals(found.null).itertuples():
+        key = f"null_{row.pair.replace(' ', '_')}_{row.comparison}"
+        figures[key] = {
+            "naive_gap": 100 * row.naive_gap,
+            "gap": 100 * row.gap,
+            "low": 100 * row.low,
+            "high": 100 * row.high,
+        }
+    return figures
+
+
+@dataclass(frozen=True, eq=False)
+class StudySubpopulations:
+    """What stage 05 made: members at both ends of every direction, graded where truth is known."""
+
+    members: pd.DataFrame
+    grades: pd.DataFrame | None
+
+
+def inspect_subpopulations(run: Run, *, top_k: int = 24) -> StudySubpopulations:
+    """Stage 05: the test images at both ends of each direction; on scenes, AUC and precision."""
+    stage = run.stage(SUBPOPULATIONS, {"top_k": top_k}, after=[COMPARISON])
+    stage.say()
+    if not stage.is_current:
+        comparison = read_comparison(run).comparison
+        test = read_models(run).dataset.test
+        members = pd.concat(
+            [subpopulations(comparison[name], top_k=top_k) for name in PAIRS], ignore_index=True
+        )
+        tables = {"subpopulations": members}
+        if len(test.truth.columns):
+            tables["grades"] = pd.concat(
+                [grade(comparison[name], test.labels, test.truth) for name in PAIRS],
+                ignore_index=True,
+            )
+        outputs = write_tables(run.path, tables)
+        stage.finish(outputs, figures=grade_figures(tables.get("grades")))
+    grades = run.path / "grades.parquet"
+    return StudySubpopulations(
+        pd.read_parquet(run.path / "subpopulations.parquet"),
+        pd.read_parquet(grades) if grades.exists() else None,
+    )
+
+
+def read_subpopulations(run: Run) -> pd.DataFrame:
+    """The members that stage 05 wrote."""
+    return pd.read_parquet(run.path / "subpopulations.parquet")
+
+
+def grade_figures(grades: pd.DataFrame | None) -> dict[str, Any]:
+    """The best direction for each planted feature, by AUC within its class."""
+    return {} if grades is None else {"best": best_directions(grades).to_dict("records")}
+
+
+def best_directions(grades: pd.DataFrame) -> pd.DataFrame:
+    """For each comparison and planted feature the end of a direction that finds it best."""
+    best = grades.groupby(["comparison", "feature"])["auc_within_class"].idxmax()
+    return grades.loc[best].reset_index(drop=True)
+
+
+def caption_directions(
+    run: Run, captions: dict, *, seed: int = 0, device: str = "auto"
+) -> pd.DataFrame | None:
+    """Stage 06: words of a CLIP that set each subpopulation apart (App. F.5).
+
+    Returns None where the study switches captions off (``model: none``).
+    """
+    from mdhelpers import captions as cap
+
+    spec = validate(CaptionSpec, captions, "captions")
+    stage = run.stage(
+        CAPTIONS, {"captions": spec.model_dump(), "seed": seed}, after=[SUBPOPULATIONS]
+    )
+    stage.say()
+    path = run.path / "captions.parquet"
+    if spec.model == "none":
+        path.unlink(missing_ok=True)
+        stage.finish([], figures={"model": "none"})
+        return None
+    if not stage.is_current:
+        models = read_models(run, device=device)
+        test = models.dataset.test
+        encoder = cap.load_clip(
+            spec,
+            cache_dir=run.path.parent / "clip",
+            size=models.dataset.size[0],
+            seed=seed,
+            device=models.plan.device,
+        )
+        table = cap.caption_subpopulations(
+            encoder,
+            test.images,
+            pd.read_parquet(run.path / "subpopulations.parquet"),
+            cap.caption_bank(spec),
+            labels=test.labels,
+            top=spec.top,
+        )
+        table.to_parquet(path)
+        stage.finish([path], figures={"model": spec.model})
+    return pd.read_parquet(path)

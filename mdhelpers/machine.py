@@ -1,0 +1,141 @@
+"""What made a result: the machine, the versions and the commit. Nothing here imports torch."""
+
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import mdhelpers
+from mdhelpers.paths import checkout
+
+PACKAGES = ("mdhelpers", "torch", "numpy", "scikit-learn", "zarr", "open_clip_torch", "papermill")
+
+
+def package_version(name: str) -> str | None:
+    """Return the version of a package, or None where it is not installed."""
+    if name == "mdhelpers":
+        return mdhelpers.__version__
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python and of the packages that decide a result."""
+    found = {name: package_version(name) for name in PACKAGES}
+    return {"python": platform.python_version()} | {k: v for k, v in found.items() if v}
+
+
+def git_commit() -> str:
+    """Return the checkout's short commit, with `+changes` when files differ, or `unknown`."""
+    root = checkout()
+    commit = _git(root, "rev-parse", "--short", "HEAD") if root else None
+    if not commit:
+        return "unknown"
+    changed = _git(root, "status", "--porcelain", "--untracked-files=no")
+    return f"{commit}+changes" if changed else commit
+
+
+def _git(root: Path, *words: str) -> str | None:
+    command = ["git", "--no-optional-locks", "-C", str(root), *words]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
+
+
+def cores() -> int:
+    """Return how many cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def memory_bytes() -> int | None:
+    """Return the memory this process may use: the machine's, or its container's if that is less."""
+    try:
+        total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (ValueError, OSError, AttributeError):
+        return None
+    try:
+        limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
+    except OSError:
+        return total
+    return min(total, int(limit)) if limit.isdigit() else total
+
+
+def cpu_name() -> str:
+    """Return the processor's name as the system gives it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return (names or [platform.processor() or platform.machine()])[0]
+
+
+def gpu_name() -> str | None:
+    """Return the first CUDA device's name if torch is imported and sees one."""
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_available():
+        return None
+    return torch.cuda.get_device_name(0)
+
+
+def machine() -> dict[str, str | int | float | None]:
+    """Return a summary of this machine for `results.json`; memory in GB."""
+    memory = memory_bytes()
+    return {
+        "cpu": cpu_name(),
+        "cores": cores(),
+        "gpu": gpu_name(),
+        "memory": round(memory / 1e9, 1) if memory else None,
+    }
+
+
+def existing_parent(path: Path) -> Path:
+    """Return `path` if it exists, else its nearest ancestor that does."""
+    return next(folder for folder in [path, *path.parents] if folder.exists())
+
+
+def free_bytes(path: Path) -> int:
+    """Return the free bytes on the disk that `path` is, or would be, on."""
+    return shutil.disk_usage(existing_parent(path)).free
+
+
+def folder_bytes(path: Path) -> int:
+    """Return the bytes that the files under `path` take; 0 where there is no such folder."""
+    total = 0
+    for file in path.rglob("*"):
+        try:
+            total += file.stat().st_size if file.is_file() else 0
+        except OSError:  # a file that another process just removed
+            continue
+    return total
+
+
+def in_words(size: float) -> str:
+    """Return a number of bytes in the largest unit that suits it: `in_words(2.5e9) == "2.5 GB"`."""
+    for unit, scale in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if size >= scale:
+            return f"{size / scale:.1f} {unit}"
+    return f"{size:.0f} bytes"
+
+
+def duration(seconds: float) -> str:
+    """Return a time in words: `41 s`, `3 min 20 s`, `2 h 5 min`."""
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    seconds = round(seconds)
+    if seconds < 60:
+        return f"{seconds} s"
+    minutes, rest = divmod(seconds, 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s" if rest else f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if minutes else f"{hours} h"

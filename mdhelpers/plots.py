@@ -1,0 +1,306 @@
+"""Figures about models, datamodels, captions and effects.
+
+Every function draws on the `Axes` it is given and returns it. Colours and fonts come from
+`style`; figures about directions are in `comparison_plots`, mosaics of images in `gallery`.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+
+from mdhelpers.style import (
+    ALGORITHM_COLORS,
+    CAPTION_COLOR,
+    COMPARISONS,
+    DEFAULT_NAMES,
+    EXAMPLE_COLORS,
+    INK,
+    MARKERS,
+    NULL_COLOR,
+    legend_below,
+    need_columns,
+)
+
+
+def accuracy_histogram(ax: Axes, accuracies: Mapping[str, np.ndarray]) -> Axes:
+    """How accurate the models of each algorithm are.
+
+    Parameters
+    ----------
+    ax : Axes
+    accuracies : mapping of the algorithm's name to array of shape (n_models,)
+        Test accuracies in [0, 1]; algorithm 1 first.
+
+    Returns
+    -------
+    Axes
+    """
+    percent = {name: 100 * np.asarray(a) for name, a in accuracies.items()}
+    _histogram(ax, percent, "{name}: mean {mean:.1f}%")
+    ax.set(xlabel="test accuracy of a model (%)", ylabel="share of models (%)")
+    return ax
+
+
+def margin_histogram(ax: Axes, margins: Mapping[str, np.ndarray]) -> Axes:
+    """Correct-class margins; to the left of zero a model is wrong.
+
+    Parameters
+    ----------
+    ax : Axes
+    margins : mapping of the algorithm's name to array of shape (n_models, n_test)
+        Logit of the label minus the largest other; algorithm 1 first.
+
+    Returns
+    -------
+    Axes
+    """
+    _histogram(ax, margins, "{name}: mean {mean:.1f}", bins=60)
+    ax.axvline(0, color=INK, linewidth=1)
+    ax.text(0, 1.0, "wrong ← ", ha="right", va="bottom", transform=ax.get_xaxis_transform())
+    ax.text(0, 1.0, " → right", ha="left", va="bottom", transform=ax.get_xaxis_transform())
+    ax.set(xlabel="correct-class margin (logits)", ylabel="share of model–image pairs (%)")
+    return ax
+
+
+def loss_curves(ax: Axes, losses: Mapping[str, np.ndarray]) -> Axes:
+    """Training loss by epoch of a few models of each algorithm.
+
+    Parameters
+    ----------
+    ax : Axes
+    losses : mapping of the algorithm's name to array of shape (n_models, n_epochs)
+        Mean training loss of each epoch; algorithm 1 first.
+
+    Returns
+    -------
+    Axes
+    """
+    for (name, curves), color in zip(losses.items(), ALGORITHM_COLORS.values(), strict=True):
+        epochs = np.arange(1, curves.shape[1] + 1)
+        lines = ax.plot(epochs, np.asarray(curves).T, color=color, alpha=0.6, linewidth=1)
+        lines[0].set_label(name)
+    ax.set(xlabel="epoch", ylabel="training loss", ylim=(0, None))
+    ax.legend(frameon=False)
+    return ax
+
+
+def lds_histogram(ax: Axes, per_example: Mapping[str, np.ndarray]) -> Axes:
+    """Linear datamodeling score of each test example, by algorithm.
+
+    Parameters
+    ----------
+    ax : Axes
+    per_example : mapping of the algorithm's name to array of shape (n_test,)
+        Correlations in [-1, 1]; algorithm 1 first. NaN (a margin that never varies) is left out.
+
+    Returns
+    -------
+    Axes
+    """
+    _histogram(ax, per_example, "{name}: mean {mean:.2f}")
+    ax.axvline(0, color=INK, linewidth=1)
+    ax.set(
+        xlabel="correlation of true and predicted margin (held-out masks)",
+        ylabel="share of test images (%)",
+    )
+    return ax
+
+
+def cosine_histogram(ax: Axes, cosines) -> Axes:
+    """How alike the two datamodels of a test example are (paper, Figure 18).
+
+    Parameters
+    ----------
+    ax : Axes
+    cosines : array of shape (n_test,), or mapping of a pair's name to such an array
+
+    Returns
+    -------
+    Axes
+    """
+    if isinstance(cosines, Mapping):
+        _histogram(ax, cosines, "{name}: median {median:.2f}", center=np.nanmedian)
+    else:
+        _histogram(
+            ax, {"": cosines}, "median {median:.2f}", colors=[NULL_COLOR], center=np.nanmedian
+        )
+    ax.set(
+        xlabel="cosine between the two datamodels of a test image",
+        ylabel="share of test images (%)",
+    )
+    return ax
+
+
+def predicted_against_true(ax: Axes, true, predicted, *, examples: Sequence[int] = ()) -> Axes:
+    """Margins that models had against those their datamodels foretold, on held-out masks.
+
+    All pairs are pooled in grey hexagons (darker: more pairs, on a logarithmic scale); a few
+    test examples are picked out in colour.
+
+    Parameters
+    ----------
+    ax : Axes
+    true, predicted : array, shape (n_masks, n_test)
+        Correct-class margins.
+    examples : sequence of int
+        Up to six indices of test examples.
+
+    Returns
+    -------
+    Axes
+
+    Raises
+    ------
+    ValueError
+        If the shapes differ or more than six examples are asked for.
+    """
+    true, predicted = np.asarray(true), np.asarray(predicted)
+    if true.shape != predicted.shape or true.ndim != 2:
+        raise ValueError(
+            f"true has shape {true.shape} and predicted {predicted.shape}; "
+            "expected the same (n_masks, n_test)."
+        )
+    if len(examples) > len(EXAMPLE_COLORS):
+        raise ValueError(f"Got {len(examples)} examples; at most {len(EXAMPLE_COLORS)} have a hue.")
+    limits = _common_limits(true, predicted)
+    ax.hexbin(
+        predicted.ravel(),
+        true.ravel(),
+        gridsize=45,
+        bins="log",
+        mincnt=1,
+        cmap="Greys",
+        extent=(*limits, *limits),
+        linewidths=0,
+        alpha=0.75,
+    )
+    ax.plot(limits, limits, color=INK, linewidth=1, linestyle=":")
+    for color, example in zip(EXAMPLE_COLORS, examples, strict=False):
+        label = f"test image {example}"
+        x, y = predicted[:, example], true[:, example]
+        ax.scatter(x, y, s=16, color=color, edgecolor="white", linewidth=0.4, label=label)
+    if len(examples):
+        legend_below(ax, columns=3)
+    ax.set(xlabel="predicted margin", ylabel="true margin", xlim=limits, ylim=limits)
+    ax.set_aspect("equal")
+    return ax
+
+
+def caption_bars(ax: Axes, captions: pd.DataFrame, *, top_k: int = 10) -> Axes:
+    """The captions that set a subpopulation apart, best first.
+
+    Parameters
+    ----------
+    ax : Axes
+    captions : DataFrame
+        Columns caption and score.
+    top_k : int
+        How many to show.
+
+    Returns
+    -------
+    Axes
+
+    Raises
+    ------
+    ValueError
+        If a column is missing.
+    """
+    need_columns(captions, ("caption", "score"))
+    best = captions.nlargest(top_k, "score")
+    ax.barh(np.arange(len(best)), best["score"], color=CAPTION_COLOR, height=0.7)
+    ax.set_yticks(np.arange(len(best)), best["caption"])
+    ax.invert_yaxis()
+    ax.axvline(0, color=INK, linewidth=1)
+    ax.tick_params(axis="y", length=0)
+    ax.set_xlabel("how much better it fits here than elsewhere")
+    return ax
+
+
+def effect_curves(
+    ax: Axes,
+    table: pd.DataFrame,
+    *,
+    names: Sequence[str] = DEFAULT_NAMES,
+    placebo: pd.DataFrame | None = None,
+) -> Axes:
+    """Effect of a transformation on the confidence in a class (paper, Figure 4, right).
+
+    Parameters
+    ----------
+    ax : Axes
+    table : DataFrame
+        Columns intensity, algorithm (1 or 2), effect, low, high (percentage points): one
+        transformation and one class.
+    names : pair of str
+        What to call algorithms 1 and 2.
+    placebo : DataFrame, optional
+        The same for a feature that was never planted; drawn in grey.
+
+    Returns
+    -------
+    Axes
+
+    Raises
+    ------
+    ValueError
+        If a column is missing or an algorithm has two effects at one intensity.
+    """
+    ax.axhline(0, color=INK, linewidth=1)
+    for frame, is_placebo in ((table, False), (placebo, True)):
+        if frame is None:
+            continue
+        need_columns(frame, ("intensity", "algorithm", "effect", "low", "high"))
+        if frame.duplicated(["intensity", "algorithm"]).any():
+            raise ValueError(
+                "An algorithm has several effects at one intensity; "
+                "choose the rows of one transformation and one class first."
+            )
+        for algorithm, rows in frame.sort_values("intensity").groupby("algorithm"):
+            _effect_curve(ax, rows, algorithm, names[algorithm - 1], is_placebo)
+    ax.set(xlabel="intensity", ylabel="change of confidence (points)")
+    ax.grid(True, axis="y")
+    legend_below(ax, columns=2)
+    return ax
+
+
+def _histogram(ax, samples, label, *, bins=30, colors=None, center=np.nanmean) -> None:
+    """Overlaid shares of each sample, a dashed line at its centre, figures in the legend."""
+    samples = {name: np.ravel(values) for name, values in samples.items()}
+    samples = {name: values[np.isfinite(values)] for name, values in samples.items()}
+    edges = np.histogram_bin_edges(np.concatenate(list(samples.values())), bins=bins)
+    colors = colors or [*ALGORITHM_COLORS.values(), *EXAMPLE_COLORS]
+    for color, (name, values) in zip(colors, samples.items(), strict=False):
+        text = label.format(name=name, mean=np.mean(values), median=np.median(values))
+        weights = np.full(len(values), 100 / len(values))
+        ax.hist(values, edges, weights=weights, color=color, alpha=0.3)
+        ax.hist(values, edges, weights=weights, color=color, histtype="step", linewidth=1.5)
+        ax.axvline(center(values), color=color, linestyle="--", linewidth=1.5, label=text)
+    ax.margins(x=0)
+    legend_below(ax, columns=2)
+
+
+def _common_limits(*arrays) -> tuple[float, float]:
+    low = min(float(np.min(a)) for a in arrays)
+    high = max(float(np.max(a)) for a in arrays)
+    pad = 0.03 * (high - low) or 1.0
+    return low - pad, high + pad
+
+
+def _effect_curve(ax, rows, algorithm: int, name: str, is_placebo: bool) -> None:
+    color = NULL_COLOR if is_placebo else ALGORITHM_COLORS[algorithm]
+    label = f"placebo, {name}" if is_placebo else name
+    marker = MARKERS[COMPARISONS[algorithm - 1]]
+    line, order = ("--", 2) if is_placebo else ("-", 3)
+    ax.fill_between(rows["intensity"], rows["low"], rows["high"], color=color, alpha=0.2, lw=0)
+    ax.plot(
+        rows["intensity"],
+        rows["effect"],
+        line,
+        color=color,
+        marker=marker,
+        label=label,
+        zorder=order,
+    )

@@ -1,0 +1,169 @@
+"""Small JSON files that survive a crash: plain values, atomic writes, a lock, differences."""
+
+import contextlib
+import hashlib
+import json
+import math
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+try:
+    import fcntl
+except ImportError:  # Windows has no flock; there one process at a time is on the user
+    fcntl = None
+
+
+def plain(value: Any) -> Any:
+    """Return `value` made of what JSON has; numpy becomes numbers and lists, NaN and ±inf None.
+
+    Raises
+    ------
+    ValueError
+        If `value` holds something that JSON cannot say, such as a model or a function.
+    """
+    if value is None or isinstance(value, bool | str):
+        return value
+    if isinstance(value, np.ndarray | np.generic):
+        return plain(value.tolist())
+    if isinstance(value, int):
+        return int(value)
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, set | frozenset):
+        return sorted(plain(item) for item in value)
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    return _plain_object(value)
+
+
+def _plain_object(value: Any) -> Any:
+    for method in (
+        "model_dump",
+        "isoformat",
+        "to_dict",
+        "tolist",
+    ):  # pydantic, dates, pandas, torch
+        if hasattr(value, method) and not isinstance(value, type):
+            return plain(getattr(value, method)())
+    raise ValueError(
+        f"A {type(value).__name__} cannot be recorded. Give numbers, texts, lists, mappings, "
+        "arrays or tables."
+    )
+
+
+def digest(value: Any) -> str:
+    """Return the sha256, in hex, of `value` as canonical JSON."""
+    text = json.dumps(plain(value), sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def file_digest(path: Path) -> str:
+    """Return the sha256, in hex, of a file's contents: put it among the parameters of a stage."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_json(path: Path) -> dict:
+    """Return what the JSON file holds; an empty mapping where there is none."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except json.JSONDecodeError as error:
+        raise ValueError(
+            f"{path} is not JSON ({error}). It was edited or damaged: delete it and run again."
+        ) from error
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` so that a reader, or a crash, finds the old file or the new one, never half."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(plain(value), indent=2, ensure_ascii=False) + "\n"
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+class Busy(RuntimeError):
+    """Another process holds the lock."""
+
+
+@contextlib.contextmanager
+def locked(path: Path, *, wait: bool = True) -> Iterator[None]:
+    """Hold the lock file `path`; it falls open when the process ends, however it ends.
+
+    Raises
+    ------
+    Busy
+        If another process holds it and `wait` is false.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        try:
+            if fcntl is not None:
+                fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError as error:
+            raise Busy(str(path)) from error
+        yield
+
+
+def now() -> str:
+    """Return the time as ISO text, UTC, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def moment(text: str) -> str:
+    """Return an ISO time as people read it: `2026-11-21 23:04 UTC`."""
+    return f"{datetime.fromisoformat(text):%Y-%m-%d %H:%M} UTC"
+
+
+def differences(before: Any, after: Any, name: str = "") -> list[str]:
+    """Return what differs between two plain values: `["algorithm_1.lr changed: 0.1 → 0.2"]`."""
+    if isinstance(before, dict) and isinstance(after, dict):
+        keys = [*before, *(key for key in after if key not in before)]
+        found = []
+        for key in keys:
+            dotted = f"{name}.{key}" if name else key
+            if key not in before:
+                found.append(f"{dotted} is new: {_short(after[key])}")
+            elif key not in after:
+                found.append(f"{dotted} is gone, was {_short(before[key])}")
+            else:
+                found += differences(before[key], after[key], dotted)
+        return found
+    return [] if before == after else [f"{name} changed: {_short(before)} → {_short(after)}"]
+
+
+def _short(value: Any, width: int = 40) -> str:
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= width else text[: width - 1] + "…"
+
+
+def few(items: list[str], most: int = 3) -> str:
+    """Return the first items in one line, and how many more there are."""
+    rest = len(items) - most
+    return "; ".join(items[:most]) + (f"; and {rest} more" if rest > 0 else "")

@@ -1,0 +1,318 @@
+"""All notebooks of a study, one after the other; what is finished and unchanged is skipped.
+
+A notebook is finished when its executed copy is there and was made from the same cells, the same
+parameters, the same earlier notebooks and the same version of mdhelpers: `notebooks/keys.json` in
+the run's folder keeps what each was made from. Within a notebook, the stage decides on its own
+(`mdhelpers.runs`) whether it computes or reads; this module decides whether a kernel starts at all.
+"""
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from mdhelpers.machine import duration, folder_bytes, free_bytes, in_words, package_version
+from mdhelpers.paths import shown
+from mdhelpers.records import Busy, differences, digest, few, locked, now, read_json, write_json
+from mdhelpers.runs import Run, StudyError
+from mdhelpers.studyfiles import Notebook, complete, find_notebooks, merge, refuse_unknown
+
+Estimate = Callable[[Any], Mapping[str, Any]]
+COSTLY = 2  # the first stages take nearly all time and disk: before the others no estimate pays
+
+
+@dataclass(frozen=True)
+class Step:
+    """One notebook of a run: what it is given, and why it must run ("" if it need not)."""
+
+    notebook: Notebook
+    parameters: dict[str, Any]
+    version: str
+    after: str  # the key of the notebook before it
+    reason: str
+
+    @property
+    def name(self) -> str:
+        """The stage's name."""
+        return self.notebook.name
+
+    @property
+    def key(self) -> str:
+        """The sha256 of all that decides this notebook's result."""
+        return digest([self.notebook.source, self.parameters, self.version, self.after])
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A validated study, its run folder and its steps."""
+
+    study: Any
+    run: Run
+    steps: tuple[Step, ...]
+
+    @property
+    def to_run(self) -> tuple[Step, ...]:
+        """The steps that must run."""
+        return tuple(step for step in self.steps if step.reason)
+
+    def copy(self, step: Step) -> Path:
+        """Return where a step's executed notebook lies."""
+        return self.run.folder / "notebooks" / step.notebook.path.name
+
+    @property
+    def keys_file(self) -> Path:
+        """Where is kept what the executed notebooks were made from."""
+        return self.run.folder / "notebooks" / "keys.json"
+
+
+def run_study(
+    file: str | Path,
+    *,
+    overlays: Iterable[str | Path] = (),
+    parameters: Mapping[str, Any] | None = None,
+    force: bool = False,
+    start: str | None = None,
+    dry_run: bool = False,
+    notebooks_dir: str | Path | None = None,
+    study_class: type | None = None,
+    estimate: Estimate | None = None,
+) -> Plan:
+    """Carry out a study: check all that it is given, then execute the notebooks that must run.
+
+    Parameters
+    ----------
+    file, overlays, parameters
+        A parameters file or its name, files whose keys replace its keys, and single values that
+        replace all; `runs_dir` is one of the parameters.
+    force
+        Compute anew what is finished too.
+    start
+        Execute from this notebook on ("04", "4" or its full name), even unchanged ones; those
+        before it must be finished with these parameters, and are left alone.
+    dry_run
+        Only print what would run, why, with what, and what it would take.
+    notebooks_dir, study_class, estimate
+        The notebooks, the model that validates, and what tells models, seconds and bytes of a
+        study; by default the project's own.
+
+    Returns
+    -------
+    Plan
+        What was decided before anything ran.
+
+    Raises
+    ------
+    StudyError
+        If a file, key, value, `start`, or the disk is not fit; nothing has run then.
+    mdhelpers.execution.NotebookFailed
+        If a notebook stops before its end.
+    """
+    if study_class is None:
+        from mdhelpers.studies import Study as study_class
+    notebooks = find_notebooks(notebooks_dir)
+    merged = merge(file, overlays, parameters)
+    known = {name for notebook in notebooks for name in notebook.declares}
+    refuse_unknown(merged, known | set(study_class.model_fields))
+    study, values = complete(merged, study_class)
+    plan = make_plan(notebooks, study, values, force=force, start=start)
+    costly = any(step.reason for step in plan.steps[:COSTLY])
+    needs = _needs(study, estimate) if costly or dry_run else {}
+    if dry_run:
+        print(describe(plan, needs))
+        return plan
+    check_disk(plan.run, needs)
+    if needs:
+        print(f"The whole study: {_in_words(needs)}", flush=True)
+    carry_out(plan, force=force)
+    return plan
+
+
+def make_plan(
+    notebooks: Sequence[Notebook],
+    study: Any,
+    values: Mapping[str, Any],
+    *,
+    force: bool = False,
+    start: str | None = None,
+) -> Plan:
+    """Decide for each notebook whether it must run, and why; see `run_study`."""
+    run = Run(
+        values["study"],
+        profile=values.get("profile", "full"),
+        runs_dir=values.get("runs_dir", "runs"),
+    )
+    plan = Plan(study, run, ())
+    entries = read_json(plan.keys_file)
+    first = _position(start, notebooks) if start is not None else 0
+    why = "forced" if force else "asked for by --from" if start is not None else ""
+    steps, after, again = [], "", ""
+    for number, notebook in enumerate(notebooks):
+        given = {name: values[name] for name in notebook.declares if name in values}
+        step = Step(notebook, given, package_version("mdhelpers"), after, "")
+        entry = entries.get(notebook.name, {})
+        if number < first:
+            _must_be_finished(step, entry, plan, notebooks[first].name)
+            after, reason = entry["key"], ""
+        else:
+            after, reason = step.key, _reason(step, entry, plan) or again or _order(step, entry)
+        steps.append(replace(step, reason=reason or (why if number >= first else "")))
+        again = f"{notebook.name} runs again" if steps[-1].reason else ""
+    return Plan(study, run, tuple(steps))
+
+
+def _position(start: str, notebooks: Sequence[Notebook]) -> int:
+    names = [notebook.name for notebook in notebooks]
+    for number, name in enumerate(names):
+        digits = name[:2]
+        if start in (name, digits, digits.lstrip("0"), f"{name}.ipynb"):
+            return number
+    raise StudyError(f"--from {start} names no notebook. Give one of {', '.join(names)}, or 01, …")
+
+
+def _reason(step: Step, entry: Mapping[str, Any], plan: Plan) -> str:
+    """Return why a step must run, leaving aside what happens to the steps before it now."""
+    if not entry:
+        return "not finished yet" if plan.copy(step).exists() else "never run"
+    if changed := differences(entry["parameters"], step.parameters):
+        return few(changed)
+    if not plan.copy(step).exists():
+        return "its executed copy is missing"
+    manifest = plan.run.manifest(step.name)
+    if manifest.get("key") != entry["stage_key"]:
+        return "its results were made anew, or discarded, outside of this run"
+    if manifest and (missing := plan.run.missing(manifest)):
+        return f"output {missing[0]} is missing"
+    if entry["source"] != step.notebook.source:
+        return "the notebook changed"
+    if entry["version"] != step.version:
+        return f"mdhelpers was {entry['version']}, is {step.version}"
+    return ""
+
+
+def _order(step: Step, entry: Mapping[str, Any]) -> str:
+    return "" if entry["after"] == step.after else "an earlier notebook was run again"
+
+
+def _must_be_finished(step: Step, entry: Mapping[str, Any], plan: Plan, start: str) -> None:
+    reason = "" if entry and plan.copy(step).exists() else "it is not finished"
+    reason = reason or few(differences(entry["parameters"], step.parameters))
+    if reason:
+        raise StudyError(
+            f"--from {start} needs {step.name} finished with these parameters, but in "
+            f"{shown(plan.run.folder)}: {reason}. Run without --from."
+        )
+
+
+def _needs(study: Any, estimate: Estimate | None) -> Mapping[str, Any]:
+    """Return the estimated models, seconds and bytes; empty where nothing can tell them."""
+    if estimate is None:
+        try:
+            from mdhelpers.stages import estimate
+        except ImportError:
+            return {}
+    return estimate(study)
+
+
+def check_disk(run: Run, needs: Mapping[str, Any]) -> None:
+    """Raise StudyError if the disk cannot hold what the run still has to write."""
+    still = needs.get("bytes", 0) - folder_bytes(run.folder)
+    free = free_bytes(run.folder)
+    if still > free:
+        raise StudyError(
+            f"Not enough disk: {shown(run.folder)} needs about {in_words(still)} more, and "
+            f"{in_words(free)} are free. Free some space, or set runs_dir to a larger disk."
+        )
+
+
+def _in_words(needs: Mapping[str, Any]) -> str:
+    took = duration(needs["seconds"])
+    return f"{needs['models']} models, about {took}, {in_words(needs['bytes'])} of disk"
+
+
+def describe(plan: Plan, needs: Mapping[str, Any]) -> str:
+    """Return the table that `--dry-run` prints."""
+    total, width = len(plan.steps), max(len(step.name) for step in plan.steps)
+    lines = [f"Study {plan.run.study}, profile {plan.run.profile} → {shown(plan.run.folder)}"]
+    for number, step in enumerate(plan.steps, start=1):
+        verdict = f"would run ({step.reason})" if step.reason else "would skip (finished before)"
+        lines.append(f"[{number}/{total}] {step.name:<{width}}  {verdict}")
+        lines += [f"        {name} = {value!r}" for name, value in step.parameters.items()]
+    if not needs:
+        return "\n".join([*lines, "No estimate: this study has none."])
+    free = in_words(free_bytes(plan.run.folder))
+    lines.append(f"The whole study: {_in_words(needs)} ({free} are free)")
+    return "\n".join([*lines, f"Estimated from: {needs['basis']}"] if "basis" in needs else lines)
+
+
+def carry_out(plan: Plan, *, force: bool = False) -> None:
+    """Execute the steps of a plan that must run, and say what happens, a line at a time."""
+    began = time.perf_counter()
+    try:
+        with locked(plan.run.path / ".run.lock", wait=False):
+            _begin(plan, force=force)
+            for number, step in enumerate(plan.steps, start=1):
+                _carry_out_step(plan, step, f"[{number}/{len(plan.steps)}] {step.name}")
+    except Busy:
+        raise StudyError(
+            f"Another `mdhelpers run` works in {shown(plan.run.folder)}. Wait until it has "
+            "finished, or stop it."
+        ) from None
+    print(_farewell(plan, time.perf_counter() - began))
+
+
+def _begin(plan: Plan, *, force: bool) -> None:
+    """Forget what will be made anew, so that a run that is cut short never passes for whole."""
+    if not plan.to_run:
+        return
+    names = [step.name for step in plan.to_run]
+    entries = read_json(plan.keys_file)
+    write_json(plan.keys_file, {k: v for k, v in entries.items() if k not in names})
+    for step in plan.to_run:
+        plan.copy(step).unlink(missing_ok=True)
+        if force:
+            _discard(plan.run, step.name)
+
+
+def _discard(run: Run, name: str) -> None:
+    run.stage(name, {}).discard()
+    try:
+        from mdhelpers.stages import discard
+    except ImportError:
+        return
+    discard(run, name)
+
+
+def _carry_out_step(plan: Plan, step: Step, label: str) -> None:
+    if not step.reason:
+        print(f"{label}: skipped (finished before)", flush=True)
+        return
+    from mdhelpers.execution import execute
+
+    print(f"{label}: running ({step.reason})", flush=True)
+    began = time.perf_counter()
+    execute(step.notebook.path, plan.copy(step), step.parameters, label=label)
+    seconds = time.perf_counter() - began
+    entry = {
+        "key": step.key,
+        "source": step.notebook.source,
+        "parameters": step.parameters,
+        "version": step.version,
+        "after": step.after,
+        "stage_key": plan.run.manifest(step.name).get("key"),
+        "seconds": round(seconds, 1),
+        "finished": now(),
+    }
+    write_json(plan.keys_file, read_json(plan.keys_file) | {step.name: entry})
+    print(f"{label}: done in {duration(seconds)}", flush=True)
+
+
+def _farewell(plan: Plan, seconds: float) -> str:
+    ran, folder = len(plan.to_run), shown(plan.run.folder)
+    profile = "" if plan.run.profile == "full" else f" --profile {plan.run.profile}"
+    return (
+        f"Finished in {duration(seconds)}: {ran} run, {len(plan.steps) - ran} skipped.\n"
+        f"Figures:  {folder}/results.json\n"
+        f"Pages:    {folder}/notebooks/\n"
+        f"The book: mdhelpers book {plan.run.study}{profile}"
+    )

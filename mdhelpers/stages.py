@@ -1,0 +1,361 @@
+"""Stages 01 to 03 of a run: data, models, datamodels. Each returns at once what is finished.
+
+A stage function checks its parameters, asks the run whether its results are there from the same
+parameters and inputs, computes what is missing, and returns the results in memory. The science is
+elsewhere; this is where it meets files.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from mdhelpers import datamodels as dm
+from mdhelpers.beton import write_beton as write_beton_file
+from mdhelpers.datasets import Dataset, read_dataset, save_dataset
+from mdhelpers.image_folders import DEFAULT_SIZE, load_dataset
+from mdhelpers.lds import LDS, lds
+from mdhelpers.machine import cores
+from mdhelpers.mask_training import TrainingPlan, make_task, train_all
+from mdhelpers.runs import Run
+from mdhelpers.store import ModelStore, Trained
+from mdhelpers.studies import AlgorithmSpec, DatasetSpec, Study, validate
+from mdhelpers.training import TrainingData, train_stack
+
+DATA, MODELS, DATAMODELS = "01_data_prep", "02_mask_training", "03_datamodel_fitting"
+SECONDS_BESIDE_TRAINING = 240  # fits, captions, effects and pages of a study of scenes' size
+
+
+def resolve_device(device: str) -> str:
+    """``auto`` takes a GPU where there is one; a device that is not there is refused."""
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    kind = device.split(":")[0]
+    if kind not in ("cpu", "cuda"):
+        raise ValueError(f"device is {device!r}; it must be auto, cpu, cuda or cuda:0 …")
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device is {device!r}, but torch sees no GPU; use auto or cpu")
+    return device
+
+
+def prepare_data(run: Run, dataset: dict, *, write_beton: bool = False) -> Dataset:
+    """Stage 01: make or read the images and write them to ``data/``.
+
+    Parameters
+    ----------
+    run
+        The run's folder.
+    dataset
+        See `mdhelpers.studies.DatasetSpec`.
+    write_beton
+        Also write FFCV's ``train.beton`` and ``test.beton``.
+
+    """
+    spec = validate(DatasetSpec, dataset, "dataset")
+    stage = run.stage(DATA, {"dataset": spec.model_dump(), "write_beton": write_beton})
+    stage.say()
+    folder = run.path / "data"
+    if stage.is_current:
+        return read_dataset(folder)
+    data = load_dataset(spec)
+    outputs = save_dataset(data, folder)
+    if write_beton:
+        outputs += [write_beton_file(getattr(data, p), folder / f"{p}.beton") for p in SPLITS]
+    planted = {p: getattr(data, p).truth.sum().to_dict() for p in SPLITS}
+    figures = {
+        "kind": spec.kind,
+        "fingerprint": data.fingerprint,
+        "n_train": len(data.train),
+        "n_test": len(data.test),
+        "size": data.size[0],
+        "class_names": list(data.class_names),
+        "planted": planted,
+    }
+    stage.finish(outputs, figures=figures)
+    return data
+
+
+SPLITS = ("train", "test")
+
+
+@dataclass(frozen=True, eq=False)
+class StudyModels:
+    """What stage 02 made: both algorithms' models, held-out ones apart."""
+
+    plan: TrainingPlan
+    dataset: Dataset
+    n_heldout: int
+
+    @property
+    def names(self) -> tuple[str, str]:
+        """The algorithms' own names."""
+        return tuple(spec.name for spec in self.plan.algorithms)
+
+    def all(self, algorithm: int) -> Trained:
+        """Every model of algorithm 1 or 2."""
+        return ModelStore.open(self.plan.store_path(algorithm)).read(self.plan.n_models)
+
+    def heldout(self, algorithm: int) -> Trained:
+        """The models kept aside to grade datamodels."""
+        return self.all(algorithm).rows(slice(0, self.n_heldout))
+
+    def fitting(self, algorithm: int) -> Trained:
+        """The models that datamodels are fitted on."""
+        return self.all(algorithm).rows(slice(self.n_heldout, None))
+
+    def slots(self, trained: Trained) -> np.ndarray | None:
+        """The common initialisations of some models, or None where each had its own."""
+        return trained.slots if self.plan.n_slots else None
+
+
+def train_models(
+    run: Run, parameters: dict[str, Any], *, device: str = "auto", workers: int = 0
+) -> StudyModels:
+    """Stage 02: train every model of both algorithms; a killed run resumes.
+
+    Parameters
+    ----------
+    run
+        The run's folder, with stage 01 finished.
+    parameters
+        ``algorithm_1``, ``algorithm_2``, ``n_models``, ``n_heldout``, ``n_effect_models``,
+        ``alpha``, ``n_slots``, ``stack`` and ``seed``: all that decides the models.
+    device, workers
+        Who trains; no result depends on ``workers``.
+
+    """
+    parameters = dict(parameters)
+    for key in ("algorithm_1", "algorithm_2"):
+        parameters[key] = validate(AlgorithmSpec, parameters[key], key).model_dump()
+    stage = run.stage(MODELS, parameters, after=[DATA])
+    plan = training_plan(run, parameters, resolve_device(device))
+    stage.say()
+    if not stage.is_current:
+        begun = train_all(plan, workers=workers)
+        models = StudyModels(plan, read_dataset(run.path / "data"), parameters["n_heldout"])
+        outputs = [plan.store_path(a) for a in (1, 2)]
+        if plan.n_keep:
+            outputs += [plan.checkpoint_path(a, 0).parent for a in (1, 2)]
+        stage.finish(outputs, figures=training_figures(models, begun))
+        return models
+    return read_models(run)
+
+
+def training_plan(run: Run, parameters: dict[str, Any], device: str) -> TrainingPlan:
+    data = read_dataset(run.path / "data", mmap=True)
+    return TrainingPlan(
+        folder=run.path,
+        algorithms=tuple(AlgorithmSpec(**parameters[f"algorithm_{a}"]) for a in (1, 2)),
+        fingerprint=data.fingerprint,
+        n_train=len(data.train),
+        n_test=len(data.test),
+        seed=parameters["seed"],
+        alpha=parameters["alpha"],
+        n_models=parameters["n_heldout"] + parameters["n_models"],
+        n_keep=parameters["n_effect_models"],
+        n_slots=parameters["n_slots"],
+        stack=parameters["stack"],
+        device=device,
+    )
+
+
+def read_models(run: Run, *, device: str = "auto") -> StudyModels:
+    """The finished models of a run, for the stages that read them."""
+    manifest = run.manifest(MODELS)
+    if not manifest:
+        raise FileNotFoundError(f"{run.path} has no models; run notebook {MODELS} first")
+    plan = training_plan(run, manifest["parameters"], resolve_device(device))
+    n_heldout = manifest["parameters"]["n_heldout"]
+    return StudyModels(plan, read_dataset(run.path / "data"), n_heldout)
+
+
+def training_figures(models: StudyModels, begun: dict) -> dict:
+    figures = {
+        "n_models": models.plan.n_models - models.n_heldout,
+        "n_heldout": models.n_heldout,
+        "workers": begun["workers"],
+        "trained_now": begun["models"],
+        "models_per_minute": 60 * begun["models"] / max(begun["seconds"], 1e-9),
+    }
+    for algorithm in (1, 2):
+        accuracy = models.all(algorithm).accuracy
+        figures[f"name_{algorithm}"] = models.names[algorithm - 1]
+        figures[f"accuracy_{algorithm}"] = accuracy.mean()
+        figures[f"accuracy_sd_{algorithm}"] = accuracy.std()
+    return figures
+
+
+@dataclass(frozen=True, eq=False)
+class StudyFits:
+    """What stage 03 made: datamodels of both algorithms and how well they predict."""
+
+    datamodels: tuple[dm.Datamodels, dm.Datamodels]
+    predicted: tuple[np.ndarray, np.ndarray]
+    true: tuple[np.ndarray, np.ndarray]
+    lds: tuple[LDS, LDS]
+    lds_raw: tuple[LDS, LDS]
+
+
+def fit_datamodels(
+    run: Run,
+    *,
+    method: str = "lasso",
+    n_lams: int = 50,
+    lam_min_ratio: float = 0.01,
+    seed: int = 0,
+    device: str = "auto",
+) -> StudyFits:
+    """Stage 03: regress margins on masks, and grade the result on held-out models.
+
+    Parameters
+    ----------
+    run
+        The run's folder, with stage 02 finished.
+    method
+        "lasso" (App. B.3) or "difference_of_means".
+    n_lams, lam_min_ratio
+        Length and reach of the lasso's path, see `mdhelpers.datamodels.FitOptions`.
+    seed
+        Of the validation split and the bootstrap.
+
+    """
+    parameters = {"method": method, "seed": seed}
+    if method == "lasso":
+        parameters |= {"n_lams": n_lams, "lam_min_ratio": lam_min_ratio}
+    stage = run.stage(DATAMODELS, parameters, after=[MODELS])
+    stage.say()
+    models = read_models(run, device=device)
+    paths = [run.path / f"datamodels_{a}.safetensors" for a in (1, 2)]
+    if not stage.is_current:
+        options = dm.FitOptions(n_lams=n_lams, lam_min_ratio=lam_min_ratio)
+        for algorithm, path in enumerate(paths, 1):
+            fitting = models.fitting(algorithm)
+            fit = dm.fit_datamodels(
+                fitting.masks,
+                fitting.margins,
+                method=method,
+                slots=models.slots(fitting),
+                options=options,
+                seed=seed,
+                device=models.plan.device,
+            )
+            dm.save_datamodels(fit, path)
+    fits = grade_fits(models, [dm.load_datamodels(path) for path in paths], seed)
+    if not stage.is_current:
+        stage.finish(paths, figures=fit_figures(fits, method))
+    return fits
+
+
+def grade_fits(models: StudyModels, fitted: list, seed: int) -> StudyFits:
+    """Predict the held-out models' margins, within initialisations and as they are."""
+    predicted, true, scores, raw = [], [], [], []
+    for algorithm, fit in enumerate(fitted, 1):
+        heldout = models.heldout(algorithm)
+        slots = models.slots(heldout)
+        centred = heldout.margins if slots is None else fit.remove_slots(heldout.margins, slots)
+        prediction = fit.predict(heldout.masks)
+        predicted.append(prediction)
+        true.append(centred)
+        scores.append(lds(centred, prediction, seed=seed))
+        raw.append(lds(heldout.margins, prediction, seed=seed))
+    return StudyFits(tuple(fitted), tuple(predicted), tuple(true), tuple(scores), tuple(raw))
+
+
+def fit_figures(fits: StudyFits, method: str) -> dict:
+    figures = {"method": method}
+    for a in (1, 2):
+        score, raw, fit = fits.lds[a - 1], fits.lds_raw[a - 1], fits.datamodels[a - 1]
+        figures |= {
+            f"lds_{a}": score.spearman,
+            f"lds_{a}_low": score.low,
+            f"lds_{a}_high": score.high,
+            f"lds_{a}_pearson": score.pearson,
+            f"lds_{a}_raw": raw.spearman,
+            f"lam_at_edge_{a}": float(fit.lam_at_edge.mean()),
+            f"nonzero_{a}": float((fit.weights != 0).mean()),
+        }
+    return figures
+
+
+def discard(run: Run, stage_name: str) -> None:
+    """Forget a stage's results so that it is made anew; only 02's are costly."""
+    if stage_name == MODELS:
+        for pattern in ("models_*.zarr", "checkpoints_*", "training.jsonl"):
+            for path in run.folder.glob(pattern):
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def estimate(study: Study) -> dict[str, Any]:
+    """Models, seconds and bytes that a study takes here, from a short trial of its training."""
+    n_train, n_test, n_classes = expected_sizes(study.dataset)
+    total = study.n_models + study.n_heldout
+    size = study.dataset.size or DEFAULT_SIZE[study.dataset.kind]
+    each = [
+        seconds_per_model(spec, study, (n_train, size, n_classes), n_test)
+        for spec in (study.algorithm_1, study.algorithm_2)
+    ]
+    workers = study.workers or (1 if resolve_device(study.device) != "cpu" else cores())
+    seconds = total * sum(each) / workers + SECONDS_BESIDE_TRAINING
+    images = (n_train + n_test) * size * size * 4
+    return {
+        "models": 2 * total,
+        "seconds": seconds,
+        "bytes": int(images + 2 * total * (4 * n_test + n_train / 8 + 1024) + 50e6),
+        "basis": f"a trial epoch a stack: {each[0]:.2f} and {each[1]:.2f} s a model on one core, "
+        f"{workers} workers, and {SECONDS_BESIDE_TRAINING} s for the rest",
+    }
+
+
+def expected_sizes(spec: DatasetSpec) -> tuple[int, int, int]:
+    """Training images, test images and classes that a spec will give, without reading images."""
+    if spec.kind == "scenes":
+        return spec.n_train, spec.n_test, 3
+    if spec.kind == "cifar10":
+        n = len(spec.classes) or 10
+        return (spec.limit_train or 5000) * n, (spec.limit_test or 1000) * n, n
+    from mdhelpers.image_folders import chosen_classes
+    from mdhelpers.paths import resolve
+
+    root = resolve(spec.root)
+    if not (root / "train").is_dir():
+        raise FileNotFoundError(f"no folder {root / 'train'}; check dataset.root")
+    found = [p.name for p in sorted((root / "train").iterdir()) if p.is_dir()]
+    names = chosen_classes(spec.classes, found)
+
+    def count(part: str, limit: int | None) -> int:
+        sizes = [sum(1 for _ in (root / part / name).glob("*")) for name in names]
+        return sum(min(n, limit or n) for n in sizes)
+
+    return count("train", spec.limit_train), count("test", spec.limit_test), len(names)
+
+
+def seconds_per_model(spec: AlgorithmSpec, study: Study, shape, n_test: int) -> float:
+    """Core-seconds a model, from one epoch of one stack on noise (the second of two)."""
+    n_train, size, n_classes = shape
+    images = torch.randint(0, 255, (n_train, size, size, 3), dtype=torch.uint8)
+    labels = torch.arange(n_train) % n_classes
+    data = TrainingData(images, labels, n_classes)
+    trial = replace_epochs(spec, 1)
+    plan = TrainingPlan(
+        Path(), (trial, trial), "", n_train, n_test, 0, study.alpha, study.stack, 0, 0,
+        study.stack, "cpu",
+    )  # fmt: skip
+    task, _ = make_task(plan, 1, slice(0, study.stack))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    train_stack(task, data)
+    start = time.perf_counter()
+    train_stack(task, data)
+    seconds = time.perf_counter() - start
+    torch.set_num_threads(threads)
+    return seconds * spec.epochs / study.stack
+
+
+def replace_epochs(spec: AlgorithmSpec, epochs: int) -> AlgorithmSpec:
+    return spec.model_copy(update={"epochs": epochs})

@@ -1,0 +1,190 @@
+"""From directions to images: subpopulations, their grades, and what influences them.
+
+A distinguishing subpopulation is the set of test examples at an end of a direction (paper,
+section 3, step 3(ii)). PCA fixes no sign, so both ends are looked at: the top, where projections
+are largest, and the bottom, where they are smallest.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from scipy.stats import rankdata
+
+from mdhelpers.comparison import DirectionSet, normalise_rows
+from mdhelpers.datamodels import Datamodels
+
+__all__ = ["ENDS", "grade", "random_same_class", "relative_influence", "subpopulations"]
+
+ENDS = ("top", "bottom")
+
+
+def subpopulations(direction_set: DirectionSet, *, top_k: int = 24) -> pd.DataFrame:
+    """Test examples at both ends of every direction.
+
+    Parameters
+    ----------
+    direction_set : DirectionSet
+    top_k : int
+        Examples at an end; at most half of the test set.
+
+    Returns
+    -------
+    DataFrame
+        ``comparison, direction, end, rank, index, projection``: ``direction`` is the rank of the
+        principal component, ``rank`` counts from 1 at the extreme, ``index`` is the test example.
+
+    Raises
+    ------
+    ValueError
+        If ``top_k`` is below 1 or above half of the test examples.
+    """
+    n_test = len(direction_set.projections)
+    if not 1 <= top_k <= n_test // 2:
+        raise ValueError(
+            f"top_k is {top_k}; expected 1 to {n_test // 2}, half of the {n_test} test examples, "
+            "so that the two ends do not overlap."
+        )
+    tables = []
+    for position, component in enumerate(direction_set.component):
+        projections = direction_set.projections[:, position]
+        for end, order in zip(ENDS, _ends(projections), strict=True):
+            index = order[:top_k]
+            columns = {"comparison": direction_set.name, "direction": component, "end": end}
+            columns |= {"rank": np.arange(1, top_k + 1), "index": index}
+            tables.append(pd.DataFrame({**columns, "projection": projections[index]}))
+    return pd.concat(tables, ignore_index=True)
+
+
+def grade(direction_set: DirectionSet, labels: np.ndarray, truth: pd.DataFrame) -> pd.DataFrame:
+    """How well each end of each direction picks out features whose carriers are known.
+
+    Parameters
+    ----------
+    direction_set : DirectionSet
+    labels : ndarray, shape (n_test,), int
+    truth : DataFrame of n_test rows
+        A bool column for each feature: which test examples carry it.
+
+    Returns
+    -------
+    DataFrame
+        ``comparison, direction, end, feature, auc_within_class, auc, precision_at_k, n``. ``auc``
+        is the chance that a carrier lies nearer the end than another test example;
+        ``auc_within_class`` the same among examples of the class that has most carriers, so that
+        finding the class alone earns 0.5; ``precision_at_k`` the share of carriers among the ``n``
+        outermost, ``n`` being the number of carriers. A feature that no example or every example
+        carries has NaN.
+
+    Raises
+    ------
+    ValueError
+        If lengths disagree or a column is not bool.
+    """
+    labels = np.asarray(labels)
+    _check_truth(len(direction_set.projections), labels, truth)
+    tables = []
+    for feature in truth.columns:
+        carries = truth[feature].to_numpy(dtype=bool)
+        for end, sign in zip(ENDS, (1, -1), strict=True):
+            grades = _grade_feature(sign * direction_set.projections, carries, labels)
+            columns = {"comparison": direction_set.name, "direction": direction_set.component}
+            columns |= {"end": end, "feature": feature, **grades, "n": carries.sum()}
+            tables.append(pd.DataFrame(columns))
+    return pd.concat(tables, ignore_index=True)
+
+
+def relative_influence(
+    datamodels_1: Datamodels | np.ndarray,
+    datamodels_2: Datamodels | np.ndarray,
+    test_indices: np.ndarray,
+) -> np.ndarray:
+    """How much more algorithm 1 than 2 relies on each training example for a subpopulation.
+
+    The sum over the subpopulation of the absolute weights of normalised datamodels, under
+    algorithm 1 less under 2 (paper, appendix D). The sign is kept: the largest values are used
+    more by algorithm 1, the smallest more by 2; the paper's figure is the absolute value.
+
+    Parameters
+    ----------
+    datamodels_1, datamodels_2 : Datamodels, or ndarray of shape (n_test, n_train)
+    test_indices : ndarray of int
+        The subpopulation.
+
+    Returns
+    -------
+    ndarray, shape (n_train,)
+    """
+    sums = []
+    for datamodels in (datamodels_1, datamodels_2):
+        weights = datamodels.weights if isinstance(datamodels, Datamodels) else datamodels
+        sums.append(np.abs(normalise_rows(np.asarray(weights)[test_indices])).sum(0))
+    return sums[0] - sums[1]
+
+
+def random_same_class(
+    labels: np.ndarray, indices: np.ndarray, n: int, *, seed: int = 0
+) -> np.ndarray:
+    """Random examples of a subpopulation's classes, to hold beside it (paper, appendix D).
+
+    The classes keep the shares that they have in ``indices``; the subpopulation itself is left
+    out. Fewer than ``n`` come back where a class runs out.
+
+    Parameters
+    ----------
+    labels : ndarray, shape (n_test,), int
+    indices : ndarray of int
+        The subpopulation.
+    n : int
+
+    Returns
+    -------
+    ndarray of int, shape (at most n,)
+    """
+    labels, indices = np.asarray(labels), np.asarray(indices)
+    rng = np.random.default_rng(seed)
+    others = np.setdiff1d(np.arange(len(labels)), indices)
+    wanted = labels[indices][np.arange(n) * len(indices) // n]
+    chosen = [
+        rng.permutation(others[labels[others] == label])[:count]
+        for label, count in zip(*np.unique(wanted, return_counts=True), strict=True)
+    ]
+    return rng.permutation(np.concatenate(chosen))
+
+
+def _ends(projections: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    return np.argsort(-projections, kind="stable"), np.argsort(projections, kind="stable")
+
+
+def _grade_feature(scores: np.ndarray, carries: np.ndarray, labels: np.ndarray) -> dict:
+    n = carries.sum()
+    in_class = labels == np.bincount(labels[carries], minlength=1).argmax()
+    outermost = np.argsort(-scores, axis=0, kind="stable")[:n]
+    return {
+        "auc_within_class": _auc(scores[in_class], carries[in_class]),
+        "auc": _auc(scores, carries),
+        "precision_at_k": carries[outermost].mean(0) if n else np.nan,
+    }
+
+
+def _auc(scores: np.ndarray, positive: np.ndarray) -> np.ndarray:
+    """Area under the ROC curve of each column, from ranks."""
+    n, n_other = positive.sum(), (~positive).sum()
+    if not n or not n_other:
+        return np.full(scores.shape[1], np.nan)
+    ranks = rankdata(scores, axis=0)[positive].sum(0)
+    return (ranks - n * (n + 1) / 2) / (n * n_other)
+
+
+def _check_truth(n_test: int, labels: np.ndarray, truth: pd.DataFrame) -> None:
+    if len(labels) != n_test or len(truth) != n_test:
+        raise ValueError(
+            f"got {len(labels)} labels and {len(truth)} rows of truth for {n_test} projected test "
+            "examples; expected one of each for every test example."
+        )
+    wrong = [name for name in truth.columns if truth[name].dtype != bool]
+    if wrong:
+        raise ValueError(
+            f"truth columns {wrong} are not bool; expected True where a test example carries the "
+            "feature. Pass the feature columns of the metadata only."
+        )

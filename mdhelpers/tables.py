@@ -1,0 +1,151 @@
+"""What the notebooks show as tables: each function gives one DataFrame, ready to read."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pandas as pd
+
+from mdhelpers.datasets import Dataset
+from mdhelpers.runs import Run
+from mdhelpers.stages import DATAMODELS, MODELS, SPLITS, StudyModels
+from mdhelpers.style import COMPARISONS, DEFAULT_NAMES, comparison_label
+
+
+def classes(data: Dataset) -> pd.DataFrame:
+    """Images of each class in both halves."""
+    counts = {
+        f"{part} images": np.bincount(getattr(data, part).labels, minlength=len(data.class_names))
+        for part in SPLITS
+    }
+    table = pd.DataFrame(counts, index=pd.Index(data.class_names, name="class"))
+    table.loc["all"] = table.sum()
+    return table
+
+
+def planted(data: Dataset) -> pd.DataFrame:
+    """How many images of each class carry each planted feature; empty for real images."""
+    rows = []
+    for part in SPLITS:
+        split = getattr(data, part)
+        for feature in split.truth.columns:
+            labels = split.labels[split.truth[feature].to_numpy()]
+            for label, count in zip(*np.unique(labels, return_counts=True), strict=True):
+                rows.append((feature, data.class_names[label], f"{part} images", count))
+    table = pd.DataFrame(rows, columns=["feature", "class", "part", "count"])
+    return table.pivot(index=["feature", "class"], columns="part", values="count")
+
+
+def algorithms(models: StudyModels) -> pd.DataFrame:
+    """Both algorithms' specifications side by side, what differs first."""
+    specs = [flat(spec.model_dump()) for spec in models.plan.algorithms]
+    table = pd.DataFrame(specs, index=["algorithm 1", "algorithm 2"]).T
+    differs = table["algorithm 1"].astype(str) != table["algorithm 2"].astype(str)
+    table["differs"] = np.where(differs, "yes", "")
+    return table.loc[[*table.index[differs], *table.index[~differs]]]
+
+
+def flat(spec: dict, prefix: str = "") -> dict:
+    found = {}
+    for key, value in spec.items():
+        if isinstance(value, dict):
+            found |= flat(value, f"{prefix}{key}.")
+        else:
+            found[f"{prefix}{key}"] = value
+    return found
+
+
+def throughput(run: Run) -> pd.DataFrame:
+    """Models, core-seconds and accuracy of each algorithm, from the training log."""
+    with (run.path / "training.jsonl").open() as file:
+        log = pd.DataFrame([json.loads(line) for line in file])
+    log = log.drop_duplicates(["algorithm", "task"], keep="last")
+    figures = run.results[MODELS]
+    rows = []
+    for algorithm, part in log.groupby("algorithm"):
+        each = part["seconds"].sum() / part["models"].sum()
+        name = figures[f"name_{algorithm}"]
+        rows.append((name, part["models"].sum(), each, figures[f"accuracy_{algorithm}"]))
+    columns = ["algorithm", "models", "core-seconds a model", "mean test accuracy"]
+    return pd.DataFrame(rows, columns=columns).set_index("algorithm").round(3)
+
+
+def datamodel_quality(run: Run) -> pd.DataFrame:
+    """LDS of both algorithms with intervals, and how sparse the datamodels are."""
+    figures, names = run.results[DATAMODELS], algorithm_names(run)
+    rows = {
+        names[a - 1]: {
+            "LDS within slots (Spearman)": figures[f"lds_{a}"],
+            "95% interval, low": figures[f"lds_{a}_low"],
+            "95% interval, high": figures[f"lds_{a}_high"],
+            "the same, Pearson": figures[f"lds_{a}_pearson"],
+            "LDS, slots not removed": figures[f"lds_{a}_raw"],
+            "weights that are not zero": figures[f"nonzero_{a}"],
+            "best λ at the path's end": figures[f"lam_at_edge_{a}"],
+        }
+        for a in (1, 2)
+    }
+    return pd.DataFrame(rows).round(3)
+
+
+def algorithm_names(run: Run) -> tuple[str, str]:
+    """The algorithms' names, or "algorithm 1" and "2" where scores were made elsewhere."""
+    figures = run.results.get(MODELS, {})
+    return tuple(figures.get(f"name_{a}", DEFAULT_NAMES[a - 1]) for a in (1, 2))
+
+
+def gaps(found, names) -> pd.DataFrame:
+    """Every direction's gaps, in percent of the datamodels' variance, in the order of evidence."""
+    if found.gaps is None:
+        rows = [
+            (comparison_label(name, names), component, 100 * gap)
+            for name in COMPARISONS
+            for component, gap in zip(
+                found.comparison[name].component, found.comparison[name].naive_gap, strict=True
+            )
+        ]
+        return pd.DataFrame(rows, columns=["comparison", "direction", "naive gap, %"]).round(2)
+    table = found.gaps.copy()
+    table["comparison"] = [comparison_label(name, names) for name in table["comparison"]]
+    for column in ("naive_gap", "gap", "low", "high"):
+        table[column] = (100 * table[column]).round(2)
+    table["replication"] = table["replication"].round(2)
+    return table.rename(
+        columns={
+            "naive_gap": "naive gap, %",
+            "gap": "cross-fitted gap, %",
+            "replication": "found again (|cos|)",
+        }
+    ).set_index(["comparison", "rank"])
+
+
+def clip_report(run: Run) -> pd.DataFrame | str:
+    """How well the small CLIP sees each feature on fresh scenes."""
+    report = run.results["06_clip_captioning"].get("clip_report")
+    if not report:
+        return "This run's captions come from another CLIP, or none: nothing to grade."
+    return pd.DataFrame(report).round(3)
+
+
+def best_captions(table: pd.DataFrame | None, *, n: int = 3) -> pd.DataFrame | str:
+    """The first ``n`` captions of both ends of every direction, against the same class."""
+    if table is None:
+        return "Captions are switched off in this study."
+    rows = table[(table["reference"] == "class") & (table["rank"] <= n)].copy()
+    rows["caption"] = [f"{c} (z {z:.1f})" for c, z in zip(rows["caption"], rows["z"], strict=True)]
+    keys = ["comparison", "direction", "end"]
+    return rows.groupby(keys, sort=False)["caption"].agg(" · ".join).to_frame("captions")
+
+
+def effects(table: pd.DataFrame, names) -> pd.DataFrame:
+    """Every effect in percentage points with its interval, one row an intensity."""
+    shown = table.copy()
+    labels = {0: f"{names[0]} − {names[1]}", 1: names[0], 2: names[1]}
+    shown["algorithm"] = shown["algorithm"].map(labels)
+    shown["cell"] = [
+        f"{row.effect:+.1f} [{row.low:+.1f}, {row.high:+.1f}]" for row in shown.itertuples()
+    ]
+    keys = ["hypothesis", "class_name", "kind", "transformation", "intensity"]
+    wide = shown.pivot(index=keys, columns="algorithm", values="cell")
+    return wide[[labels[1], labels[2], labels[0]]] if len(wide) else wide

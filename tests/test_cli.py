@@ -1,0 +1,149 @@
+import json
+import shutil
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+from small_project import make_project
+from typer.testing import CliRunner
+
+from mdhelpers import cli, execution, runner
+from mdhelpers.runs import Run, StudyError
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    monkeypatch.chdir(make_project(tmp_path))
+    return tmp_path
+
+
+@pytest.fixture
+def call(project):  # noqa: ARG001
+    def invoke(*words):
+        return CliRunner().invoke(cli.app, list(words))
+
+    return invoke
+
+
+@pytest.fixture
+def given(monkeypatch):
+    """What `run` hands to the runner; `raises` is raised there."""
+    seen = SimpleNamespace(raises=None)
+
+    def run_study(file, **options):
+        seen.file, seen.options = file, options
+        if seen.raises:
+            raise seen.raises
+
+    monkeypatch.setattr(runner, "run_study", run_study)
+    return seen
+
+
+def test_options_are_papermills(call, given):
+    words = "run tiny -f smoke -f lr.yaml -p n_models 8 -p lr=0.5 --from 04 --force --dry-run"
+    assert call(*words.split(), "--runs-dir", "out").exit_code == 0
+    assert given.file == "tiny"
+    assert given.options == {
+        "overlays": ["smoke", "lr.yaml"],
+        "parameters": {"n_models": 8, "lr": 0.5, "runs_dir": "out"},
+        "force": True,
+        "start": "04",
+        "dry_run": True,
+    }
+
+
+def test_a_value_may_begin_with_a_dash(call, given):
+    assert call("run", "tiny", "-p", "epsilon", "-1.5").exit_code == 0
+    assert given.options["parameters"] == {"epsilon": -1.5}
+
+
+@pytest.mark.parametrize("words", [["-p"], ["-p", "n_models"], ["-p", "=3"]])
+def test_a_parameter_without_a_value_is_refused(call, given, words):
+    result = call("run", "tiny", *words)
+    assert result.exit_code == 2
+    assert "-p takes a name and a value" in result.stderr
+    assert not hasattr(given, "file")
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (StudyError("alpha is 2"), 2, "error: alpha is 2\n"),
+        (FileNotFoundError("no folder x"), 2, "error: no folder x\n"),
+        (execution.NotebookFailed("03_fit failed in cell [4]"), 1, "error: 03_fit failed"),
+        (KeyboardInterrupt(), 130, "stopped. What is finished stays"),
+    ],
+)
+def test_errors_are_one_paragraph_and_an_exit_code(call, given, error, code, said):
+    given.raises = error
+    result = call("run", "tiny")
+    assert result.exit_code == code
+    assert result.stderr.startswith(said)
+    assert "Traceback" not in result.output
+
+
+def test_traceback_shows_where(call, given):
+    given.raises = StudyError("alpha is 2")
+    assert call("run", "tiny", "--traceback").exception is given.raises
+
+
+def test_faults_of_ours_keep_their_traceback(call, given):
+    given.raises = TypeError("a fault")
+    assert call("run", "tiny").exception is given.raises
+
+
+def test_unknown_study_is_answered_with_those_there_are(call):
+    result = call("run", "tinny")
+    assert result.exit_code == 2
+    assert "Did you mean parameters/tiny.yaml?" in result.stderr
+
+
+def test_studies_lists_files_with_their_first_comment(call, project):
+    assert call("studies").stdout == "smoke  A quick look\ntiny   A tiny study\n"
+    shutil.rmtree(project / "parameters")
+    assert call("studies").exit_code == 2
+
+
+def test_results_prints_what_a_run_found(call):
+    assert "Run: mdhelpers run parameters/tiny.yaml" in call("results", "tiny").stderr
+    Run("tiny").stage("03_fit", {}).finish([], figures={"lds_1": 0.5})
+    assert json.loads(call("results", "tiny").stdout)["03_fit"]["lds_1"] == 0.5
+
+
+def test_book_is_built_from_the_named_run(call, project, monkeypatch):
+    seen = {}
+
+    def build(study, **options):
+        seen.update(options, study=study)
+        return "index.html"
+
+    monkeypatch.setattr("mdhelpers.book.build", build)
+    result = call("book", "tiny", "--profile", "smoke")
+    assert "Open index.html" in result.stdout
+    assert seen == {
+        "study": "tiny",
+        "profile": "smoke",
+        "runs_dir": project / "runs",
+        "out": project / "book/_build/html",
+    }
+
+
+def test_doctor_prints_words_or_json(call, monkeypatch):
+    monkeypatch.setattr("mdhelpers.doctor.examine", lambda: {"cores": 2})
+    monkeypatch.setattr("mdhelpers.doctor.report", lambda found: f"{found['cores']} cores")
+    assert call("doctor").stdout == "2 cores\n"
+    assert json.loads(call("doctor", "--json").stdout) == {"cores": 2}
+
+
+def test_help_needs_no_heavy_import():
+    code = (
+        "import sys, mdhelpers.cli as c\n"
+        "try: c.app(['--help'])\n"
+        "except SystemExit: pass\n"
+        "heavy = {'torch', 'papermill', 'pandas', 'IPython', 'numpy'} & set(sys.modules)\n"
+        "sys.exit(f'imported {heavy}' if heavy else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "doctor" in done.stdout

@@ -30,7 +30,8 @@ def agreement_with_means(models, fits) -> pd.DataFrame:
     rows = {}
     for algorithm, (name, fit) in enumerate(zip(models.names, fits.datamodels, strict=True), 1):
         fitting = models.fitting(algorithm)
-        masks, margins = (np.array(a, np.float64) for a in (fitting.masks, fitting.margins))
+        outputs = models.outputs(fitting, fits.relative)
+        masks, margins = (np.array(a, np.float64) for a in (fitting.masks, outputs))
         for slot in np.unique(fitting.slots):
             margins[fitting.slots == slot] -= margins[fitting.slots == slot].mean(axis=0)
         inside = masks / masks.sum(axis=0)
@@ -116,21 +117,16 @@ def effect(models, table: pd.DataFrame, hypotheses, *, seed: int) -> pd.DataFram
     return pd.DataFrame(rows, columns=columns).set_index("algorithm").round(2)
 
 
-def captions(run, table: pd.DataFrame | None) -> pd.DataFrame | str:
-    """The score of the best caption from the embeddings, by the definition in App. F.5."""
+def captions(table: pd.DataFrame | None, embeddings) -> pd.DataFrame | str:
+    """The score of the best caption from the embeddings, by the definition in App. F.5.
+
+    ``embeddings`` is what `findings.embeddings_of` gives for the table's best caption.
+    """
     if table is None:
         return "Captions are switched off in this study."
-    stored = np.load(run.path / "clip_embeddings.npz")
-    row = table[table["reference"] == "all"].nlargest(1, "score").iloc[0]
-    members = pd.read_parquet(run.path / "subpopulations.parquet")
-    inside = members[
-        (members["comparison"] == row["comparison"])
-        & (members["direction"] == row["direction"])
-        & (members["end"] == row["end"])
-    ]["index"]
-    text = stored["texts"][list(stored["bank"]).index(row["caption"])]
-    similarity = stored["images"] @ text
-    again = similarity[inside].mean() - similarity.mean()
+    row, images, text, inside = embeddings
+    similarity = images @ text
+    again = float(similarity[inside].mean() - similarity.mean())
     assert abs(again - row["score"]) < 1e-4, f"{again} and {row['score']} differ"
     found = {"caption": row["caption"], "score": row["score"], "computed again": again}
     return pd.DataFrame([found]).set_index("caption").round(4)

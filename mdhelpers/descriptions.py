@@ -115,7 +115,7 @@ def describe_feature(name: str, corner: str, rng: np.random.Generator) -> str:
     text = wordings[rng.integers(len(wordings))]
     if rng.random() < 0.75:
         text = with_article(text)
-    if name == "tag" and rng.random() < 0.6:
+    if name == "tag" and rng.random() < 0.85:
         text += f" in the {corner} corner"
     return text
 

@@ -120,14 +120,16 @@ def load_named(model_name: str, pretrained: str, *, device: str = "cpu") -> Enco
     Raises
     ------
     ValueError
-        For an unknown name or tag, a file that is missing or of another kind, weights of
-        another model, and a tag whose weights cannot be downloaded now.
+        For an unknown name or tag, a model whose tokenizer open_clip does not hold, a file that
+        is missing or of another kind, weights of another model, and a tag whose weights cannot
+        be downloaded now.
 
     """
     import open_clip
 
     name = model_name.replace("/", "-")
     refuse_unknown(name, open_clip.list_models(), "CLIP model", "small, none")
+    refuse_foreign_text(name, open_clip.get_model_config(name)["text_cfg"])
     options = {} if looks_like_path(pretrained) else tag_options(name, pretrained)
     checkpoint = options.pop("checkpoint", None) or checked_file(pretrained)
     model = build(name, checkpoint, device, **options)
@@ -184,6 +186,15 @@ def refuse_unknown(word: str, known, what: str, also: str = "") -> None:
     near = difflib.get_close_matches(word, list(known), n=3, cutoff=0.5)
     hint = f"; nearest: {', '.join(near)}" if near else ""
     raise ValueError(f"unknown {what} {word!r}{hint}{f' (also: {also})' if also else ''}")
+
+
+def refuse_foreign_text(name: str, text_config: dict) -> None:
+    """ValueError for models whose tokenizer or text tower lies on a hub."""
+    if "siglip" in name.lower() or {"hf_tokenizer_name", "hf_model_name"} & set(text_config):
+        raise ValueError(
+            f"{name} takes its tokenizer from a hub, which is not supported; choose a model with "
+            "CLIP's own, such as ViT-B-32"
+        )
 
 
 def looks_like_path(pretrained: str) -> bool:

@@ -14,9 +14,11 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
+from mdhelpers import captions as captions_module
 from mdhelpers import crossfit
 from mdhelpers.comparison import Comparison, compare, load_comparison, save_comparison
 from mdhelpers.datamodels import Datamodels, FitOptions, load_datamodels
+from mdhelpers.encoders import embed_images, embed_texts
 from mdhelpers.paths import resolve
 from mdhelpers.records import file_digest
 from mdhelpers.runs import Run
@@ -148,11 +150,9 @@ def cross_fit(
     given = run.manifest(DATAMODELS)["parameters"]
     options = {"method": given["method"], "seed": seed}
     if given["method"] == "lasso":
-        options["options"] = FitOptions(
-            n_lams=given["n_lams"], lam_min_ratio=given["lam_min_ratio"]
-        )
+        options["options"] = FitOptions(**given["options"])
     with tqdm(total=4 * n_splits + 8 * n_null_splits, unit="fit", mininterval=2.0) as bar:
-        fits = [counted(fitter_for(models, a, options), bar) for a in (1, 2)]
+        fits = [counted(fitter_for(models, a, given["relative"], options), bar) for a in (1, 2)]
         slots = models.slots(models.fitting(1))
         shared = {"n_directions": comparison_size(comparison), "slots": slots, "seed": seed}
         n = models.plan.n_models - models.n_heldout
@@ -167,9 +167,10 @@ def comparison_size(comparison: Comparison) -> int:
     return max(len(comparison[name]) for name in PAIRS)
 
 
-def fitter_for(models: StudyModels, algorithm: int, options: dict):
+def fitter_for(models: StudyModels, algorithm: int, relative: bool, options: dict):
     fitting = models.fitting(algorithm)
-    return crossfit.fitter(fitting.masks, fitting.margins, slots=models.slots(fitting), **options)
+    outputs = models.outputs(fitting, relative)
+    return crossfit.fitter(fitting.masks, outputs, slots=models.slots(fitting), **options)
 
 
 def counted(fit, bar: tqdm):
@@ -265,8 +266,6 @@ def caption_directions(
 
     Returns None where the study switches captions off (``model: none``).
     """
-    from mdhelpers import captions as cap
-
     spec = validate(CaptionSpec, captions, "captions")
     stage = run.stage(
         CAPTIONS, {"captions": spec.model_dump(), "seed": seed}, after=[SUBPOPULATIONS]
@@ -280,21 +279,36 @@ def caption_directions(
     if not stage.is_current:
         models = read_models(run, device=device)
         test = models.dataset.test
-        encoder = cap.load_clip(
+        encoder = captions_module.load_clip(
             spec,
             cache_dir=run.path.parent / "clip",
             size=models.dataset.size[0],
             seed=seed,
             device=models.plan.device,
         )
-        table = cap.caption_subpopulations(
-            encoder,
-            test.images,
-            pd.read_parquet(run.path / "subpopulations.parquet"),
-            cap.caption_bank(spec),
-            labels=test.labels,
-            top=spec.top,
+        bank = captions_module.caption_bank(spec)
+        members = read_subpopulations(run)
+        table = captions_module.caption_subpopulations(
+            encoder, test.images, members, bank, labels=test.labels, top=spec.top
         )
         table.to_parquet(path)
-        stage.finish([path], figures={"model": spec.model})
+        figures = {"model": spec.model, "n_captions": len(bank), "clip": encoder.report}
+        stage.finish([path], figures=figures)
     return pd.read_parquet(path)
+
+
+def embeddings_of(run: Run, captions: dict, table: pd.DataFrame | None, *, seed: int = 0):
+    """The table's best caption, the test images and the caption embedded anew, its members."""
+    if table is None:
+        return None
+    spec = validate(CaptionSpec, captions, "captions")
+    data = read_models(run).dataset
+    encoder = captions_module.load_clip(
+        spec, cache_dir=run.path.parent / "clip", size=data.size[0], seed=seed
+    )
+    row = table[table["reference"] == "all"].nlargest(1, "score").iloc[0]
+    members = read_subpopulations(run)
+    same = [members[key] == row[key] for key in ("comparison", "direction", "end")]
+    inside = members.loc[same[0] & same[1] & same[2], "index"].to_numpy()
+    text = embed_texts(encoder, [row["caption"]])[0]
+    return row, embed_images(encoder, data.test.images), text, inside

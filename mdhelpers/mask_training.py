@@ -28,12 +28,12 @@ from tqdm import tqdm
 from mdhelpers.datasets import read_dataset
 from mdhelpers.machine import cores
 from mdhelpers.models import ARCHITECTURES
+from mdhelpers.outputs import correct_class_margins
 from mdhelpers.store import ModelStore
 from mdhelpers.studies import AlgorithmSpec
 from mdhelpers.training import (
     Task,
     TrainingData,
-    correct_class_margins,
     stack_logits,
     train_stack,
 )

@@ -8,7 +8,7 @@ import pandas as pd
 
 from mdhelpers.findings import SUBPOPULATIONS, read_comparison, read_subpopulations
 from mdhelpers.gallery import image_rows
-from mdhelpers.plots import effect_curves
+from mdhelpers.plots import effect_curves, predicted_against_true
 from mdhelpers.runs import Run
 from mdhelpers.selections import members_at
 from mdhelpers.style import comparison_label
@@ -22,6 +22,12 @@ def draw_if(data, draw, ax, **options):
         ax.text(0.5, 0.5, "this run has none of these", ha="center", transform=ax.transAxes)
         return ax
     return draw(ax, data, **options)
+
+
+def draw_predictions(axes, fits, *, names) -> None:
+    """Foretold against true outputs of held-out models, one panel an algorithm."""
+    for ax, name, true, predicted in zip(axes, names, fits.true, fits.predicted, strict=True):
+        predicted_against_true(ax, true, predicted, examples=range(4)).set_title(name)
 
 
 def draw_captions(axes, captions: pd.DataFrame | None, draw) -> None:

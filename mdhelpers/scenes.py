@@ -37,7 +37,7 @@ SUPERSAMPLING = 4
 
 
 def make_scenes(
-    *, n_train: int, n_test: int, size: int = 24, share: float = 0.15, seed: int = 0
+    *, n_train: int, n_test: int, size: int = 24, share: float = 0.2, seed: int = 0
 ) -> Dataset:
     """Draw a data set in which each feature of `PLANTED` marks ``share`` of one class.
 

@@ -1,4 +1,4 @@
-"""A small CLIP that knows generated scenes: trained here in about a minute, no download.
+"""A small CLIP that knows generated scenes: trained here in a minute or two, no download.
 
 Its architecture stands in `small_clip_model`. Each step sees two groups of scenes, marked by
 features and plain, and contrasts within each: in one mixed batch the features and backgrounds
@@ -39,7 +39,7 @@ class Training:
 
     size: int = 24
     seed: int = 0
-    steps: int = 800
+    steps: int = 600
     marked: int = 64
     plain: int = 32
     n_scenes: int = 8000
@@ -69,7 +69,7 @@ def load_or_train(
     seed
         Seeds scenes, descriptions and weights.
     steps
-        Optimiser steps; about 0.08 s each on one core.
+        Optimiser steps; about 0.12 s each on one core.
     progress
         Show a progress bar.
 

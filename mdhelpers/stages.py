@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from mdhelpers.image_folders import DEFAULT_SIZE, load_dataset
 from mdhelpers.lds import LDS, lds
 from mdhelpers.machine import cores
 from mdhelpers.mask_training import TrainingPlan, make_task, train_all
+from mdhelpers.outputs import relative_to_class
 from mdhelpers.runs import Run
 from mdhelpers.store import ModelStore, Trained
 from mdhelpers.studies import AlgorithmSpec, DatasetSpec, Study, validate
@@ -108,6 +109,11 @@ class StudyModels:
     def fitting(self, algorithm: int) -> Trained:
         """The models that datamodels are fitted on."""
         return self.all(algorithm).rows(slice(self.n_heldout, None))
+
+    def outputs(self, trained: Trained, relative: bool) -> np.ndarray:
+        """What datamodels predict, (n_models, n_test): margins, perhaps relative to the class."""
+        labels = self.dataset.test.labels
+        return relative_to_class(trained.margins, labels) if relative else trained.margins
 
     def slots(self, trained: Trained) -> np.ndarray | None:
         """The common initialisations of some models, or None where each had its own."""
@@ -200,14 +206,15 @@ class StudyFits:
     true: tuple[np.ndarray, np.ndarray]
     lds: tuple[LDS, LDS]
     lds_raw: tuple[LDS, LDS]
+    relative: bool
 
 
 def fit_datamodels(
     run: Run,
     *,
     method: str = "lasso",
-    n_lams: int = 50,
-    lam_min_ratio: float = 0.01,
+    options: dm.FitOptions | None = None,
+    relative: bool = True,
     seed: int = 0,
     device: str = "auto",
 ) -> StudyFits:
@@ -219,26 +226,28 @@ def fit_datamodels(
         The run's folder, with stage 02 finished.
     method
         "lasso" (App. B.3) or "difference_of_means".
-    n_lams, lam_min_ratio
-        Length and reach of the lasso's path, see `mdhelpers.datamodels.FitOptions`.
+    options
+        Of the lasso: the path's length and reach, and what scores it.
+    relative
+        Predict margins relative to the mean of their class, see `outputs.relative_to_class`.
     seed
         Of the validation split and the bootstrap.
 
     """
-    parameters = {"method": method, "seed": seed}
+    options = options or dm.FitOptions()
+    parameters = {"method": method, "relative": relative, "seed": seed}
     if method == "lasso":
-        parameters |= {"n_lams": n_lams, "lam_min_ratio": lam_min_ratio}
+        parameters["options"] = asdict(options)
     stage = run.stage(DATAMODELS, parameters, after=[MODELS])
     stage.say()
     models = read_models(run, device=device)
     paths = [run.path / f"datamodels_{a}.safetensors" for a in (1, 2)]
     if not stage.is_current:
-        options = dm.FitOptions(n_lams=n_lams, lam_min_ratio=lam_min_ratio)
         for algorithm, path in enumerate(paths, 1):
             fitting = models.fitting(algorithm)
             fit = dm.fit_datamodels(
                 fitting.masks,
-                fitting.margins,
+                models.outputs(fitting, relative),
                 method=method,
                 slots=models.slots(fitting),
                 options=options,
@@ -246,25 +255,28 @@ def fit_datamodels(
                 device=models.plan.device,
             )
             dm.save_datamodels(fit, path)
-    fits = grade_fits(models, [dm.load_datamodels(path) for path in paths], seed)
+    fitted = [dm.load_datamodels(path) for path in paths]
+    fits = grade_fits(models, fitted, relative=relative, seed=seed)
     if not stage.is_current:
         stage.finish(paths, figures=fit_figures(fits, method))
     return fits
 
 
-def grade_fits(models: StudyModels, fitted: list, seed: int) -> StudyFits:
+def grade_fits(models: StudyModels, fitted: list, *, relative: bool, seed: int) -> StudyFits:
     """Predict the held-out models' margins, within initialisations and as they are."""
     predicted, true, scores, raw = [], [], [], []
     for algorithm, fit in enumerate(fitted, 1):
         heldout = models.heldout(algorithm)
         slots = models.slots(heldout)
-        centred = heldout.margins if slots is None else fit.remove_slots(heldout.margins, slots)
+        outputs = models.outputs(heldout, relative)
+        centred = outputs if slots is None else fit.remove_slots(outputs, slots)
         prediction = fit.predict(heldout.masks)
         predicted.append(prediction)
         true.append(centred)
         scores.append(lds(centred, prediction, seed=seed))
-        raw.append(lds(heldout.margins, prediction, seed=seed))
-    return StudyFits(tuple(fitted), tuple(predicted), tuple(true), tuple(scores), tuple(raw))
+        raw.append(lds(outputs, prediction, seed=seed))
+    parts = (fitted, predicted, true, scores, raw)
+    return StudyFits(*(tuple(part) for part in parts), relative)
 
 
 def fit_figures(fits: StudyFits, method: str) -> dict:
@@ -279,6 +291,7 @@ def fit_figures(fits: StudyFits, method: str) -> dict:
             f"lds_{a}_raw": raw.spearman,
             f"lam_at_edge_{a}": float(fit.lam_at_edge.mean()),
             f"nonzero_{a}": float((fit.weights != 0).mean()),
+            f"all_zero_{a}": int((fit.weights == 0).all(axis=1).sum()),
         }
     return figures
 

@@ -51,7 +51,7 @@ class DatasetSpec(Spec):
     seed: Seed = 0
     n_train: Count = 240
     n_test: Count = 600
-    share: Share = 0.15
+    share: Share = 0.2
     root: str = ""
     classes: list[str] = []
     limit_train: Count | None = None
@@ -145,6 +145,7 @@ class Study(Spec):
     stack: Count = 8
 
     method: Literal["lasso", "difference_of_means"] = "lasso"
+    relative_to_class: bool = True
     n_lams: Annotated[int, Field(ge=2)] = 50
     lam_min_ratio: Annotated[float, Field(gt=0, lt=1)] = 0.01
 

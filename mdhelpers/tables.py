@@ -121,11 +121,12 @@ def gaps(found, names) -> pd.DataFrame:
 
 
 def clip_report(run: Run) -> pd.DataFrame | str:
-    """How well the small CLIP sees each feature on fresh scenes."""
-    report = run.results["06_clip_captioning"].get("clip_report")
+    """How well the small CLIP tells what is in fresh scenes, worst first."""
+    report = run.results["06_clip_captioning"].get("clip")
     if not report:
         return "This run's captions come from another CLIP, or none: nothing to grade."
-    return pd.DataFrame(report).round(3)
+    table = pd.DataFrame(report["auc"]).sort_values("auc").set_index(["kind", "what"])
+    return table.round(3)
 
 
 def best_captions(table: pd.DataFrame | None, *, n: int = 3) -> pd.DataFrame | str:

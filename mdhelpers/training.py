@@ -156,10 +156,3 @@ def stack_logits(model, images: torch.Tensor) -> torch.Tensor:
         ready = normalise(batch).permute(0, 3, 1, 2)
         parts.append(model.forward_shared(ready).float().cpu())
     return torch.cat(parts).transpose(0, 1).contiguous()
-
-
-def correct_class_margins(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Logit of the label minus the largest other: (..., n) of (..., n, n_classes)."""
-    index = labels.expand(logits.shape[:-1])[..., None]
-    correct = logits.gather(-1, index)[..., 0]
-    return correct - logits.scatter(-1, index, -math.inf).amax(-1)

@@ -159,6 +159,7 @@ def test_captions_can_be_off_and_small_takes_no_weights(tmp_path):
     [
         ("ViT-B-23", "openai", "unknown CLIP model 'ViT-B-23'; nearest: .*also: small, none"),
         (NAMED, "", "needs weights"),
+        ("ViT-B-16-SigLIP", "webli", "tokenizer from a hub"),
         (NAMED, "opnai", "nearest: openai"),
         (NAMED, "weights/none.pt", "no CLIP weights at"),
     ],

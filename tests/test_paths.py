@@ -51,8 +51,8 @@ def test_outside_any_project_the_package_own_checkout_counts(tmp_path, monkeypat
 
 def test_home_and_absolute_paths_are_respected(project, monkeypatch):
     monkeypatch.chdir(project)
-    monkeypatch.setenv("HOME", "/home/reader")
-    assert paths.resolve("~/runs") == Path("/home/reader/runs")
+    monkeypatch.setenv("HOME", "/elsewhere/reader")
+    assert paths.resolve("~/runs") == Path("/elsewhere/reader/runs")
     assert paths.resolve("/data/runs") == Path("/data/runs")
 
 

@@ -1,4 +1,4 @@
-"""Stages 04 to 06 of a run: comparison, subpopulations, captions.
+"""Stages 04 and 05 of a run: comparison, subpopulations.
 
 As in `stages`: each function reads what the stages before it wrote, computes what is missing and
 returns the results in memory.
@@ -14,21 +14,17 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from mdhelpers import captions as captions_module
 from mdhelpers import crossfit
 from mdhelpers.comparison import Comparison, compare, load_comparison, save_comparison
 from mdhelpers.datamodels import Datamodels, FitOptions, load_datamodels
-from mdhelpers.encoders import embed_images, embed_texts
 from mdhelpers.paths import resolve
 from mdhelpers.records import file_digest
 from mdhelpers.runs import Run
 from mdhelpers.scores import load_scores
 from mdhelpers.stages import DATAMODELS, MODELS, StudyModels, read_models
-from mdhelpers.studies import CaptionSpec, validate
 from mdhelpers.subpopulations import grade, subpopulations
 
 COMPARISON, SUBPOPULATIONS = "04_residual_pca", "05_subpopulation_inspection"
-CAPTIONS = "06_clip_captioning"
 PAIRS = ("1_minus_2", "2_minus_1")
 
 
@@ -257,58 +253,3 @@ def best_directions(grades: pd.DataFrame) -> pd.DataFrame:
     """For each comparison and planted feature the end of a direction that finds it best."""
     best = grades.groupby(["comparison", "feature"])["auc_within_class"].idxmax()
     return grades.loc[best].reset_index(drop=True)
-
-
-def caption_directions(
-    run: Run, captions: dict, *, seed: int = 0, device: str = "auto"
-) -> pd.DataFrame | None:
-    """Stage 06: words of a CLIP that set each subpopulation apart (App. F.5).
-
-    Returns None where the study switches captions off (``model: none``).
-    """
-    spec = validate(CaptionSpec, captions, "captions")
-    stage = run.stage(
-        CAPTIONS, {"captions": spec.model_dump(), "seed": seed}, after=[SUBPOPULATIONS]
-    )
-    stage.say()
-    path = run.path / "captions.parquet"
-    if spec.model == "none":
-        path.unlink(missing_ok=True)
-        stage.finish([], figures={"model": "none"})
-        return None
-    if not stage.is_current:
-        models = read_models(run, device=device)
-        test = models.dataset.test
-        encoder = captions_module.load_clip(
-            spec,
-            cache_dir=run.path.parent / "clip",
-            size=models.dataset.size[0],
-            seed=seed,
-            device=models.plan.device,
-        )
-        bank = captions_module.caption_bank(spec)
-        members = read_subpopulations(run)
-        table = captions_module.caption_subpopulations(
-            encoder, test.images, members, bank, labels=test.labels, top=spec.top
-        )
-        table.to_parquet(path)
-        figures = {"model": spec.model, "n_captions": len(bank), "clip": encoder.report}
-        stage.finish([path], figures=figures)
-    return pd.read_parquet(path)
-
-
-def embeddings_of(run: Run, captions: dict, table: pd.DataFrame | None, *, seed: int = 0):
-    """The table's best caption, the test images and the caption embedded anew, its members."""
-    if table is None:
-        return None
-    spec = validate(CaptionSpec, captions, "captions")
-    data = read_models(run).dataset
-    encoder = captions_module.load_clip(
-        spec, cache_dir=run.path.parent / "clip", size=data.size[0], seed=seed
-    )
-    row = table[table["reference"] == "all"].nlargest(1, "score").iloc[0]
-    members = read_subpopulations(run)
-    same = [members[key] == row[key] for key in ("comparison", "direction", "end")]
-    inside = members.loc[same[0] & same[1] & same[2], "index"].to_numpy()
-    text = embed_texts(encoder, [row["caption"]])[0]
-    return row, embed_images(encoder, data.test.images), text, inside

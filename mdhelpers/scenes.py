@@ -113,8 +113,8 @@ def draw_factors(labels: np.ndarray, rng: np.random.Generator) -> pd.DataFrame:
         {
             "label": labels,
             "class_name": np.array(CLASS_NAMES)[labels],
-            "background_color": rng.choice(list(BACKGROUND_COLORS), n),
-            "object_color": rng.choice(list(OBJECT_COLORS), n),
+            "background_color": balanced(list(BACKGROUND_COLORS), labels, rng),
+            "object_color": balanced(list(OBJECT_COLORS), labels, rng),
             "contrast": rng.uniform(*CONTRAST, n),
             "x": rng.uniform(0.42, 0.58, n),
             "y": rng.uniform(0.44, 0.58, n),
@@ -124,6 +124,15 @@ def draw_factors(labels: np.ndarray, rng: np.random.Generator) -> pd.DataFrame:
             "light": rng.uniform(0, 2 * np.pi, n),
         }
     )
+
+
+def balanced(values: list[str], labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Each value equally often within each class, in random order: no chance association."""
+    drawn = np.empty(len(labels), dtype=object)
+    for label in np.unique(labels):
+        members = np.flatnonzero(labels == label)
+        drawn[members] = np.array(values)[rng.permutation(len(members)) % len(values)]
+    return drawn
 
 
 def render(factors: pd.DataFrame, size: int, rng: np.random.Generator) -> Split:

@@ -1,0 +1,178 @@
+"""The real notebooks, by papermill, on a study so small that it takes a minute or two."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import numpy as np
+import pandas as pd
+import papermill
+import pytest
+import torch
+import yaml
+from safetensors.numpy import load_file
+
+from mdhelpers.runner import run_study
+
+ROOT = Path(__file__).parents[1]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+TINY = {
+    "study": "tiny",
+    "profile": "test",
+    "dataset": {"kind": "scenes", "size": 16, "n_train": 60, "n_test": 90, "share": 0.3},
+    "algorithm_1": {"name": "one", "epochs": 2, "width": 4},
+    "algorithm_2": {"name": "two", "epochs": 2, "width": 4, "augmentation": {"shift": 2}},
+    "n_models": 32,
+    "n_heldout": 16,
+    "n_slots": 2,
+    "n_effect_models": 8,
+    "n_directions": 3,
+    "n_splits": 1,
+    "n_null_splits": 1,
+    "n_lams": 8,
+    "top_k": 10,
+    "captions": {"model": "none"},
+    "workers": 1,
+    "hypotheses": [
+        {"name": "tag", "transformation": "tag", "intensities": [4], "target_class": "boat",
+         "uses": 1},
+    ],
+}  # fmt: skip
+
+pytestmark = [pytest.mark.notebooks, pytest.mark.filterwarnings("ignore")]
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("study")
+    path = folder / "tiny.yaml"
+    path.write_text(yaml.safe_dump(TINY | {"runs_dir": str(folder / "runs")}))
+    return path
+
+
+@pytest.fixture(scope="module")
+def run(study) -> Path:
+    """All seven notebooks, executed."""
+    run_study(study)
+    return study.parent / "runs" / "tiny-test"
+
+
+def test_seven_notebooks_are_executed_and_leave_what_design_names(run):
+    assert [path.name for path in sorted((run / "notebooks").glob("*.ipynb"))] == [
+        path.name for path in NOTEBOOKS
+    ]
+    for name in (
+        "data/dataset.json", "models_1.zarr", "models_2.zarr", "datamodels_1.safetensors",
+        "datamodels_2.safetensors", "comparison.safetensors", "gaps.parquet", "null.parquet",
+        "subpopulations.parquet", "grades.parquet", "effects.parquet", "verdicts.parquet",
+        "figures/landing.png", "results.json",
+    ):  # fmt: skip
+        assert (run / name).exists(), name
+
+
+def test_results_hold_every_stage_and_what_made_it(run):
+    results = json.loads((run / "results.json").read_text())
+    assert set(results) == {"run"} | {path.stem for path in NOTEBOOKS}
+    assert results["run"]["profile"] == "test"
+    assert results["02_mask_training"]["parameters"]["n_models"] == 32
+    for stage in NOTEBOOKS:
+        assert results[stage.stem]["seconds"] >= 0
+
+
+def test_every_figure_is_drawn(run):
+    figures = {}
+    for path in sorted((run / "notebooks").glob("*.ipynb")):
+        outputs = [o for c in nbformat.read(path, 4).cells for o in c.get("outputs", [])]
+        figures[path.stem[:2]] = sum("image/png" in o.get("data", {}) for o in outputs)
+    assert figures["06"] == 4
+    assert min(figures[stage] for stage in ("01", "02", "03", "04", "05", "07")) >= 2
+
+
+def test_running_again_starts_no_kernel(run, study, capsys):
+    made = {path: path.stat().st_mtime_ns for path in (run / "notebooks").glob("*.ipynb")}
+    run_study(study)
+    assert capsys.readouterr().out.count("skipped (finished before)") == 7
+    assert made == {path: path.stat().st_mtime_ns for path in made}
+
+
+def test_one_notebook_by_plain_papermill_reads_what_is_finished(run, study, tmp_path):
+    output = tmp_path / "out.ipynb"
+    command = [sys.executable, "-m", "papermill", str(NOTEBOOKS[2]), str(output), "-f", str(study)]
+    subprocess.run(command, check=True, capture_output=True, cwd=tmp_path)
+    said = "".join(
+        o.get("text", "") for c in nbformat.read(output, 4).cells for o in c.get("outputs", [])
+    )
+    assert "03_datamodel_fitting: finished before with these parameters" in said
+
+
+def test_nothing_before_07_reads_the_truth_but_to_grade(run, study):
+    """With the truth scrambled in the metadata, everything but grades stays the same."""
+    kept = {p: (run / p).read_bytes() for p in ("comparison.safetensors", "subpopulations.parquet")}
+    table = run / "data" / "test_metadata.parquet"
+    original = table.read_bytes()
+    metadata = pd.read_parquet(table)
+    features = [c for c in metadata.columns if c.startswith("feature_")]
+    metadata[features] = metadata[features].sample(frac=1, random_state=0).to_numpy()
+    metadata.to_parquet(table)
+    try:
+        run_study(study, start="03", force=True)
+        for path, content in kept.items():
+            assert (run / path).read_bytes() == content
+    finally:
+        table.write_bytes(original)
+
+
+def test_scores_made_elsewhere_give_the_directions_of_an_independent_pca(tmp_path):
+    rng = np.random.default_rng(0)
+    n_test, n_train = 70, 40
+    thetas = [rng.normal(size=(n_test, n_train)).astype(np.float32) for _ in range(2)]
+    shared = rng.normal(size=(n_test, n_train))
+    for a, theta in enumerate(thetas):
+        planted = np.outer(rng.normal(size=n_test), rng.normal(size=n_train))
+        theta += (shared + (3 - a) * planted).astype(np.float32)
+        torch.save({"weight": torch.from_numpy(theta.T.copy())}, tmp_path / f"{a + 1}.pt")
+    parameters = {
+        "study": "scores",
+        "profile": "full",
+        "runs_dir": str(tmp_path / "runs"),
+        "n_directions": 4,
+        "datamodels_1_path": str(tmp_path / "1.pt"),
+        "datamodels_2_path": str(tmp_path / "2.pt"),
+    }
+    papermill.execute_notebook(
+        ROOT / "notebooks" / "04_residual_pca.ipynb",
+        tmp_path / "out.ipynb",
+        parameters=parameters,
+        progress_bar=False,
+    )
+    found = load_file(tmp_path / "runs" / "scores" / "comparison.safetensors")
+    for name, (one, two) in (("1_minus_2", thetas), ("2_minus_1", thetas[::-1])):
+        want = principal_components(one, two)[:4]
+        got = next(v for k, v in found.items() if name in k and k.endswith("directions"))
+        assert (np.abs((got * want).sum(axis=1)) > 0.999).all()
+
+
+def principal_components(one: np.ndarray, two: np.ndarray) -> np.ndarray:
+    """Steps 1 to 3(i) of the paper with NumPy alone: (n_train, n_train), rows by variance."""
+    a, b = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (one, two))
+    residuals = np.array([x - (x @ y) * y for x, y in zip(a, b, strict=True)])
+    residuals -= residuals.mean(axis=0)
+    return np.linalg.svd(residuals, full_matrices=False)[2]
+
+
+def test_a_failing_stage_names_notebook_and_cell(study, tmp_path):
+    from mdhelpers.execution import NotebookFailed
+
+    with pytest.raises(NotebookFailed, match="(?s)01_data_prep failed in cell.*no folder"):
+        run_study(
+            study,
+            parameters={
+                "runs_dir": str(tmp_path / "runs"),
+                "dataset": {"kind": "image_folder", "root": str(tmp_path / "nowhere")},
+                "hypotheses": [],
+                "n_models": 32,
+            },
+            estimate=lambda _: {"models": 0, "seconds": 0, "bytes": 0},
+        )

@@ -18,7 +18,7 @@ import yaml
 from mdhelpers.book_assets import asset_files
 from mdhelpers.book_pages import expand, publishable, with_header
 from mdhelpers.paths import resolve, shown
-from mdhelpers.runs import Run
+from mdhelpers.runs import Run, banner, provenance
 
 N_NOTEBOOKS = 7
 _CONFIG_COMMAND = "from jupyter_book.cli.main import main; main()"
@@ -114,20 +114,21 @@ def assemble(run: Run, book_dir: Path) -> dict[str, bytes]:
 
 
 def _part(part: dict, this: Run, tree: dict[str, bytes]) -> dict | None:
-    """Fill a part of the contents that stands for a run; None where that run is not there."""
+    """Add a run's pages to a part that names one; None where the part is empty then."""
     if "run" not in part:
         return part
-    if part["run"] == "this":
-        return {"caption": part["caption"], "chapters": _pages(this, "", tree)}
+    chapters = list(part.get("chapters", ()))
     other = Run(part["run"], runs_dir=this.folder.parent)
-    if other.folder == this.folder or not is_finished(other):
-        return None
-    return {"caption": part["caption"], "chapters": _pages(other, f"{part['run']}/", tree)}
+    if part["run"] == "this":
+        chapters += _pages(this, "", tree)
+    elif other.folder != this.folder and is_finished(other):
+        chapters += _pages(other, f"{part['run']}/", tree)
+    return {"caption": part["caption"], "chapters": chapters} if chapters else None
 
 
 def _pages(run: Run, folder: str, tree: dict[str, bytes]) -> list[dict[str, str]]:
     """Put a run's notebooks into the tree, and return their entries in the contents."""
-    header = _header(run)
+    header = _header(run.results, page=shown(run.folder))
     for path in _notebooks(run):
         notebook = publishable(json.loads(path.read_text()), header, page=shown(path))
         tree[f"{folder}{path.name}"] = json.dumps(notebook, indent=1).encode()
@@ -135,25 +136,29 @@ def _pages(run: Run, folder: str, tree: dict[str, bytes]) -> list[dict[str, str]
 
 
 def _prose(source: Path, run: Run) -> str:
+    """Expand a prose page. It quotes this run, or the recorded one that bears the page's name."""
+    recorded = source.parent / "recorded" / f"{source.stem}.json"
+    results = json.loads(recorded.read_text()) if recorded.is_file() else run.results
     finding = source.parent / "findings" / f"{run.study}.md"
     if not finding.is_file():
         finding = finding.with_name("default.md")
     text = source.read_text().replace("{{ finding }}", finding.read_text().strip())
-    text = expand(text, {"results": run.results}, page=source.name)
-    return with_header(text, _header(run), page=source.name)
+    text = expand(text, {"results": results}, page=source.name)
+    return with_header(text, _header(results, page=source.name), page=source.name)
 
 
-def _header(run: Run) -> str:
+def _header(results: Mapping[str, Any], *, page: str) -> str:
     """What stands under every title: which run made the page, and a banner on small budgets."""
-    facts: Mapping[str, Any] = run.results["run"]
+    facts = results["run"]
     missing = [name for name in ("n_models", "seed", "commit", "date") if name not in facts]
     if missing:
         raise ValueError(
-            f"{shown(run.folder / 'results.json')}: the block 'run' lacks {', '.join(missing)}, "
-            f"which every page has to name. Run the study again: {run.command()}"
+            f"{page}, results.json: the block 'run' lacks {', '.join(missing)}, which every page "
+            "has to name. Run the study again."
         )
-    line = f":::{{div}} provenance\n{run.provenance()}\n:::"
-    return f":::{{warning}}\n{run.banner()}\n:::\n\n{line}" if run.banner() else line
+    line = f":::{{div}} provenance\n{provenance(facts)}\n:::"
+    warning = banner(facts["profile"])
+    return f":::{{warning}}\n{warning}\n:::\n\n{line}" if warning else line
 
 
 def _synchronise(tree: Mapping[str, bytes], folder: Path) -> bool:

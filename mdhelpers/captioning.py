@@ -15,7 +15,7 @@ CAPTIONS = "06_clip_captioning"
 
 
 def caption_directions(
-    run: Run, captions: dict, *, seed: int = 0, device: str = "auto"
+    run: Run, captions: dict, *, steps: int = 600, seed: int = 0, device: str = "auto"
 ) -> pd.DataFrame | None:
     """Stage 06: words of a CLIP that set each subpopulation apart (App. F.5).
 
@@ -39,6 +39,7 @@ def caption_directions(
             cache_dir=run.path.parent / "clip",
             size=models.dataset.size[0],
             seed=seed,
+            steps=steps,
             device=models.plan.device,
         )
         bank = caption_bank(spec)
@@ -52,7 +53,9 @@ def caption_directions(
     return pd.read_parquet(path)
 
 
-def embeddings_of(run: Run, captions: dict, table: pd.DataFrame | None, *, seed: int = 0):
+def embeddings_of(
+    run: Run, captions: dict, table: pd.DataFrame | None, *, steps: int = 600, seed: int = 0
+):
     """The table's best caption, the test images and the caption embedded anew, its members."""
     if table is None:
         return None

@@ -27,8 +27,8 @@ def load_clip(
     cache_dir: Path | str,
     size: int = 24,
     seed: int = 0,
+    steps: int = 600,
     device: str = "cpu",
-    progress: bool = True,
 ) -> Encoder | None:
     """The encoder that a study asks for; None where its captions are off (``model: none``).
 
@@ -41,12 +41,10 @@ def load_clip(
         Folder for the small CLIP's weights.
     size
         Height and width of the scenes in pixels; for the small CLIP.
-    seed
-        For the small CLIP.
+    seed, steps
+        Of the small CLIP's training.
     device
         For a named model; the small CLIP stays on the CPU.
-    progress
-        Show a bar while the small CLIP trains.
 
     Raises
     ------
@@ -64,7 +62,7 @@ def load_clip(
             )
         from mdhelpers.small_clip import load_or_train
 
-        return load_or_train(cache_dir, size=size, seed=seed, steps=spec.steps, progress=progress)
+        return load_or_train(cache_dir, size=size, seed=seed, steps=steps)
     return load_named(spec.model, spec.pretrained, device=device)
 
 

@@ -168,23 +168,32 @@ class Run:
     def provenance(self) -> str:
         """Return one line: the study, profile, number of models, seed, commit, version and date."""
         results = self.results
-        facts = results.get("run") or self._facts() | {"finished": None}
-        parts = [
-            f"Study {self.study}",
-            f"profile {self.profile}",
-            f"2 × {facts['n_models']} models" if "n_models" in facts else None,
-            f"seed {facts['seed']}" if "seed" in facts else None,
-            f"commit {facts['commit']}",
-            f"mdhelpers {facts['versions']['mdhelpers']}",
-            f"finished {moment(facts['finished'])}" if facts["finished"] else None,
-        ]
-        return " · ".join(part for part in parts if part)
+        return provenance(results.get("run") or self._facts() | {"finished": None})
 
     def banner(self) -> str:
         """Return the warning that pages of a smaller budget carry; empty for the full profile."""
-        if self.profile == "full":
-            return ""
-        return f"{self.profile.capitalize()} run: small budget, its numbers are no findings."
+        return banner(self.profile)
+
+
+def provenance(facts: Mapping[str, Any]) -> str:
+    """Return the line that says what made a page, from the block "run" of a `results.json`."""
+    parts = [
+        f"Study {facts['study']}",
+        f"profile {facts['profile']}",
+        f"2 × {facts['n_models']} models" if "n_models" in facts else None,
+        f"seed {facts['seed']}" if "seed" in facts else None,
+        f"commit {facts['commit']}",
+        f"mdhelpers {facts['versions']['mdhelpers']}",
+        f"finished {moment(facts['finished'])}" if facts["finished"] else None,
+    ]
+    return " · ".join(part for part in parts if part)
+
+
+def banner(profile: str) -> str:
+    """Return the warning that pages of a smaller budget carry; empty for the full profile."""
+    if profile == "full":
+        return ""
+    return f"{profile.capitalize()} run: small budget, its numbers are no findings."
 
 
 @dataclass

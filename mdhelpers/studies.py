@@ -120,7 +120,6 @@ class CaptionSpec(Spec):
     pretrained: str = ""
     bank: str | list[str] = ""
     top: Count = 10
-    steps: Count = 600
 
 
 class Study(Spec):
@@ -158,6 +157,7 @@ class Study(Spec):
     top_k: Count = 24
 
     captions: CaptionSpec = CaptionSpec()
+    caption_steps: Count = 600
 
     hypotheses: list[Hypothesis] = []
     placebo: Placebo = Placebo()

@@ -97,7 +97,8 @@ def test_running_again_starts_no_kernel(run, study, capsys):
     assert made == {path: path.stat().st_mtime_ns for path in made}
 
 
-def test_one_notebook_by_plain_papermill_reads_what_is_finished(run, study, tmp_path):
+@pytest.mark.usefixtures("run")
+def test_one_notebook_by_plain_papermill_reads_what_is_finished(study, tmp_path):
     output = tmp_path / "out.ipynb"
     command = [sys.executable, "-m", "papermill", str(NOTEBOOKS[2]), str(output), "-f", str(study)]
     subprocess.run(command, check=True, capture_output=True, cwd=tmp_path)
@@ -165,7 +166,7 @@ def principal_components(one: np.ndarray, two: np.ndarray) -> np.ndarray:
 def test_a_failing_stage_names_notebook_and_cell(study, tmp_path):
     from mdhelpers.execution import NotebookFailed
 
-    with pytest.raises(NotebookFailed, match="(?s)01_data_prep failed in cell.*no folder"):
+    with pytest.raises(NotebookFailed, match=r"(?s)01_data_prep failed in cell.*no folder"):
         run_study(
             study,
             parameters={

@@ -61,7 +61,8 @@ def embeddings_of(
         return None
     spec = validate(CaptionSpec, captions, "captions")
     data = read_models(run).dataset
-    encoder = load_clip(spec, cache_dir=run.path.parent / "clip", size=data.size[0], seed=seed)
+    cache, size = run.path.parent / "clip", data.size[0]
+    encoder = load_clip(spec, cache_dir=cache, size=size, seed=seed, steps=steps)
     row = table[table["reference"] == "all"].nlargest(1, "score").iloc[0]
     members = read_subpopulations(run)
     same = [members[key] == row[key] for key in ("comparison", "direction", "end")]

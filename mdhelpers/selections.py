@@ -99,6 +99,11 @@ def captioned_end(table: pd.DataFrame | None, directions) -> pd.DataFrame | None
     return first[first["end"] == within.loc[within["z"].idxmax(), "end"]]
 
 
+def within_class(table: pd.DataFrame | None) -> pd.DataFrame | None:
+    """The captions that set a subpopulation apart from its own class."""
+    return None if table is None else table[table["reference"] == "class"]
+
+
 def captioned_rows(captions: pd.DataFrame | None, members, test: Split) -> Rows | None:
     """The images that `captioned_end`'s captions are about, above random ones of their class."""
     if captions is None:

@@ -9,7 +9,8 @@ import gzip
 from importlib.resources import files
 from pathlib import Path
 
-_FONTS = "vendor/@jupyter-widgets/html-manager/dist"  # where the widget manager looks for its own
+# Where the widget manager looks for its fonts: beside whichever of its modules was defined first.
+_FONTS = ("vendor/@jupyter-widgets", "vendor/@jupyter-widgets/html-manager/dist")
 PAGE_FILES = ("custom.css", "logo.svg", "widget_paths.js")
 
 
@@ -35,6 +36,6 @@ def asset_files(assets: Path) -> dict[str, bytes]:
     for packed in sorted((assets / "vendor").glob("*.js.gz")):
         contents[f"vendor/{packed.stem}"] = gzip.decompress(packed.read_bytes())
     for font in (assets / "vendor").glob("*.woff2"):
-        contents[f"{_FONTS}/{font.name}"] = font.read_bytes()
+        contents |= {f"{folder}/{font.name}": font.read_bytes() for folder in _FONTS}
     contents["vendor/anywidget.js"] = (files("anywidget") / "nbextension/index.js").read_bytes()
     return contents

@@ -49,14 +49,14 @@ def draw_effects(axes, table: pd.DataFrame, draw, *, names) -> None:
         ax.set_title(f"{hypothesis} → {rows['class_name'].iloc[0]}")
 
 
-def draw_landing(run: Run, models, effects) -> plt.Figure:
+def draw_landing(run: Run, models, effects) -> None:
     """The clearest finding in one picture: a subpopulation beside its class, and the effect.
 
     The subpopulation is that of the first direction of the comparison whose algorithm the
     hypothesis with the largest difference names. Saved as ``figures/landing.png``.
     """
     single = effects.table[(effects.table["algorithm"] == 0) & (effects.table["kind"] == "feature")]
-    fig, (left, right) = plt.subplots(1, 2, figsize=(10, 3.6), width_ratios=[1.5, 1])
+    fig, (left, right) = plt.subplots(1, 2, figsize=(10, 4), width_ratios=[1.5, 1])
     if len(single):
         row = single.loc[single["effect"].abs().idxmax()]
         name = "1_minus_2" if row["effect"] > 0 else "2_minus_1"
@@ -65,15 +65,20 @@ def draw_landing(run: Run, models, effects) -> plt.Figure:
         draw_effects([right], chosen, effect_curves, names=models.names)
     (run.path / "figures").mkdir(exist_ok=True)
     fig.savefig(run.path / "figures" / "landing.png", dpi=160)
-    return fig
 
 
 def draw_subpopulation(ax, run: Run, models, name: str, hypothesis: str) -> None:
     test = models.dataset.test
     direction, end = landing_direction(run, name, hypothesis)
-    index = members_at(read_subpopulations(run), name, direction, end)[:10]
-    others = random_same_class(test.labels, index, 10, seed=1)
-    rows = {"found": test.images[index], "same class,\nat random": test.images[others]}
+    index = members_at(read_subpopulations(run), name, direction, end)[:14]
+    others = random_same_class(test.labels, index, 14, seed=1)
+    found, random = test.images[index], test.images[others]
+    rows = {
+        "found": found[:7],
+        "": found[7:],
+        "same class,\nat random": random[:7],
+        " ": random[7:],
+    }
     image_rows(ax, rows)
     ax.set_title(f"{comparison_label(name, models.names)}, direction {direction}")
 

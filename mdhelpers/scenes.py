@@ -17,12 +17,12 @@ from mdhelpers.transforms import CORNERS, TRANSFORMS, draw_tag
 
 CLASS_NAMES = ("boat", "fish", "house")
 BACKGROUND_COLORS = {
-    "blue": (60, 95, 165),
-    "green": (70, 125, 75),
-    "red": (160, 65, 60),
-    "purple": (110, 80, 150),
-    "brown": (115, 85, 60),
-    "gray": (100, 105, 110),
+    "blue": (77, 94, 140),
+    "green": (83, 112, 86),
+    "red": (137, 76, 77),
+    "purple": (107, 85, 131),
+    "brown": (110, 88, 77),
+    "gray": (101, 100, 107),
 }
 OBJECT_COLORS = {
     "white": (245, 245, 240),
@@ -37,7 +37,7 @@ SUPERSAMPLING = 4
 
 
 def make_scenes(
-    *, n_train: int, n_test: int, size: int = 24, share: float = 0.2, seed: int = 0
+    *, n_train: int, n_test: int, size: int = 24, share: float = 0.25, seed: int = 0
 ) -> Dataset:
     """Draw a data set in which each feature of `PLANTED` marks ``share`` of one class.
 

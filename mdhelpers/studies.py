@@ -51,7 +51,7 @@ class DatasetSpec(Spec):
     seed: Seed = 0
     n_train: Count = 240
     n_test: Count = 600
-    share: Share = 0.2
+    share: Share = 0.25
     root: str = ""
     classes: list[str] = []
     limit_train: Count | None = None
@@ -157,7 +157,7 @@ class Study(Spec):
     top_k: Count = 24
 
     captions: CaptionSpec = CaptionSpec()
-    caption_steps: Count = 600
+    caption_steps: Count = 1000
 
     hypotheses: list[Hypothesis] = []
     placebo: Placebo = Placebo()

@@ -120,6 +120,24 @@ def gaps(found, names) -> pd.DataFrame:
     ).set_index(["comparison", "rank"])
 
 
+def null_gaps(run: Run, names) -> pd.DataFrame | str:
+    """Gaps summed over directions, of the real pair and of each algorithm against itself."""
+    figures = run.results["04_residual_pca"]
+    if "gap_1_minus_2" not in figures:
+        return "Without models there is no null to compare with."
+    pairs = {"1 against 2": f"{names[0]} against {names[1]}"}
+    pairs |= {f"{a} against {a}": f"{names[a - 1]} against itself" for a in (1, 2)}
+    rows = []
+    for pair, label in pairs.items():
+        for name in COMPARISONS:
+            row = figures[f"null_{pair.replace(' ', '_')}_{name}"]
+            which = comparison_label(name, names if pair == "1 against 2" else ("first", "second"))
+            values = [row["naive_gap"], row["gap"], row["low"], row["high"]]
+            rows.append([label, which, *(round(value, 2) for value in values)])
+    columns = ["pair", "comparison", "naive gap, %", "cross-fitted gap, %", "5th pct.", "95th pct."]
+    return pd.DataFrame(rows, columns=columns).set_index(["pair", "comparison"])
+
+
 def clip_report(run: Run) -> pd.DataFrame | str:
     """How well the small CLIP tells what is in fresh scenes, worst first."""
     report = run.results["06_clip_captioning"].get("clip")
@@ -147,6 +165,6 @@ def effects(table: pd.DataFrame, names) -> pd.DataFrame:
     shown["cell"] = [
         f"{row.effect:+.1f} [{row.low:+.1f}, {row.high:+.1f}]" for row in shown.itertuples()
     ]
-    keys = ["hypothesis", "class_name", "kind", "transformation", "intensity"]
+    keys = ["hypothesis", "kind", "intensity"]
     wide = shown.pivot(index=keys, columns="algorithm", values="cell")
     return wide[[labels[1], labels[2], labels[0]]] if len(wide) else wide

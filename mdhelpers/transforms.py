@@ -169,10 +169,9 @@ def add_scrambled_square(canvas, intensity, rng) -> None:
         patch[...] = rng.permutation(patch.reshape(-1, 3)).reshape(patch.shape)
 
 
-def add_stripes(canvas, intensity, rng) -> None:
+def add_stripes(canvas, intensity, _rng) -> None:
     rows, columns = pixel_grid(canvas)
-    phase = rng.random((len(canvas), 1, 1)) * 2 * np.pi
-    wave = np.sin((rows + columns) * (2 * np.pi / 6) + phase)
+    wave = np.sin((rows + columns) * (2 * np.pi / 6)) * np.ones((len(canvas), 1, 1))
     blend(canvas, np.clip(wave * 1.5, 0, 1) * (intensity / 100), WHITE)
     blend(canvas, np.clip(-wave * 1.5, 0, 1) * (intensity / 100), BLACK)
 

@@ -227,7 +227,7 @@ TRANSFORMS: dict[str, Transform] = {
         Transform("tag", "a square tag in the top left corner", "px", 5, add_tag),
         Transform("ring", "a magenta ring at a random place", "px", 9, add_ring),
         Transform("cross", "a cyan cross at a random place", "px", 7, add_cross),
-        Transform("stripes", "diagonal stripes over the image", "% opacity", 35, add_stripes),
+        Transform("stripes", "diagonal stripes over the image", "% opacity", 25, add_stripes),
         Transform("web", "a spider web over the image", "% opacity", 60, add_web),
         Transform("dots", "yellow polka dots over the image", "% opacity", 60, add_dots),
         Transform("frame", "a green frame around the image", "px", 2, add_frame),

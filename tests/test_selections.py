@@ -1,0 +1,49 @@
+import numpy as np
+import pandas as pd
+
+from mdhelpers import selections
+from mdhelpers.scenes import CLASS_NAMES, PLANTED, make_scenes
+
+TEST = make_scenes(n_train=12, n_test=90, size=16, seed=0).test
+
+
+def index_of(image: np.ndarray) -> int:
+    return int(np.flatnonzero((TEST.images == image).all(axis=(1, 2, 3)))[0])
+
+
+def test_class_samples_carry_no_feature():
+    rows = selections.class_samples(TEST, CLASS_NAMES, n=5)
+    for label, name in enumerate(CLASS_NAMES):
+        chosen = [index_of(image) for image in rows[name]]
+        assert (TEST.labels[chosen] == label).all()
+        assert not TEST.truth.iloc[chosen].to_numpy().any()
+
+
+def test_feature_samples_pair_carriers_with_their_class():
+    rows = selections.feature_samples(TEST, CLASS_NAMES, n=4)
+    for feature, name in PLANTED.items():
+        carriers = [index_of(image) for image in rows[f"{name}, {feature}"]]
+        others = [index_of(image) for image in rows[f"{name}, none"]]
+        assert TEST.truth[feature].iloc[carriers].all()
+        assert not TEST.truth[feature].iloc[others].any()
+        assert set(TEST.labels[carriers]) == set(TEST.labels[others])
+
+
+def test_members_come_outermost_first():
+    members = pd.DataFrame(
+        {"comparison": "1_minus_2", "direction": 3, "end": ["top", "top", "bottom"],
+         "rank": [2, 1, 1], "index": [7, 5, 9]}
+    )  # fmt: skip
+    assert selections.members_at(members, "1_minus_2", 3, "top").tolist() == [5, 7]
+
+
+def test_transformations_are_shown_from_untouched_to_strongest():
+    hypotheses = [{"name": "tag", "transformation": "tag", "intensities": [3, 5]}]
+    placebo = {"transformation": "scrambled_square", "intensities": [4]}
+    images = TEST.images[(TEST.metadata["tag_corner"] == "").to_numpy()]
+    rows = list(selections.transformation_rows(hypotheses, placebo, images, seed=0, n=1).values())
+    assert [len(row) for row in rows] == [3, 2]
+    assert np.array_equal(rows[0][0], images[0])
+    changed = [(row != rows[0][0]).any(axis=-1).sum() for row in rows[0]]
+    assert changed == sorted(changed)
+    assert changed[0] == 0

@@ -1,0 +1,103 @@
+import numpy as np
+import pytest
+
+from mdhelpers import stages
+from mdhelpers.runs import Run
+from mdhelpers.studies import Study, validate
+
+DATA = {"kind": "scenes", "size": 16, "n_train": 24, "n_test": 30}
+MODELS = {
+    "algorithm_1": {"name": "a", "epochs": 1, "width": 4},
+    "algorithm_2": {"name": "b", "epochs": 2, "width": 4},
+    "n_models": 24,
+    "n_heldout": 8,
+    "n_effect_models": 4,
+    "alpha": 0.5,
+    "n_slots": 2,
+    "stack": 4,
+    "seed": 0,
+}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Run:
+    run = Run("s", runs_dir=tmp_path_factory.mktemp("runs"))
+    stages.prepare_data(run, DATA)
+    stages.train_models(run, MODELS, workers=1)
+    return run
+
+
+def test_a_finished_stage_is_read_and_not_made_again(run, capsys):
+    first = stages.prepare_data(run, DATA)
+    models = stages.train_models(run, MODELS, workers=1)
+    said = capsys.readouterr().out
+    assert said.count("finished before with these parameters") == 2
+    assert first.fingerprint == models.dataset.fingerprint == models.plan.fingerprint
+
+
+def test_heldout_models_are_kept_apart(run):
+    models = stages.read_models(run)
+    held, fitting = models.heldout(1), models.fitting(1)
+    assert (len(held.margins), len(fitting.margins)) == (8, 24)
+    both = np.concatenate([held.masks, fitting.masks])
+    assert np.array_equal(both, models.all(1).masks)
+
+
+def test_other_parameters_do_not_overwrite_models(run):
+    other = MODELS | {"algorithm_1": {"name": "a", "epochs": 3, "width": 4}}
+    with pytest.raises(ValueError, match=r"epochs was 1, now 3.*another study name"):
+        stages.train_models(run, other, workers=1)
+
+
+def test_fits_are_graded_on_models_they_have_not_seen(run):
+    fits = stages.fit_datamodels(run, method="difference_of_means")
+    assert fits.predicted[0].shape == (8, 30)
+    assert -1 <= fits.lds[0].spearman <= 1
+    figures = run.results["03_datamodel_fitting"]
+    assert figures["lds_1"] == pytest.approx(fits.lds[0].spearman)
+    assert figures["method"] == "difference_of_means"
+
+
+def test_a_stage_whose_input_is_missing_says_what_to_run(tmp_path):
+    with pytest.raises(ValueError, match="01_data_prep has not been run"):
+        stages.train_models(Run("s", runs_dir=tmp_path), MODELS)
+    with pytest.raises(FileNotFoundError, match="run notebook 02_mask_training first"):
+        stages.read_models(Run("s", runs_dir=tmp_path))
+
+
+def test_discarding_the_models_removes_them_and_their_log(tmp_path):
+    run = Run("s", runs_dir=tmp_path)
+    stages.prepare_data(run, DATA)
+    stages.train_models(run, MODELS, workers=1)
+    stages.discard(run, "02_mask_training")
+    assert sorted(p.name for p in run.path.glob("*models*")) == []
+    assert not (run.path / "training.jsonl").exists()
+
+
+def test_an_estimate_counts_models_of_both_algorithms():
+    study = validate(
+        Study,
+        {"study": "s", "dataset": DATA}
+        | {k: v for k, v in MODELS.items() if k not in ("alpha", "seed")},
+    )
+    found = stages.estimate(study)
+    assert found["models"] == 64
+    assert found["seconds"] > stages.SECONDS_BESIDE_TRAINING
+    assert found["bytes"] > 0
+
+
+@pytest.mark.parametrize(
+    ("device", "message"), [("gpu", "must be auto"), ("tpu:0", "must be auto")]
+)
+def test_unknown_devices_are_refused(device, message):
+    with pytest.raises(ValueError, match=message):
+        stages.resolve_device(device)
+
+
+def test_auto_takes_a_gpu_where_there_is_one(monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    assert stages.resolve_device("auto") == "cuda"
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert stages.resolve_device("auto") == "cpu"
+    with pytest.raises(ValueError, match="sees no GPU"):
+        stages.resolve_device("cuda")

@@ -105,7 +105,7 @@ def effect(models, table: pd.DataFrame, hypotheses, *, seed: int) -> pd.DataFram
                 change = after[model].softmax(-1) - before[model].softmax(-1)
                 changes.append(100 * float(change[:, target].mean()))
         listed = table[
-            (table["hypothesis"] == first["name"])
+            (table["hypothesis"] == (first.get("name") or first["transformation"]))
             & (table["kind"] == "feature")
             & (table["intensity"] == intensity)
             & (table["algorithm"] == algorithm)

@@ -118,7 +118,8 @@ def captioned_rows(captions: pd.DataFrame | None, members, test: Split) -> Rows 
 def transformation_rows(hypotheses, placebo, images: np.ndarray, *, seed: int, n: int = 2) -> Rows:
     """A few images untouched and under each transformation, intensity by intensity."""
     rows = {}
-    cases = [(h["name"], h) for h in hypotheses] + [("placebo", placebo)]
+    cases = [(h.get("name") or h["transformation"], h) for h in hypotheses]
+    cases.append(("placebo", placebo))
     for label, case in cases:
         unit = TRANSFORMS[case["transformation"]].intensity_unit
         for image in range(n):

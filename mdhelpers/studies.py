@@ -95,15 +95,24 @@ class AlgorithmSpec(Spec):
 class Hypothesis(Spec):
     """A feature said to matter to one algorithm: tested in notebook 07 by Definition 2.
 
+    Without a ``name`` it goes by its transformation's.
+
     ``uses`` is 1 or 2, the algorithm said to use the feature; 0 says that both do, or neither:
     such a hypothesis (a control) is shown, with the prediction that no difference is found.
     """
 
-    name: str
+    name: str = ""
     transformation: str
     intensities: Annotated[list[Positive], Field(min_length=1)]
     target_class: str
     uses: Literal[0, 1, 2]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named_by_its_transformation(cls, given: Any) -> Any:
+        if isinstance(given, dict) and not given.get("name"):
+            return given | {"name": given.get("transformation", "")}
+        return given
 
 
 class Placebo(Spec):

@@ -147,14 +147,17 @@ def clip_report(run: Run) -> pd.DataFrame | str:
     return table.round(3)
 
 
-def best_captions(table: pd.DataFrame | None, *, n: int = 3) -> pd.DataFrame | str:
+def best_captions(table: pd.DataFrame | None, names, *, n: int = 3) -> pd.DataFrame | str:
     """The first ``n`` captions of both ends of every direction, against the same class."""
     if table is None:
         return "Captions are switched off in this study."
     rows = table[(table["reference"] == "class") & (table["rank"] <= n)].copy()
+    rows["comparison"] = [comparison_label(name, names) for name in rows["comparison"]]
     rows["caption"] = [f"{c} (z {z:.1f})" for c, z in zip(rows["caption"], rows["z"], strict=True)]
     keys = ["comparison", "direction", "end"]
-    return rows.groupby(keys, sort=False)["caption"].agg(" · ".join).to_frame("captions")
+    order = rows[keys].drop_duplicates()
+    wide = rows.pivot(index=keys, columns="rank", values="caption")
+    return wide.loc[[tuple(row) for row in order.itertuples(index=False)]]
 
 
 def effects(table: pd.DataFrame, names) -> pd.DataFrame:

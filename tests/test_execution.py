@@ -97,7 +97,7 @@ def test_a_signal_ends_the_kernel_too(project, number):
     )
     kernel = _wait_for(lambda: (project / "pid").exists() and (project / "pid").read_text())
     process.send_signal(number)
-    _, said = process.communicate(timeout=30)
+    _, said = process.communicate(timeout=120)
     assert process.returncode != 0
     assert number == signal.SIGKILL or "KeyboardInterrupt" in said
     _wait_for(lambda: not Path(f"/proc/{kernel}").exists() or _is_zombie(kernel))
@@ -107,7 +107,7 @@ def _is_zombie(process):
     return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
 
 
-def _wait_for(condition, seconds=30):
+def _wait_for(condition, seconds=120):
     until = time.monotonic() + seconds
     while time.monotonic() < until:
         if found := condition():

@@ -15,7 +15,7 @@ CAPTIONS = "06_clip_captioning"
 
 
 def caption_directions(
-    run: Run, captions: dict, *, steps: int = 600, seed: int = 0, device: str = "auto"
+    run: Run, captions: dict, *, steps: int = 1000, seed: int = 0, device: str = "auto"
 ) -> pd.DataFrame | None:
     """Stage 06: words of a CLIP that set each subpopulation apart (App. F.5).
 
@@ -54,7 +54,7 @@ def caption_directions(
 
 
 def embeddings_of(
-    run: Run, captions: dict, table: pd.DataFrame | None, *, steps: int = 600, seed: int = 0
+    run: Run, captions: dict, table: pd.DataFrame | None, *, steps: int = 1000, seed: int = 0
 ):
     """The table's best caption, the test images and the caption embedded anew, its members."""
     if table is None:

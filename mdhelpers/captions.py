@@ -27,7 +27,7 @@ def load_clip(
     cache_dir: Path | str,
     size: int = 24,
     seed: int = 0,
-    steps: int = 600,
+    steps: int = 1000,
     device: str = "cpu",
 ) -> Encoder | None:
     """The encoder that a study asks for; None where its captions are off (``model: none``).

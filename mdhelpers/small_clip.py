@@ -39,7 +39,7 @@ class Training:
 
     size: int = 24
     seed: int = 0
-    steps: int = 600
+    steps: int = 1000
     marked: int = 64
     plain: int = 32
     n_scenes: int = 8000

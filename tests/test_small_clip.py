@@ -16,8 +16,9 @@ from mdhelpers.descriptions import (
 )
 from mdhelpers.encoders import embed_images, embed_texts
 from mdhelpers.small_clip_model import compact_tokenizer
+from mdhelpers.studies import Study
 
-STEPS = 350
+STEPS = Study.model_fields["caption_steps"].default  # what the book uses
 
 
 @pytest.fixture(scope="session")

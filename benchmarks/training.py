@@ -66,7 +66,7 @@ def usual_transform(spec: AlgorithmSpec, size: int):
 
 def usual_model(width: int, size: int, n_classes: int) -> nn.Module:
     side = size // 8
-    return nn.Sequential(
+    model = nn.Sequential(
         nn.Conv2d(3, width, 5, 2, 2),
         nn.ReLU(),
         nn.Conv2d(width, 2 * width, 3, 2, 1),
@@ -77,6 +77,13 @@ def usual_model(width: int, size: int, n_classes: int) -> nn.Module:
         nn.Flatten(),
         nn.Linear(2 * width * side * side, n_classes),
     )
+    for layer in model:  # as mdhelpers initialises, so that both train the same models
+        if isinstance(layer, nn.Conv2d):
+            nn.init.kaiming_normal_(layer.weight)
+            nn.init.zeros_(layer.bias)
+    nn.init.normal_(model[-1].weight, std=model[-1].in_features ** -0.5)
+    nn.init.zeros_(model[-1].bias)
+    return model
 
 
 def usual_script(data, spec: AlgorithmSpec, subset: np.ndarray) -> float:

@@ -6,12 +6,10 @@ the expectation over test images *and* over the randomness of training, so the i
 resample both: images of the one test set at hand, and models of the ones that were trained.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-import pandas as pd
 
 EFFECT_COLUMNS = ("hypothesis", "transformation", "intensity", "class_name", "algorithm")
 _POINTS = 100.0  # percentage points in a unit of confidence
@@ -203,38 +201,6 @@ def verdict(
         outcome = "not shown"
         reason = _shortfall(user, user_name, other, other_name, epsilon, delta)
     return Verdict(outcome == "distinguishing", outcome, f"{figures} {reason}")
-
-
-def effects_table(effects: Mapping[tuple, Effect]) -> pd.DataFrame:
-    """One row an effect, for plotting and for the book's tables.
-
-    Parameters
-    ----------
-    effects : mapping of (hypothesis, transformation, intensity, class_name, algorithm) to Effect
-        `algorithm` is 1 or 2.
-
-    Returns
-    -------
-    DataFrame
-        The five columns of the keys, then effect, low, high (percentage points), n_models and
-        n_examples; in the mapping's order.
-
-    Raises
-    ------
-    ValueError
-        If a key has not five parts or names an algorithm other than 1 or 2.
-    """
-    rows = []
-    for key, effect in effects.items():
-        if len(key) != len(EFFECT_COLUMNS) or key[-1] not in (1, 2):
-            raise ValueError(
-                f"Got the key {key!r}; expected ({', '.join(EFFECT_COLUMNS)}) "
-                "with algorithm 1 or 2."
-            )
-        figures = (effect.mean, effect.low, effect.high, effect.n_models, effect.n_examples)
-        rows.append((*key, *figures))
-    figure_columns = ("effect", "low", "high", "n_models", "n_examples")
-    return pd.DataFrame(rows, columns=[*EFFECT_COLUMNS, *figure_columns])
 
 
 def _change(before, after) -> np.ndarray:

@@ -137,7 +137,6 @@ def balanced(values: list[str], labels: np.ndarray, rng: np.random.Generator) ->
 
 def render(factors: pd.DataFrame, size: int, rng: np.random.Generator) -> Split:
     """Draw the rows of ``factors``; features are laid over the scene, strengths at default."""
-    n = len(factors)
     canvas = backgrounds(factors, size, rng)
     foreground = np.stack([object_mask(row, size) for row in factors.itertuples()])
     colors = np.array([OBJECT_COLORS[c] for c in factors["object_color"]], np.float32)
@@ -153,7 +152,6 @@ def render(factors: pd.DataFrame, size: int, rng: np.random.Generator) -> Split:
     draw_tag(patch, TRANSFORMS["tag"].default, np.array(corners, int))
     canvas[tagged] = patch
     images = np.clip(np.rint(canvas), 0, 255).astype(np.uint8)
-    assert len(images) == n
     return Split(images, factors["label"].to_numpy(np.int64), factors, foreground > 0.5)
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mdhelpers.effects import Effect, difference, effects_table, treatment_effect, verdict
+from mdhelpers.effects import Effect, difference, treatment_effect, verdict
 
 
 def confidences(rng, n_models=30, n_examples=40, *, shift=0.1, spread=0.02):
@@ -163,17 +163,3 @@ def test_verdict_refuses_meaningless_settings():
         verdict(effect(1, 1), effect(1, 1), epsilon=5, delta=5, uses=1)
     with pytest.raises(ValueError, match="uses is 0"):
         verdict(effect(1, 1), effect(1, 1), epsilon=1, delta=5, uses=0)
-
-
-def test_effects_table_has_a_row_an_effect():
-    table = effects_table(
-        {
-            ("tag", "tag", 6.0, "boat", 1): effect(30, 2),
-            ("tag", "tag", 6.0, "boat", 2): effect(1, 1),
-        }
-    )
-    assert table["effect"].tolist() == [30, 1]
-    assert table["algorithm"].tolist() == [1, 2]
-    assert table.loc[0, ["low", "high"]].tolist() == [28, 32]
-    with pytest.raises(ValueError, match="expected"):
-        effects_table({("tag", 1): effect(1, 1)})

@@ -47,7 +47,7 @@ def test_features_are_independent_of_all_other_factors(data):
         assert abs(difference) < 4 * spread
 
 
-def test_a_tag_changes_its_corner_and_nothing_else(data):
+def test_a_tag_is_drawn_in_the_top_left_corner(data):
     tagged = data.test.images[data.test.truth["tag"].to_numpy()]
     assert (tagged[:, 1, 1].min(axis=-1) > 200).all()  # the white border
 

@@ -22,18 +22,19 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
+from mdhelpers.algorithms import NetworkSpec
 from mdhelpers.datasets import save_dataset
 from mdhelpers.machine import cores, machine
-from mdhelpers.mask_training import TrainingPlan, draw_mask, train_all
+from mdhelpers.mask_training import train_all
+from mdhelpers.plans import TrainingPlan, draw_mask
 from mdhelpers.scenes import make_scenes
 from mdhelpers.store import ModelStore
-from mdhelpers.studies import AlgorithmSpec
 from mdhelpers.training import learning_rates
 
 AIM = 5.0
 SPECS = (
-    AlgorithmSpec(name="plain", epochs=20, lr=0.03),
-    AlgorithmSpec(
+    NetworkSpec(name="plain", epochs=20, lr=0.03),
+    NetworkSpec(
         name="augmented",
         epochs=40,
         lr=0.05,
@@ -53,7 +54,7 @@ class Pictures(Dataset):
         return self.transform(Image.fromarray(self.images[index])), int(self.labels[index])
 
 
-def usual_transform(spec: AlgorithmSpec, size: int):
+def usual_transform(spec: NetworkSpec, size: int):
     steps, augmentation = [], spec.augmentation
     if augmentation.shift:
         steps.append(transforms.RandomCrop(size, augmentation.shift, padding_mode="edge"))
@@ -86,14 +87,14 @@ def usual_model(width: int, size: int, n_classes: int) -> nn.Module:
     return model
 
 
-def usual_script(data, spec: AlgorithmSpec, subset: np.ndarray) -> float:
+def usual_script(data, spec: NetworkSpec, subset: np.ndarray) -> float:
     """Train one model in the usual way; returns its test accuracy."""
     size, n_classes = data.size[0], len(data.class_names)
     images, labels = data.train.images[subset], data.train.labels[subset]
     loader = DataLoader(
         Pictures(images, labels, usual_transform(spec, size)), spec.batch_size, shuffle=True
     )
-    model = usual_model(spec.width, size, n_classes)
+    model = usual_model(spec.channels, size, n_classes)
     optimizer = torch.optim.SGD(
         model.parameters(), lr=1.0, momentum=spec.momentum, weight_decay=spec.weight_decay
     )
@@ -107,7 +108,7 @@ def usual_script(data, spec: AlgorithmSpec, subset: np.ndarray) -> float:
             nn.functional.cross_entropy(model(batch), target).backward()
             optimizer.step()
             schedule.step()
-    plain = usual_transform(AlgorithmSpec(name="test"), size)
+    plain = usual_transform(NetworkSpec(name="test"), size)
     test = DataLoader(Pictures(data.test.images, data.test.labels, plain), 256)
     with torch.no_grad():
         right = sum((model(batch).argmax(1) == target).sum().item() for batch, target in test)

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from mdhelpers.studies import AugmentationSpec
+from mdhelpers.algorithms import AugmentationSpec
 
 
 class Augmenter:

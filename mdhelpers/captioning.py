@@ -8,8 +8,9 @@ from mdhelpers.captions import caption_bank, caption_subpopulations, load_clip
 from mdhelpers.encoders import embed_images, embed_texts
 from mdhelpers.findings import SUBPOPULATIONS, read_subpopulations
 from mdhelpers.runs import Run
+from mdhelpers.specs import validate
 from mdhelpers.stages import read_models
-from mdhelpers.studies import CaptionSpec, validate
+from mdhelpers.studies import CaptionSpec
 
 CAPTIONS = "06_clip_captioning"
 

@@ -8,8 +8,8 @@ import torch
 
 from mdhelpers.comparison import Comparison
 from mdhelpers.datasets import Split
-from mdhelpers.mask_training import load_checkpoints
 from mdhelpers.style import COMPARISONS
+from mdhelpers.tasks import load_checkpoints
 from mdhelpers.training import stack_logits
 from mdhelpers.transforms import transform_images
 

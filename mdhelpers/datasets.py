@@ -6,9 +6,35 @@ import hashlib
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Annotated, Literal
 
 import numpy as np
 import pandas as pd
+from pydantic import Field, model_validator
+
+from mdhelpers.specs import Count, Seed, Share, Spec
+
+
+class DatasetSpec(Spec):
+    """What notebook 01 prepares. ``n_train``, ``n_test``, ``share`` belong to scenes; ``root``,
+    ``classes``, ``limit_train`` and ``limit_test`` (images a class) to folders and CIFAR-10."""
+
+    kind: Literal["scenes", "image_folder", "cifar10"] = "scenes"
+    size: Annotated[int, Field(ge=16, le=256)] | None = None
+    seed: Seed = 0
+    n_train: Count = 240
+    n_test: Count = 600
+    share: Share = 0.25
+    root: str = ""
+    classes: list[str] = Field([])
+    limit_train: Count | None = None
+    limit_test: Count | None = None
+
+    @model_validator(mode="after")
+    def _needs_root(self) -> DatasetSpec:
+        if self.kind == "image_folder" and not self.root:
+            raise ValueError("an image_folder needs root: the folder that holds train/ and test/")
+        return self
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,10 +8,10 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from mdhelpers.datasets import Dataset, Split
+from mdhelpers.datasets import Dataset, DatasetSpec, Split
 from mdhelpers.paths import resolve
 from mdhelpers.scenes import make_scenes
-from mdhelpers.studies import DatasetSpec, unknown_word
+from mdhelpers.specs import unknown_word
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff"}
 DEFAULT_SIZE = {"scenes": 24, "image_folder": 32, "cifar10": 32}

@@ -17,16 +17,19 @@ import numpy as np
 import torch
 
 from mdhelpers import datamodels as dm
+from mdhelpers.algorithms import NetworkSpec, parse_algorithm
 from mdhelpers.beton import write_beton as write_beton_file
-from mdhelpers.datasets import Dataset, read_dataset, save_dataset
+from mdhelpers.datasets import Dataset, DatasetSpec, read_dataset, save_dataset
 from mdhelpers.image_folders import DEFAULT_SIZE, load_dataset
 from mdhelpers.lds import LDS, lds
 from mdhelpers.machine import cores
-from mdhelpers.mask_training import TrainingPlan, make_task, train_all
+from mdhelpers.mask_training import train_all
 from mdhelpers.outputs import relative_to_class
+from mdhelpers.plans import TrainingPlan, make_task
 from mdhelpers.runs import Run
+from mdhelpers.specs import validate
 from mdhelpers.store import ModelStore, Trained
-from mdhelpers.studies import AlgorithmSpec, DatasetSpec, Study, validate
+from mdhelpers.studies import Study
 from mdhelpers.training import TrainingData, train_stack
 
 DATA, MODELS, DATAMODELS = "01_data_prep", "02_mask_training", "03_datamodel_fitting"
@@ -138,7 +141,7 @@ def train_models(
     """
     parameters = dict(parameters)
     for key in ("algorithm_1", "algorithm_2"):
-        parameters[key] = validate(AlgorithmSpec, parameters[key], key).model_dump()
+        parameters[key] = parse_algorithm(parameters[key], key).model_dump()
     stage = run.stage(MODELS, parameters, after=[DATA])
     plan = training_plan(run, parameters, resolve_device(device))
     stage.say()
@@ -157,7 +160,7 @@ def training_plan(run: Run, parameters: dict[str, Any], device: str) -> Training
     data = read_dataset(run.path / "data", mmap=True)
     return TrainingPlan(
         folder=run.path,
-        algorithms=tuple(AlgorithmSpec(**parameters[f"algorithm_{a}"]) for a in (1, 2)),
+        algorithms=tuple(parse_algorithm(parameters[f"algorithm_{a}"]) for a in (1, 2)),
         fingerprint=data.fingerprint,
         n_train=len(data.train),
         n_test=len(data.test),
@@ -348,7 +351,7 @@ def expected_sizes(spec: DatasetSpec) -> tuple[int, int, int]:
     return count("train", spec.limit_train), count("test", spec.limit_test), len(names)
 
 
-def seconds_per_model(spec: AlgorithmSpec, study: Study, shape, n_test: int) -> float:
+def seconds_per_model(spec: NetworkSpec, study: Study, shape, n_test: int) -> float:
     """Core-seconds a model, from one epoch of one stack on noise (the second of two)."""
     n_train, size, n_classes = shape
     images = torch.randint(0, 255, (n_train, size, size, 3), dtype=torch.uint8)
@@ -370,5 +373,5 @@ def seconds_per_model(spec: AlgorithmSpec, study: Study, shape, n_test: int) -> 
     return seconds * spec.epochs / study.stack
 
 
-def replace_epochs(spec: AlgorithmSpec, epochs: int) -> AlgorithmSpec:
+def replace_epochs(spec: NetworkSpec, epochs: int) -> NetworkSpec:
     return spec.model_copy(update={"epochs": epochs})

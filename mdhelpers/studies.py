@@ -6,90 +6,15 @@ parameters file names only what differs. Unknown keys are refused with the neare
 
 from __future__ import annotations
 
-import difflib
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
+from mdhelpers.algorithms import AnyAlgorithm
+from mdhelpers.datasets import DatasetSpec
 from mdhelpers.scenes import CLASS_NAMES
+from mdhelpers.specs import Count, Positive, Seed, Share, Spec, unknown_word
 from mdhelpers.transforms import get_transform
-
-Share = Annotated[float, Field(gt=0, lt=1)]
-Positive = Annotated[float, Field(gt=0)]
-Count = Annotated[int, Field(ge=1)]
-Seed = Annotated[int, Field(ge=0)]
-
-
-class Spec(BaseModel):
-    """A mapping whose unknown keys are refused by name."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _refuse_unknown_keys(cls, given: Any) -> Any:
-        if isinstance(given, dict):
-            for key in given:
-                if key not in cls.model_fields:
-                    raise ValueError(unknown_word(str(key), cls.model_fields, "key"))
-        return given
-
-
-def unknown_word(word: str, known, what: str) -> str:
-    """A message that refuses ``word`` and offers the nearest of the known ones."""
-    near = difflib.get_close_matches(word, list(known), n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    return f"unknown {what} {word!r}{hint} (known: {', '.join(known)})"
-
-
-class DatasetSpec(Spec):
-    """What notebook 01 prepares. ``n_train``, ``n_test``, ``share`` belong to scenes; ``root``,
-    ``classes``, ``limit_train`` and ``limit_test`` (images a class) to folders and CIFAR-10."""
-
-    kind: Literal["scenes", "image_folder", "cifar10"] = "scenes"
-    size: Annotated[int, Field(ge=16, le=256)] | None = None
-    seed: Seed = 0
-    n_train: Count = 240
-    n_test: Count = 600
-    share: Share = 0.25
-    root: str = ""
-    classes: list[str] = []
-    limit_train: Count | None = None
-    limit_test: Count | None = None
-
-    @model_validator(mode="after")
-    def _needs_root(self) -> DatasetSpec:
-        if self.kind == "image_folder" and not self.root:
-            raise ValueError("an image_folder needs root: the folder that holds train/ and test/")
-        return self
-
-
-class AugmentationSpec(Spec):
-    """Random changes of each training image, drawn afresh every epoch.
-
-    ``shift`` in pixels (edges repeated), ``flip`` left-right, ``crop`` the smallest area of a
-    random resized crop (0 switches it off).
-    """
-
-    shift: Annotated[int, Field(ge=0)] = 0
-    flip: bool = False
-    crop: Annotated[float, Field(ge=0, lt=1)] = 0.0
-
-
-class AlgorithmSpec(Spec):
-    """A learning algorithm: a map from a training subset and a seed to a model."""
-
-    name: str
-    architecture: Literal["cnn"] = "cnn"
-    width: Annotated[int, Field(ge=4, le=256)] = 16
-    epochs: Count = 20
-    batch_size: Count = 40
-    lr: Positive = 0.03
-    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    weight_decay: Annotated[float, Field(ge=0)] = 5e-4
-    schedule: Literal["triangular", "constant", "cosine"] = "triangular"
-    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    augmentation: AugmentationSpec = AugmentationSpec()
 
 
 class Hypothesis(Spec):
@@ -119,7 +44,7 @@ class Placebo(Spec):
     """A change of the image that stands for no feature, tested beside every hypothesis."""
 
     transformation: str = "scrambled_square"
-    intensities: Annotated[list[Positive], Field(min_length=1)] = [3, 5, 7]
+    intensities: Annotated[list[Positive], Field(min_length=1)] = Field([3, 5, 7])
 
 
 class CaptionSpec(Spec):
@@ -144,8 +69,8 @@ class Study(Spec):
     dataset: DatasetSpec = DatasetSpec()
     write_beton: bool = False
 
-    algorithm_1: AlgorithmSpec
-    algorithm_2: AlgorithmSpec
+    algorithm_1: AnyAlgorithm
+    algorithm_2: AnyAlgorithm
     alpha: Share = 0.5
     n_models: Count = 1024
     n_heldout: Annotated[int, Field(ge=8)] = 128
@@ -168,7 +93,7 @@ class Study(Spec):
     captions: CaptionSpec = CaptionSpec()
     caption_steps: Count = 1000
 
-    hypotheses: list[Hypothesis] = []
+    hypotheses: list[Hypothesis] = Field([])
     placebo: Placebo = Placebo()
     n_effect_models: Count = 64
     epsilon: float = 5.0
@@ -200,25 +125,3 @@ def check_hypotheses(hypotheses: list[Hypothesis], placebo: Placebo, classes) ->
                 f"hypothesis {hypothesis.name!r}: "
                 f"{unknown_word(hypothesis.target_class, classes, 'class')}"
             )
-
-
-def validate(model: type[BaseModel], given: dict, what: str = "") -> Any:
-    """``model(**given)`` with pydantic's report turned into one readable line a fault.
-
-    Raises
-    ------
-    ValueError
-        Names every faulty key and what was expected.
-
-    """
-    try:
-        return model.model_validate(given)
-    except ValidationError as error:
-        lines = []
-        for fault in error.errors():
-            where = ".".join(str(part) for part in (*([what] if what else []), *fault["loc"]))
-            message = fault["msg"].removeprefix("Value error, ")
-            got = fault["input"]
-            shown = "" if isinstance(got, dict) else f", got {got!r}"
-            lines.append(f"{where or 'parameters'}: {message}{shown}")
-        raise ValueError("\n".join(lines)) from None

@@ -218,7 +218,7 @@ def complete(merged: Mapping[str, Any], study_class: type) -> tuple[Any, dict[st
     StudyError
         One line for each value that cannot be used, as `algorithm_1.lr: what was expected`.
     """
-    from mdhelpers.studies import validate
+    from mdhelpers.specs import validate
 
     fields = study_class.model_fields
     try:

@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
+from mdhelpers.algorithms import NetworkSpec
 from mdhelpers.augmentation import Augmenter, normalise
 from mdhelpers.models import ARCHITECTURES
-from mdhelpers.studies import AlgorithmSpec
 
 EVALUATION_BATCH = 256
 
@@ -39,7 +39,7 @@ class Task:
     ``init_seeds`` hold one seed a model.
     """
 
-    algorithm: AlgorithmSpec
+    algorithm: NetworkSpec
     masks: np.ndarray
     data_seeds: list[int]
     init_seeds: list[int]
@@ -59,7 +59,7 @@ def train_stack(task: Task, data: TrainingData):
     spec, device = task.algorithm, data.images.device
     n_models = len(task.masks)
     size = data.images.shape[1:3]
-    model = ARCHITECTURES[spec.architecture](n_models, size, data.n_classes, width=spec.width)
+    model = ARCHITECTURES[spec.architecture](n_models, size, data.n_classes, width=spec.channels)
     model.initialise(task.init_seeds)
     model.to(device, memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(
@@ -133,7 +133,7 @@ class Batches:
         return grouped.reshape(b, height, width, 3 * self.n_models).permute(0, 3, 1, 2)
 
 
-def learning_rates(spec: AlgorithmSpec, steps_per_epoch: int) -> np.ndarray:
+def learning_rates(spec: NetworkSpec, steps_per_epoch: int) -> np.ndarray:
     """The learning rate of every step, (epochs × steps_per_epoch,).
 
     ``triangular`` rises to ``lr`` in the first fifth and falls to zero at the end; ``cosine``

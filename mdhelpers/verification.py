@@ -11,10 +11,11 @@ import torch
 from tqdm import tqdm
 
 from mdhelpers import effects
-from mdhelpers.mask_training import load_checkpoints
 from mdhelpers.runs import Run
+from mdhelpers.specs import validate
 from mdhelpers.stages import MODELS, StudyModels, read_models
-from mdhelpers.studies import Hypothesis, Placebo, check_hypotheses, validate
+from mdhelpers.studies import Hypothesis, Placebo, check_hypotheses
+from mdhelpers.tasks import load_checkpoints
 from mdhelpers.training import stack_logits
 from mdhelpers.transforms import transform_images
 

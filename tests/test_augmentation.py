@@ -3,8 +3,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from mdhelpers.algorithms import AugmentationSpec
 from mdhelpers.augmentation import Augmenter, crop_boxes, normalise, pad_edges
-from mdhelpers.studies import AugmentationSpec
 
 
 @pytest.fixture

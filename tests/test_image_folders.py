@@ -2,8 +2,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mdhelpers.datasets import DatasetSpec
 from mdhelpers.image_folders import load_dataset
-from mdhelpers.studies import DatasetSpec, validate
+from mdhelpers.specs import validate
 
 
 @pytest.fixture

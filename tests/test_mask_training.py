@@ -9,18 +9,14 @@ import numpy as np
 import pytest
 import torch
 
+from mdhelpers.algorithms import NetworkSpec
 from mdhelpers.datasets import save_dataset
-from mdhelpers.mask_training import (
-    TrainingPlan,
-    draw_mask,
-    load_checkpoints,
-    train_all,
-    unfinished_tasks,
-)
+from mdhelpers.mask_training import train_all
 from mdhelpers.outputs import correct_class_margins
+from mdhelpers.plans import TrainingPlan, draw_mask
 from mdhelpers.scenes import make_scenes
 from mdhelpers.store import ModelStore
-from mdhelpers.studies import AlgorithmSpec
+from mdhelpers.tasks import load_checkpoints, unfinished_tasks
 from mdhelpers.training import stack_logits
 
 
@@ -29,8 +25,8 @@ def make_plan(folder, **changes) -> TrainingPlan:
     if not (folder / "data").exists():
         save_dataset(data, folder / "data")
     algorithms = (
-        AlgorithmSpec(name="a", epochs=2, batch_size=6, width=4),
-        AlgorithmSpec(name="b", epochs=2, batch_size=6, width=4, augmentation={"shift": 1}),
+        NetworkSpec(name="a", epochs=2, batch_size=6, width=4),
+        NetworkSpec(name="b", epochs=2, batch_size=6, width=4, augmentation={"shift": 1}),
     )
     options = {
         "folder": folder,
@@ -165,7 +161,7 @@ def test_impossible_plans_are_refused(tmp_path, changes, message):
 
 
 def test_a_model_that_diverges_is_named(tmp_path):
-    wild = AlgorithmSpec(name="wild", epochs=8, batch_size=6, width=4, lr=1e9)
+    wild = NetworkSpec(name="wild", epochs=8, batch_size=6, width=4, lr=1e9)
     plan = make_plan(tmp_path, algorithms=(wild, wild))
     with pytest.raises(FloatingPointError, match=r"algorithm 1 \(wild\).*diverged.*lr"):
         train_all(plan, workers=1, progress=False)

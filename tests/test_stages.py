@@ -3,7 +3,8 @@ import pytest
 
 from mdhelpers import stages
 from mdhelpers.runs import Run
-from mdhelpers.studies import Study, validate
+from mdhelpers.specs import validate
+from mdhelpers.studies import Study
 
 DATA = {"kind": "scenes", "size": 16, "n_train": 24, "n_test": 30}
 MODELS = {

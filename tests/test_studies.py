@@ -5,7 +5,9 @@ import nbformat
 import pytest
 import yaml
 
-from mdhelpers.studies import AlgorithmSpec, Study, validate
+from mdhelpers.algorithms import NetworkSpec
+from mdhelpers.specs import validate
+from mdhelpers.studies import Study
 
 ROOT = Path(__file__).parents[1]
 SMALLEST = {"study": "s", "algorithm_1": {"name": "a"}, "algorithm_2": {"name": "b"}}
@@ -20,7 +22,7 @@ def defaults_of(notebook: Path) -> dict:
 
 def test_a_study_needs_a_name_and_two_algorithms():
     study = validate(Study, SMALLEST)
-    assert study.algorithm_2.lr == AlgorithmSpec(name="b").lr
+    assert study.algorithm_2.lr == NetworkSpec(name="b").lr
     assert study.dataset.kind == "scenes"
 
 

@@ -6,8 +6,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from mdhelpers.algorithms import NetworkSpec
 from mdhelpers.models import StackedCNN
-from mdhelpers.studies import AlgorithmSpec
 from mdhelpers.training import (
     Batches,
     Task,
@@ -27,7 +27,7 @@ def data() -> TrainingData:
     return TrainingData(images, torch.arange(N_TRAIN) % 3, 3)
 
 
-def make_task(spec: AlgorithmSpec, n_models: int = 3) -> Task:
+def make_task(spec: NetworkSpec, n_models: int = 3) -> Task:
     masks = np.zeros((n_models, N_TRAIN), bool)
     for g in range(n_models):
         masks[g, np.random.default_rng(g).permutation(N_TRAIN)[:12]] = True
@@ -58,7 +58,7 @@ class PlainCNN(nn.Module):
 
 def train_plainly(task: Task, group: int, data: TrainingData) -> nn.Module:
     spec = task.algorithm
-    stack = StackedCNN(len(task.masks), (SIZE, SIZE), 3, width=spec.width)
+    stack = StackedCNN(len(task.masks), (SIZE, SIZE), 3, width=spec.channels)
     stack.initialise(task.init_seeds)
     model = PlainCNN(stack, group)
     optimizer = torch.optim.SGD(
@@ -87,7 +87,7 @@ def train_plainly(task: Task, group: int, data: TrainingData) -> nn.Module:
     ],
 )
 def test_a_stack_trains_each_model_as_if_alone(data, options):
-    spec = AlgorithmSpec(name="a", epochs=3, batch_size=options.pop("batch_size", 4), **options)
+    spec = NetworkSpec(name="a", epochs=3, batch_size=options.pop("batch_size", 4), **options)
     task = make_task(spec)
     stack, _ = train_stack(task, data)
     logits = stack_logits(stack, data.images)
@@ -98,7 +98,7 @@ def test_a_stack_trains_each_model_as_if_alone(data, options):
 
 
 def test_the_same_seeds_give_the_same_bits(data):
-    spec = AlgorithmSpec(name="a", epochs=2, batch_size=4, augmentation={"crop": 0.5})
+    spec = NetworkSpec(name="a", epochs=2, batch_size=4, augmentation={"crop": 0.5})
     runs = [train_stack(make_task(spec), data) for _ in range(2)]
     for a, b in zip(runs[0][0].parameters(), runs[1][0].parameters(), strict=True):
         assert torch.equal(a, b)
@@ -110,14 +110,14 @@ def test_loss_falls_on_data_that_can_be_learnt():
     labels = torch.arange(N_TRAIN) % 3
     images[labels == 1] = 128
     images[labels == 2] = 255
-    spec = AlgorithmSpec(name="a", epochs=40, batch_size=6, lr=0.03)
+    spec = NetworkSpec(name="a", epochs=40, batch_size=6, lr=0.03)
     _, losses = train_stack(make_task(spec), TrainingData(images, labels, 3))
     assert losses.shape == (40, 3)
     assert (losses[-1] < 0.2).all()
 
 
 def test_every_model_sees_its_subset_once_an_epoch(data):
-    task = make_task(AlgorithmSpec(name="a", batch_size=5))
+    task = make_task(NetworkSpec(name="a", batch_size=5))
     batches = Batches(task, data)
     seen = torch.cat([images for images, _ in batches.epoch()])
     for group in range(3):
@@ -127,7 +127,7 @@ def test_every_model_sees_its_subset_once_an_epoch(data):
 
 
 def test_triangular_schedule_rises_then_falls():
-    rates = learning_rates(AlgorithmSpec(name="a", epochs=10, lr=0.5), 10)
+    rates = learning_rates(NetworkSpec(name="a", epochs=10, lr=0.5), 10)
     assert len(rates) == 100
     assert rates.argmax() in (19, 20)
     assert rates.max() <= 0.5
@@ -137,7 +137,7 @@ def test_triangular_schedule_rises_then_falls():
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_the_gpu_trains_the_same_models(data):
-    spec = AlgorithmSpec(name="a", epochs=2, batch_size=4)
+    spec = NetworkSpec(name="a", epochs=2, batch_size=4)
     on_cpu, _ = train_stack(make_task(spec), data)
     there = TrainingData(data.images.cuda(), data.labels.cuda(), 3)
     on_gpu, _ = train_stack(make_task(spec), there)

@@ -126,7 +126,7 @@ def find_browser() -> str | None:
 def estimates() -> dict[str, Any]:
     """Return the estimated models, seconds and bytes of the default study, by a short trial."""
     try:
-        from mdhelpers.stages import estimate
+        from mdhelpers.estimates import estimate
         from mdhelpers.studies import Study
     except ImportError:
         return {}

@@ -208,7 +208,7 @@ def _needs(study: Any, estimate: Estimate | None) -> Mapping[str, Any]:
     """Return the estimated models, seconds and bytes; empty where nothing can tell them."""
     if estimate is None:
         try:
-            from mdhelpers.stages import estimate
+            from mdhelpers.estimates import estimate
         except ImportError:
             return {}
     return estimate(study)

@@ -8,44 +8,26 @@ elsewhere; this is where it meets files.
 from __future__ import annotations
 
 import shutil
-import time
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from mdhelpers import datamodels as dm
-from mdhelpers.algorithms import NetworkSpec, parse_algorithm
+from mdhelpers.algorithms import parse_algorithm
 from mdhelpers.beton import write_beton as write_beton_file
 from mdhelpers.datasets import Dataset, DatasetSpec, read_dataset, save_dataset
-from mdhelpers.image_folders import DEFAULT_SIZE, load_dataset
+from mdhelpers.image_folders import load_dataset
 from mdhelpers.lds import LDS, lds
-from mdhelpers.machine import cores
+from mdhelpers.learners import check_algorithm
 from mdhelpers.mask_training import train_all
 from mdhelpers.outputs import relative_to_class
-from mdhelpers.plans import TrainingPlan, make_task
+from mdhelpers.plans import TrainingPlan, choose_stack, resolve_device
 from mdhelpers.runs import Run
 from mdhelpers.specs import validate
 from mdhelpers.store import ModelStore, Trained
-from mdhelpers.studies import Study
-from mdhelpers.training import TrainingData, train_stack
 
 DATA, MODELS, DATAMODELS = "01_data_prep", "02_mask_training", "03_datamodel_fitting"
-SECONDS_BESIDE_TRAINING = 240  # fits, captions, effects and pages of a study of scenes' size
-
-
-def resolve_device(device: str) -> str:
-    """``auto`` takes a GPU where there is one; a device that is not there is refused."""
-    if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    kind = device.split(":")[0]
-    if kind not in ("cpu", "cuda"):
-        raise ValueError(f"device is {device!r}; it must be auto, cpu, cuda or cuda:0 …")
-    if kind == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"device is {device!r}, but torch sees no GPU; use auto or cpu")
-    return device
 
 
 def prepare_data(run: Run, dataset: dict, *, write_beton: bool = False) -> Dataset:
@@ -123,8 +105,18 @@ class StudyModels:
         return trained.slots if self.plan.n_slots else None
 
 
+MODEL_DEFAULTS = {"share_order": False, "stack": 0, "models_url": "", "margins_dtype": "float32"}
+
+
 def train_models(
-    run: Run, parameters: dict[str, Any], *, device: str = "auto", workers: int = 0
+    run: Run,
+    parameters: dict[str, Any],
+    *,
+    device: str = "auto",
+    workers: int = 0,
+    scheduler: str = "local",
+    cluster: dict | None = None,
+    loader: str = "memory",
 ) -> StudyModels:
     """Stage 02: train every model of both algorithms; a killed run resumes.
 
@@ -134,43 +126,57 @@ def train_models(
         The run's folder, with stage 01 finished.
     parameters
         ``algorithm_1``, ``algorithm_2``, ``n_models``, ``n_heldout``, ``n_effect_models``,
-        ``alpha``, ``n_slots``, ``stack`` and ``seed``: all that decides the models.
-    device, workers
-        Who trains; no result depends on ``workers``.
+        ``alpha``, ``n_slots``, ``share_order``, ``stack``, ``seed``, ``margins_dtype``: all that
+        decides the models; and ``models_url``, where they are stored.
+    device, workers, scheduler, cluster
+        Who trains, see `mdhelpers.mask_training.train_all`; no result depends on it, but for the
+        kind of device.
+    loader
+        Where training images come from, see `mdhelpers.loading`.
 
     """
-    parameters = dict(parameters)
+    parameters = MODEL_DEFAULTS | parameters
     for key in ("algorithm_1", "algorithm_2"):
-        parameters[key] = parse_algorithm(parameters[key], key).model_dump()
+        spec = parse_algorithm(parameters[key], key)
+        check_algorithm(spec)
+        parameters[key] = spec.model_dump()
     stage = run.stage(MODELS, parameters, after=[DATA])
-    plan = training_plan(run, parameters, resolve_device(device))
+    plan = training_plan(run, parameters, resolve_device(device), loader=loader)
     stage.say()
     if not stage.is_current:
-        begun = train_all(plan, workers=workers)
+        begun = train_all(plan, workers=workers, scheduler=scheduler, cluster=cluster)
         models = StudyModels(plan, read_dataset(run.path / "data"), parameters["n_heldout"])
-        outputs = [plan.store_path(a) for a in (1, 2)]
-        if plan.n_keep:
-            outputs += [plan.checkpoint_path(a, 0).parent for a in (1, 2)]
+        outputs = [] if plan.models_url else [plan.store_path(a) for a in (1, 2)]
+        folders = (plan.checkpoint_path(a, 0).parent for a in (1, 2))
+        outputs += [folder for folder in folders if folder.exists()]
         stage.finish(outputs, figures=training_figures(models, begun))
         return models
     return read_models(run)
 
 
-def training_plan(run: Run, parameters: dict[str, Any], device: str) -> TrainingPlan:
+def training_plan(
+    run: Run, parameters: dict[str, Any], device: str, *, loader: str = "memory"
+) -> TrainingPlan:
     data = read_dataset(run.path / "data", mmap=True)
+    algorithms = tuple(parse_algorithm(parameters[f"algorithm_{a}"]) for a in (1, 2))
+    n_models = parameters["n_heldout"] + parameters["n_models"]
     return TrainingPlan(
         folder=run.path,
-        algorithms=tuple(parse_algorithm(parameters[f"algorithm_{a}"]) for a in (1, 2)),
+        algorithms=algorithms,
         fingerprint=data.fingerprint,
         n_train=len(data.train),
         n_test=len(data.test),
         seed=parameters["seed"],
         alpha=parameters["alpha"],
-        n_models=parameters["n_heldout"] + parameters["n_models"],
+        n_models=n_models,
         n_keep=parameters["n_effect_models"],
         n_slots=parameters["n_slots"],
-        stack=parameters["stack"],
+        share_order=parameters["share_order"],
+        stack=parameters["stack"] or choose_stack(algorithms, n_models, device),
         device=device,
+        loader=loader,
+        models_url=parameters["models_url"],
+        margins_dtype=parameters["margins_dtype"],
     )
 
 
@@ -302,76 +308,6 @@ def fit_figures(fits: StudyFits, method: str) -> dict:
 def discard(run: Run, stage_name: str) -> None:
     """Forget a stage's results so that it is made anew; only 02's are costly."""
     if stage_name == MODELS:
-        for pattern in ("models_*.zarr", "checkpoints_*", "training.jsonl"):
+        for pattern in ("models_*.zarr", "checkpoints_*", "sources", "training.jsonl"):
             for path in run.folder.glob(pattern):
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
-
-
-def estimate(study: Study) -> dict[str, Any]:
-    """Models, seconds and bytes that a study takes here, from a short trial of its training."""
-    n_train, n_test, n_classes = expected_sizes(study.dataset)
-    total = study.n_models + study.n_heldout
-    size = study.dataset.size or DEFAULT_SIZE[study.dataset.kind]
-    each = [
-        seconds_per_model(spec, study, (n_train, size, n_classes), n_test)
-        for spec in (study.algorithm_1, study.algorithm_2)
-    ]
-    workers = study.workers or (1 if resolve_device(study.device) != "cpu" else cores())
-    seconds = total * sum(each) / workers + SECONDS_BESIDE_TRAINING
-    images = (n_train + n_test) * size * size * 4
-    return {
-        "models": 2 * total,
-        "seconds": seconds,
-        "bytes": int(images + 2 * total * (4 * n_test + n_train / 8 + 1024) + 50e6),
-        "basis": f"a trial epoch a stack: {each[0]:.2f} and {each[1]:.2f} s a model on one core, "
-        f"{workers} workers, and {SECONDS_BESIDE_TRAINING} s for the rest",
-    }
-
-
-def expected_sizes(spec: DatasetSpec) -> tuple[int, int, int]:
-    """Training images, test images and classes that a spec will give, without reading images."""
-    if spec.kind == "scenes":
-        return spec.n_train, spec.n_test, 3
-    if spec.kind == "cifar10":
-        n = len(spec.classes) or 10
-        return (spec.limit_train or 5000) * n, (spec.limit_test or 1000) * n, n
-    from mdhelpers.image_folders import chosen_classes
-    from mdhelpers.paths import resolve
-
-    root = resolve(spec.root)
-    if not (root / "train").is_dir():
-        raise FileNotFoundError(f"no folder {root / 'train'}; check dataset.root")
-    found = [p.name for p in sorted((root / "train").iterdir()) if p.is_dir()]
-    names = chosen_classes(spec.classes, found)
-
-    def count(part: str, limit: int | None) -> int:
-        sizes = [sum(1 for _ in (root / part / name).glob("*")) for name in names]
-        return sum(min(n, limit or n) for n in sizes)
-
-    return count("train", spec.limit_train), count("test", spec.limit_test), len(names)
-
-
-def seconds_per_model(spec: NetworkSpec, study: Study, shape, n_test: int) -> float:
-    """Core-seconds a model, from one epoch of one stack on noise (the second of two)."""
-    n_train, size, n_classes = shape
-    images = torch.randint(0, 255, (n_train, size, size, 3), dtype=torch.uint8)
-    labels = torch.arange(n_train) % n_classes
-    data = TrainingData(images, labels, n_classes)
-    trial = replace_epochs(spec, 1)
-    plan = TrainingPlan(
-        Path(), (trial, trial), "", n_train, n_test, 0, study.alpha, study.stack, 0, 0,
-        study.stack, "cpu",
-    )  # fmt: skip
-    task, _ = make_task(plan, 1, slice(0, study.stack))
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    train_stack(task, data)
-    start = time.perf_counter()
-    train_stack(task, data)
-    seconds = time.perf_counter() - start
-    torch.set_num_threads(threads)
-    return seconds * spec.epochs / study.stack
-
-
-def replace_epochs(spec: NetworkSpec, epochs: int) -> NetworkSpec:
-    return spec.model_copy(update={"epochs": epochs})

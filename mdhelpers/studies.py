@@ -65,6 +65,8 @@ class Study(Spec):
     seed: Seed = 0
     device: str = "auto"
     workers: Annotated[int, Field(ge=0)] = 0
+    scheduler: Annotated[str, Field(pattern=r"^(local|slurm|(tcp|tls|ws|wss)://.+)$")] = "local"
+    cluster: dict[str, Any] = Field({})
 
     dataset: DatasetSpec = DatasetSpec()
     write_beton: bool = False
@@ -75,7 +77,11 @@ class Study(Spec):
     n_models: Count = 1024
     n_heldout: Annotated[int, Field(ge=8)] = 128
     n_slots: Annotated[int, Field(ge=0)] = 32
-    stack: Count = 8
+    share_order: bool = False
+    stack: Annotated[int, Field(ge=0)] = 0
+    loader: Literal["memory", "ffcv"] = "memory"
+    models_url: str = ""
+    margins_dtype: Literal["float32", "float16"] = "float32"
 
     method: Literal["lasso", "difference_of_means"] = "lasso"
     relative_to_class: bool = True
@@ -103,11 +109,13 @@ class Study(Spec):
     def _fits_together(self) -> Study:
         if not self.epsilon < self.delta:
             raise ValueError(f"epsilon ({self.epsilon}) must be below delta ({self.delta})")
-        if (self.n_models + self.n_heldout) % self.stack:
+        if self.stack and (self.n_models + self.n_heldout) % self.stack:
             raise ValueError(
                 f"n_models + n_heldout = {self.n_models + self.n_heldout} do not make whole "
-                f"stacks of {self.stack}; change one of the three"
+                f"stacks of {self.stack}; change one of the three, or give stack: 0"
             )
+        if self.loader == "ffcv" and not self.write_beton:
+            raise ValueError("loader: ffcv reads what write_beton: true writes; give both")
         if self.n_effect_models > self.n_models + self.n_heldout:
             raise ValueError(f"n_effect_models ({self.n_effect_models}) exceeds the models trained")
         classes = CLASS_NAMES if self.dataset.kind == "scenes" else self.dataset.classes

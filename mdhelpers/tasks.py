@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import socket
 import time
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -11,38 +13,38 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
+from mdhelpers.algorithms import NetworkSpec
 from mdhelpers.datasets import read_dataset
-from mdhelpers.models import ARCHITECTURES
-from mdhelpers.outputs import correct_class_margins
+from mdhelpers.learners import TrainedModels, TrainedNetworks, learn
+from mdhelpers.outputs import margins_of
 from mdhelpers.plans import TrainingPlan, make_task
-from mdhelpers.store import ModelStore
-from mdhelpers.training import TrainingData, stack_logits, train_stack
+from mdhelpers.pretraining import starting_weights
+from mdhelpers.stacking import make_stack
+from mdhelpers.training import Task, TrainingData
 
 
 def run_task(plan: TrainingPlan, algorithm: int, task_index: int) -> dict:
     """Train one task and write its rows; returns its summary. Safe to run twice."""
     start = time.perf_counter()
     store = plan.create_store(algorithm)
-    task, slots = make_task(plan, algorithm, store.task_rows(task_index))
+    rows = store.task_rows(task_index)
+    task, slots = prepare_task(plan, algorithm, rows)
     data, test_images, test_labels = resident_data(plan.folder, plan.device, plan.fingerprint)
-    model, losses = train_stack(task, data)
-    margins = correct_class_margins(stack_logits(model, test_images), test_labels).numpy()
-    if not np.isfinite(margins).all():
-        row = store.task_rows(task_index).start + int((~np.isfinite(margins).all(1)).argmax())
-        raise FloatingPointError(
-            f"algorithm {algorithm} ({task.algorithm.name}): model {row} diverged; its margins "
-            f"are not finite. Lower its lr (now {task.algorithm.lr})."
-        )
-    if store.task_rows(task_index).start < plan.n_keep:
-        save_checkpoint(model, plan.checkpoint_path(algorithm, task_index))
+    models = learn(task, data)
+    margins = margins_of(task.algorithm, models.logits(test_images), test_labels).numpy()
+    refuse_diverged(task, algorithm, margins, rows)
+    if rows.start < plan.n_keep and isinstance(models, TrainedNetworks):
+        save_checkpoint(models.stack, plan.checkpoint_path(algorithm, task_index))
     accuracy = (margins > 0).mean(axis=1, dtype=np.float32)
+    seconds = time.perf_counter() - start
     arrays = {
         "masks": task.masks,
         "margins": margins,
         "accuracy": accuracy,
-        "losses": losses.T,
+        "losses": models.losses,
         "seeds": np.array([task.data_seeds, task.init_seeds], np.uint64).T,
         "slots": slots,
+        "seconds": np.full(len(margins), seconds / len(margins), np.float32),
     }
     store.write_task(task_index, arrays)
     return {
@@ -50,9 +52,28 @@ def run_task(plan: TrainingPlan, algorithm: int, task_index: int) -> dict:
         "task": task_index,
         "models": len(margins),
         "accuracy": float(accuracy.mean()),
-        "seconds": time.perf_counter() - start,
+        "seconds": seconds,
         "process": os.getpid(),
+        "host": socket.gethostname(),
     }
+
+
+def prepare_task(plan: TrainingPlan, algorithm: int, rows: slice) -> tuple[Task, np.ndarray]:
+    """The task of ``rows`` with the weights that its models start from, and their slots."""
+    task, slots = make_task(plan, algorithm, rows)
+    return replace(task, starts=starting_weights(plan, algorithm, rows)), slots
+
+
+def refuse_diverged(task: Task, algorithm: int, margins: np.ndarray, rows: slice) -> None:
+    broken = ~np.isfinite(margins).all(axis=1)
+    if not broken.any():
+        return
+    what = f"algorithm {algorithm} ({task.algorithm.name}): model {rows.start + broken.argmax()}"
+    if isinstance(task.algorithm, NetworkSpec):
+        raise FloatingPointError(
+            f"{what} diverged; its margins are not finite. Lower its lr (now {task.algorithm.lr})."
+        )
+    raise FloatingPointError(f"{what} gave margins that are not finite.")
 
 
 @lru_cache(maxsize=1)
@@ -75,30 +96,41 @@ def save_checkpoint(model: torch.nn.Module, path: Path) -> None:
     temporary.rename(path)
 
 
-def load_checkpoints(plan: TrainingPlan, algorithm: int, n_models: int) -> list[torch.nn.Module]:
-    """Stacks that together hold the first ``n_models`` kept models of an algorithm."""
+def load_kept(plan: TrainingPlan, algorithm: int, n_models: int) -> list[TrainedModels]:
+    """Trained models that together hold the first ``n_models`` kept ones of an algorithm.
+
+    Networks are read from their checkpoints. Others are trained again from their masks and seeds,
+    which gives the same bits: nothing is ever pickled.
+    """
     dataset = read_dataset(plan.folder / "data", mmap=True)
-    spec, stacks = plan.algorithms[algorithm - 1], []
+    spec, kept = plan.algorithms[algorithm - 1], []
     for task in range(-(-n_models // plan.stack)):
-        model = ARCHITECTURES[spec.architecture](
-            plan.stack, dataset.size, len(dataset.class_names), width=spec.channels
-        )
-        model.load_state_dict(load_file(plan.checkpoint_path(algorithm, task)))
-        stacks.append(model.to(plan.device, memory_format=torch.channels_last).eval())
-    return stacks
+        if isinstance(spec, NetworkSpec):
+            stack = make_stack(spec, plan.stack, dataset.size, len(dataset.class_names))
+            stack.load_state_dict(load_file(plan.checkpoint_path(algorithm, task)))
+            stack.to(plan.device, memory_format=torch.channels_last).eval()
+            kept.append(TrainedNetworks(stack))
+        else:
+            rows = slice(task * plan.stack, (task + 1) * plan.stack)
+            data, *_ = resident_data(plan.folder, plan.device, plan.fingerprint)
+            kept.append(learn(prepare_task(plan, algorithm, rows)[0], data))
+    return kept
 
 
 def unfinished_tasks(plan: TrainingPlan) -> list[tuple[int, int]]:
     """(algorithm, task) pairs still to do, the two algorithms in turn."""
-    stores = {a: plan.create_store(a) for a in (1, 2)}
-    return [
-        (algorithm, task)
-        for task in range(plan.n_tasks)
-        for algorithm in (1, 2)
-        if not is_finished(plan, stores[algorithm], algorithm, task)
-    ]
+    done = {a: finished_tasks(plan, a) for a in (1, 2)}
+    return [(a, t) for t in range(plan.n_tasks) for a in (1, 2) if t not in done[a]]
 
 
-def is_finished(plan: TrainingPlan, store: ModelStore, algorithm: int, task: int) -> bool:
-    kept = task * plan.stack < plan.n_keep
-    return store.is_done(task) and (not kept or plan.checkpoint_path(algorithm, task).exists())
+def finished_tasks(plan: TrainingPlan, algorithm: int) -> set[int]:
+    """Tasks whose rows, and checkpoint where one is kept, are there."""
+    done = plan.create_store(algorithm).done_tasks()
+    if not isinstance(plan.algorithms[algorithm - 1], NetworkSpec):
+        return done
+    lacking = {
+        task
+        for task in range(-(-plan.n_keep // plan.stack))
+        if not plan.checkpoint_path(algorithm, task).exists()
+    }
+    return done - lacking

@@ -7,19 +7,25 @@ bits on one machine whoever runs it and however often it was interrupted.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
-import math
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch.nn import functional as F
 
-from mdhelpers.algorithms import NetworkSpec
+from mdhelpers.algorithms import AlgorithmSpec, NetworkSpec
 from mdhelpers.augmentation import Augmenter, normalise
-from mdhelpers.models import ARCHITECTURES
+from mdhelpers.checkpoint_files import fit_to
+from mdhelpers.endings import Endings
+from mdhelpers.models import make_model
+from mdhelpers.schedules import learning_rates, make_optimizer
+from mdhelpers.stacking import StackedNetwork, make_stack
 
 EVALUATION_BATCH = 256
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,56 +39,132 @@ class TrainingData:
 
 @dataclass(frozen=True, eq=False)
 class Task:
-    """One stack of models to train: which rows of the store, on which subsets, from which seeds.
+    """One stack of models to train: on which subsets, from which seeds.
 
     ``masks`` is (G, n_train) bool with equally many True in each row; ``data_seeds`` and
-    ``init_seeds`` hold one seed a model.
+    ``init_seeds`` hold one seed a model. Models with equal data seeds put the images that they
+    share in the same order, augmented alike. ``starts`` holds weights to start from, one state
+    dict of a single network a model, or nothing.
     """
 
-    algorithm: NetworkSpec
+    algorithm: AlgorithmSpec
     masks: np.ndarray
     data_seeds: list[int]
     init_seeds: list[int]
+    starts: tuple[dict[str, torch.Tensor], ...] = ()
 
 
-def train_stack(task: Task, data: TrainingData):
-    """Train the models of ``task`` together.
+def train_stack(task: Task, data: TrainingData) -> tuple[StackedNetwork, np.ndarray]:
+    """Train the networks of ``task`` together.
 
     Returns
     -------
-    model
-        The trained stack.
+    stack
+        The trained models, ready to evaluate.
     losses
-        (epochs, G) float32, mean training loss of each epoch.
+        (epochs, G) float32, mean training loss of each epoch; NaN after a model stopped.
 
     """
-    spec, device = task.algorithm, data.images.device
-    n_models = len(task.masks)
-    size = data.images.shape[1:3]
-    model = ARCHITECTURES[spec.architecture](n_models, size, data.n_classes, width=spec.channels)
-    model.initialise(task.init_seeds)
-    model.to(device, memory_format=torch.channels_last)
-    optimizer = torch.optim.SGD(
-        model.parameters(),
-        lr=spec.lr,
-        momentum=spec.momentum,
-        weight_decay=spec.weight_decay,
-        fused=True,
-    )
-    batches = Batches(task, data)
-    rates = learning_rates(spec, batches.steps_per_epoch)
-    losses = []
-    for epoch in range(spec.epochs):
-        total = torch.zeros(n_models, device=device)
-        for step, (images, labels) in enumerate(batches.epoch()):
-            optimizer.param_groups[0]["lr"] = rates[epoch * batches.steps_per_epoch + step]
-            loss = stack_loss(model(images), labels, spec.label_smoothing)
-            optimizer.zero_grad(set_to_none=True)
-            loss.sum().backward()
-            optimizer.step()
-            total += loss.detach() * (len(images) / batches.n_subset)
-        losses.append(total)
-    return model, torch.stack(losses).cpu().numpy()
+    stack, batches = first_stack(task, data), Batches(task, data)
+    stepper = Stepper(task.algorithm, stack, batches.steps_per_epoch)
+    endings = Endings(task.algorithm, stack, len(stepper.rates))
+    losses = np.full((task.algorithm.epochs, len(task.masks)), np.nan, np.float32)
+    for epoch in range(task.algorithm.epochs):
+        total = torch.zeros(len(task.masks), device=data.images.device)
+        for images, labels in batches.epoch():
+            total += stepper.step(images, labels) * (len(images) / batches.n_subset)
+            endings.after_step(stepper.n_steps)
+        running = ~endings.stopped
+        losses[epoch, running] = total.cpu().numpy()[running]
+        if endings.after_epoch(losses[epoch], batches.validation_accuracy(stack)):
+            break
+        set_training(stack, task.algorithm)
+    endings.finish(batches.epoch())
+    return stack.eval(), losses
+
+
+def first_stack(task: Task, data: TrainingData) -> StackedNetwork:
+    """The models before their first step."""
+    spec, size = task.algorithm, tuple(data.images.shape[1:3])
+    stack = make_stack(spec, len(task.masks), size, data.n_classes)
+    stack.initialise(task.init_seeds)
+    for g, start in enumerate(task.starts):
+        fresh = make_model(spec, size, data.n_classes)
+        fresh.load_state_dict(stack.model_state(g))
+        stack.load_model(g, fit_to(fresh, start))
+    stack.to(data.images.device, memory_format=torch.channels_last)
+    if spec.trainable == "head":
+        stack.requires_grad_(False)
+        for parameter in stack.head_parameters():
+            parameter.requires_grad_(True)
+    return set_training(stack, spec)
+
+
+def set_training(stack: StackedNetwork, spec: NetworkSpec) -> StackedNetwork:
+    """Training mode; fixed features keep the statistics of their batch norms too."""
+    return stack.train(spec.trainable == "all")
+
+
+class Stepper:
+    """Takes optimiser steps on a stack, in the recipe's precision.
+
+    Where a GPU runs out of memory, the batch is halved from then on and its gradients are added
+    up, with a warning; batch norms then see the halves.
+    """
+
+    def __init__(self, spec: NetworkSpec, stack: StackedNetwork, steps_per_epoch: int):
+        self.spec, self.n_steps, self.n_parts = spec, 0, 1
+        self.rates = learning_rates(spec, steps_per_epoch)
+        self.forward = torch.compile(stack) if spec.compile else stack
+        trained = [p for p in stack.parameters() if p.requires_grad]
+        self.optimizer = make_optimizer(spec, trained)
+        self.device = trained[0].device
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=spec.precision == "fp16")
+
+    def step(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """One step on images (b, 3 G, h, w) and labels (b, G); returns the losses (G,)."""
+        self.optimizer.param_groups[0]["lr"] = self.rates[self.n_steps]
+        losses = self.gradients(images, labels)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.n_steps += 1
+        return losses
+
+    def gradients(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        while True:
+            try:
+                return self.accumulate(images, labels)
+            except torch.OutOfMemoryError:
+                if 2 * self.n_parts > len(images):
+                    raise
+                self.n_parts *= 2
+            torch.cuda.empty_cache()
+            warnings.warn(
+                f"{self.device} is out of memory: batches of {len(images)} go in {self.n_parts} "
+                f"parts from now on. A smaller stack would be faster.",
+                stacklevel=2,
+            )
+
+    def accumulate(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        self.optimizer.zero_grad(set_to_none=True)
+        losses = torch.zeros(labels.shape[1], device=self.device)
+        for part, target in zip(
+            images.chunk(self.n_parts), labels.chunk(self.n_parts), strict=True
+        ):
+            with precision(self.spec, self.device):
+                logits = self.forward(part)
+            loss = stack_loss(logits.float(), target, self.spec.label_smoothing)
+            loss = loss * (len(part) / len(images))
+            self.scaler.scale(loss.sum()).backward()
+            losses += loss.detach()
+        return losses
+
+
+def precision(spec: NetworkSpec, device: torch.device):
+    """The context in which products and convolutions take the recipe's precision."""
+    if spec.precision == "fp32":
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, DTYPES[spec.precision])
 
 
 def stack_loss(logits: torch.Tensor, labels: torch.Tensor, label_smoothing: float) -> torch.Tensor:
@@ -94,24 +176,47 @@ def stack_loss(logits: torch.Tensor, labels: torch.Tensor, label_smoothing: floa
 
 
 class Batches:
-    """The batches of a task: every model walks through its own subset in its own order."""
+    """The batches of a task: every model walks through its own subset in its own order.
+
+    What the recipe keeps for validation is taken out of each subset first, by the model's seed.
+    """
 
     def __init__(self, task: Task, data: TrainingData):
         self.data, self.spec = data, task.algorithm
-        self.subsets = np.stack([np.flatnonzero(mask) for mask in task.masks])
-        self.n_models, self.n_subset = self.subsets.shape
+        self.n_models, self.n_train = task.masks.shape
         self.rngs = [np.random.default_rng(seed) for seed in task.data_seeds]
-        self.augmenter = Augmenter(data.images, task.algorithm.augmentation)
+        self.trained, self.validation = self.split(task.masks)
+        self.n_subset = int(self.trained[0].sum())
+        self.augmenter = Augmenter(data.images, self.spec.augmentation)
         self.steps_per_epoch = max(1, round(self.n_subset / self.spec.batch_size))
 
+    def split(self, masks: np.ndarray) -> tuple[np.ndarray, torch.Tensor | None]:
+        """Masks of the images to train on, (G, n_train) bool, and validation indices (v, G)."""
+        n_kept = round(self.spec.validation_share * int(masks[0].sum()))
+        if not n_kept:
+            return masks, None
+        trained, kept = masks.copy(), []
+        for row, rng in zip(trained, self.rngs, strict=True):
+            chosen = rng.choice(np.flatnonzero(row), n_kept, replace=False)
+            row[chosen] = False
+            kept.append(chosen)
+        return trained, torch.from_numpy(np.stack(kept, axis=1)).to(self.data.images.device)
+
     def epoch(self):
-        """Yield images (b, 3 G, height, width) in channels-last memory and labels (b, G)."""
-        draws = [self.augmenter.draw(self.n_subset, rng) for rng in self.rngs]
-        order = np.stack([rng.permutation(self.n_subset) for rng in self.rngs])
-        index = torch.from_numpy(np.take_along_axis(self.subsets, order, axis=1))
-        index = index.to(self.data.images.device)
-        stacked = {
-            key: torch.from_numpy(np.stack([draw[key] for draw in draws])).to(index.device)
+        """Yield images (b, 3 G, h, w) in channels-last memory and labels (b, G).
+
+        The draws cover the whole training set and each model takes those of its subset, so that
+        models with equal seeds treat a shared image alike.
+        """
+        draws = [self.augmenter.draw(self.n_train, rng) for rng in self.rngs]
+        orders = [rng.permutation(self.n_train) for rng in self.rngs]
+        own = [order[m[order]] for order, m in zip(orders, self.trained, strict=True)]
+        device = self.data.images.device
+        index = torch.from_numpy(np.stack(own)).to(device)
+        drawn = {
+            key: torch.from_numpy(
+                np.stack([draw[key][o] for draw, o in zip(draws, own, strict=True)])
+            ).to(device)
             for key in draws[0]
         }
         bounds = np.linspace(0, self.n_subset, self.steps_per_epoch + 1).round().astype(int)
@@ -120,7 +225,7 @@ class Batches:
             rows = index[:, start:stop].T.reshape(-1)
             part = {
                 key: value[:, start:stop].transpose(0, 1).flatten(0, 1)
-                for key, value in stacked.items()
+                for key, value in drawn.items()
             }
             images = self.augmenter.batch(rows, part)
             yield self.stack(images), self.data.labels[rows].view(-1, self.n_models)
@@ -132,27 +237,25 @@ class Batches:
         grouped = images.view(b, self.n_models, height, width, 3).permute(0, 2, 3, 1, 4)
         return grouped.reshape(b, height, width, 3 * self.n_models).permute(0, 3, 1, 2)
 
-
-def learning_rates(spec: NetworkSpec, steps_per_epoch: int) -> np.ndarray:
-    """The learning rate of every step, (epochs × steps_per_epoch,).
-
-    ``triangular`` rises to ``lr`` in the first fifth and falls to zero at the end; ``cosine``
-    falls from ``lr`` to zero.
-    """
-    at = (np.arange(spec.epochs * steps_per_epoch) + 0.5) / (spec.epochs * steps_per_epoch)
-    shape = {
-        "constant": np.ones_like(at),
-        "triangular": np.minimum(at / 0.2, (1 - at) / 0.8),
-        "cosine": (1 + np.cos(math.pi * at)) / 2,
-    }
-    return spec.lr * shape[spec.schedule]
+    @torch.no_grad()
+    def validation_accuracy(self, stack: StackedNetwork) -> np.ndarray | None:
+        """(G,) each model's accuracy on what it kept for validation; None where nothing is."""
+        if self.validation is None:
+            return None
+        stack.eval()
+        right = torch.zeros(self.n_models)
+        for rows in self.validation.split(EVALUATION_BATCH):
+            images = normalise(self.data.images[rows.flatten()])
+            labels = self.data.labels[rows]
+            right += (stack(self.stack(images)).argmax(-1) == labels).sum(0).cpu()
+        return (right / len(self.validation)).numpy()
 
 
 @torch.no_grad()
-def stack_logits(model, images: torch.Tensor) -> torch.Tensor:
+def stack_logits(stack: StackedNetwork, images: torch.Tensor) -> torch.Tensor:
     """Logits of every model on every image: (G, n, n_classes) float32 on the CPU."""
     parts = []
     for batch in images.split(EVALUATION_BATCH):
         ready = normalise(batch).permute(0, 3, 1, 2)
-        parts.append(model.forward_shared(ready).float().cpu())
+        parts.append(stack(ready).float().cpu())
     return torch.cat(parts).transpose(0, 1).contiguous()

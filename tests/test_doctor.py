@@ -113,9 +113,9 @@ def test_chromium_on_the_path_or_playwrights_own(tmp_path, monkeypatch):
 
 
 def test_the_default_study_is_estimated(project, monkeypatch):
-    stages = types.ModuleType("mdhelpers.stages")
-    stages.estimate = lambda study: {"models": 2 * study.n_models, "seconds": 1, "bytes": 1}
-    monkeypatch.setitem(sys.modules, "mdhelpers.stages", stages)
+    estimates = types.ModuleType("mdhelpers.estimates")
+    estimates.estimate = lambda study: {"models": 2 * study.n_models, "seconds": 1, "bytes": 1}
+    monkeypatch.setitem(sys.modules, "mdhelpers.estimates", estimates)
     assert doctor.estimates() == {}
     algorithms = "algorithm_1: {name: one}\nalgorithm_2: {name: two}\n"
     (project / "parameters" / "augmentation.yaml").write_text(f"n_models: 8\n{algorithms}")

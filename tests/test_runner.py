@@ -138,10 +138,11 @@ def test_force_runs_all_and_discards_what_the_stages_finished(executed):
 
 def test_stages_estimate_and_discard_by_default(executed, monkeypatch, capsys):
     discarded = []
-    stages = types.ModuleType("mdhelpers.stages")
-    stages.estimate = lambda study: SMALL | {"models": study.n_models}
+    stages, estimates = (types.ModuleType(f"mdhelpers.{n}") for n in ("stages", "estimates"))
+    estimates.estimate = lambda study: SMALL | {"models": study.n_models}
     stages.discard = lambda run, name: discarded.append((run.study, name))
     monkeypatch.setitem(sys.modules, "mdhelpers.stages", stages)
+    monkeypatch.setitem(sys.modules, "mdhelpers.estimates", estimates)
     run(executed, force=True, estimate=None)
     assert discarded == [("tiny", name) for name in ALL]
     run(executed, dry_run=True, estimate=None)

@@ -3,8 +3,6 @@ import pytest
 
 from mdhelpers import stages
 from mdhelpers.runs import Run
-from mdhelpers.specs import validate
-from mdhelpers.studies import Study
 
 DATA = {"kind": "scenes", "size": 16, "n_train": 24, "n_test": 30}
 MODELS = {
@@ -73,32 +71,3 @@ def test_discarding_the_models_removes_them_and_their_log(tmp_path):
     stages.discard(run, "02_mask_training")
     assert sorted(p.name for p in run.path.glob("*models*")) == []
     assert not (run.path / "training.jsonl").exists()
-
-
-def test_an_estimate_counts_models_of_both_algorithms():
-    study = validate(
-        Study,
-        {"study": "s", "dataset": DATA}
-        | {k: v for k, v in MODELS.items() if k not in ("alpha", "seed")},
-    )
-    found = stages.estimate(study)
-    assert found["models"] == 64
-    assert found["seconds"] > stages.SECONDS_BESIDE_TRAINING
-    assert found["bytes"] > 0
-
-
-@pytest.mark.parametrize(
-    ("device", "message"), [("gpu", "must be auto"), ("tpu:0", "must be auto")]
-)
-def test_unknown_devices_are_refused(device, message):
-    with pytest.raises(ValueError, match=message):
-        stages.resolve_device(device)
-
-
-def test_auto_takes_a_gpu_where_there_is_one(monkeypatch):
-    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
-    assert stages.resolve_device("auto") == "cuda"
-    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    assert stages.resolve_device("auto") == "cpu"
-    with pytest.raises(ValueError, match="sees no GPU"):
-        stages.resolve_device("cuda")

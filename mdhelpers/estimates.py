@@ -1,0 +1,121 @@
+"""How many models, seconds and bytes a study takes, before it begins."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mdhelpers.algorithms import AlgorithmSpec, NetworkSpec, PythonSpec
+from mdhelpers.datasets import DatasetSpec
+from mdhelpers.image_folders import DEFAULT_SIZE, chosen_classes
+from mdhelpers.learners import learn
+from mdhelpers.machine import cores
+from mdhelpers.paths import resolve
+from mdhelpers.plans import TrainingPlan, choose_stack, make_task, resolve_device
+from mdhelpers.studies import Study
+from mdhelpers.training import TrainingData
+
+SECONDS_BESIDE_TRAINING = 240  # fits, captions, effects and pages of a study of scenes' size
+TRIAL_BATCHES = 6  # of one epoch, the second time it is run
+
+
+def estimate(study: Study) -> dict[str, Any]:
+    """Models, seconds and bytes that a study takes here, from a short trial of its training.
+
+    Returns
+    -------
+    dict
+        ``models`` of both algorithms, ``seconds``, ``bytes``, and the ``basis`` in words.
+
+    """
+    n_train, n_test, n_classes = expected_sizes(study.dataset)
+    total = study.n_models + study.n_heldout
+    size = study.dataset.size or DEFAULT_SIZE[study.dataset.kind]
+    device = resolve_device(study.device)
+    specs = (study.algorithm_1, study.algorithm_2)
+    stack = study.stack or choose_stack(specs, total, device)
+    trial = {"shape": (n_train, size, n_classes), "alpha": study.alpha, "stack": stack}
+    each = [seconds_per_model(spec, device=device, **trial) for spec in specs]
+    workers = study.workers or (1 if device != "cpu" else cores())
+    known = [seconds for seconds in each if seconds is not None]
+    images = (n_train + n_test) * size * size * 4
+    return {
+        "models": 2 * total,
+        "seconds": total * sum(known) / workers + SECONDS_BESIDE_TRAINING,
+        "bytes": int(images + 2 * total * (4 * n_test + n_train / 8 + 1024) + 50e6),
+        "basis": f"a trial of training on one core: {in_words(specs, each)}; {workers} workers, and "
+        f"{SECONDS_BESIDE_TRAINING} s for the rest",
+    }
+
+
+def in_words(specs, each: list[float | None]) -> str:
+    """The trial's seconds, and what it could not try."""
+    words = []
+    for spec, seconds in zip(specs, each, strict=True):
+        took = "not tried, a function of yours" if seconds is None else f"{seconds:.2f} s a model"
+        words.append(f"{spec.name} {took}")
+        if isinstance(spec, NetworkSpec) and spec.initialisation.source:
+            words.append("its source models not counted")
+    return ", ".join(words)
+
+
+def expected_sizes(spec: DatasetSpec) -> tuple[int, int, int]:
+    """Training images, test images and classes that a spec will give, without reading images."""
+    if spec.kind == "scenes":
+        return spec.n_train, spec.n_test, 3
+    if spec.kind == "cifar10":
+        n = len(spec.classes) or 10
+        return (spec.limit_train or 5000) * n, (spec.limit_test or 1000) * n, n
+    root = resolve(spec.root)
+    if not (root / "train").is_dir():
+        raise FileNotFoundError(f"no folder {root / 'train'}; check dataset.root")
+    found = [p.name for p in sorted((root / "train").iterdir()) if p.is_dir()]
+    names = chosen_classes(spec.classes, found)
+
+    def count(part: str, limit: int | None) -> int:
+        sizes = [sum(1 for _ in (root / part / name).glob("*")) for name in names]
+        return sum(min(n, limit or n) for n in sizes)
+
+    return count("train", spec.limit_train), count("test", spec.limit_test), len(names)
+
+
+def seconds_per_model(
+    spec: AlgorithmSpec, *, shape: tuple[int, int, int], alpha: float, stack: int, device: str
+) -> float | None:
+    """Seconds of one core, or of the GPU, a model; None for a function of the user's own.
+
+    A network is tried on a few batches of noise, anything else on as many images as it will get.
+    """
+    if isinstance(spec, PythonSpec):
+        return None
+    n_train, size, n_classes = shape
+    n_subset, n_tried = alpha * n_train, n_train
+    trial = spec
+    if isinstance(spec, NetworkSpec):
+        n_tried = min(n_train, round(TRIAL_BATCHES * spec.batch_size / alpha))
+        trial = spec.model_copy(update={"epochs": 1, "warmup_epochs": 0.0, "compile": False})
+    images = torch.randint(0, 255, (n_tried, size, size, 3), dtype=torch.uint8, device=device)
+    data = TrainingData(images, torch.arange(n_tried, device=device) % n_classes, n_classes)
+    plan = TrainingPlan(
+        Path(), (trial, trial), "", n_tried, 0, 0, alpha, stack, 0, 0, stack, device
+    )  # fmt: skip
+    task, _ = make_task(plan, 1, slice(0, stack))
+    seconds = timed(task, data) / stack
+    epochs = spec.epochs if isinstance(spec, NetworkSpec) else 1
+    return seconds * epochs * n_subset / round(alpha * n_tried)
+
+
+def timed(task, data: TrainingData) -> float:
+    """Seconds that the task takes on one thread, the second time it is run."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        learn(task, data)
+        start = time.perf_counter()
+        learn(task, data)
+        return time.perf_counter() - start
+    finally:
+        torch.set_num_threads(threads)

@@ -1,0 +1,51 @@
+"""Estimates of a study's cost, made before it begins."""
+
+import pytest
+
+from mdhelpers import estimates
+from mdhelpers.specs import validate
+from mdhelpers.studies import Study
+
+SIZES = {
+    "dataset": {"kind": "scenes", "size": 16, "n_train": 24, "n_test": 30},
+    "n_models": 24, "n_heldout": 8, "n_effect_models": 4, "n_slots": 2,
+}  # fmt: skip
+NETWORK = {"name": "a", "epochs": 2, "width": 4}
+
+
+def study(one: dict, two: dict, **changes) -> Study:
+    given = {"study": "s", "algorithm_1": one, "algorithm_2": two, "workers": 1}
+    return validate(Study, SIZES | given | changes)
+
+
+def test_models_of_both_algorithms_are_counted():
+    found = estimates.estimate(study(NETWORK, NETWORK))
+    assert found["models"] == 64
+    assert found["seconds"] > estimates.SECONDS_BESIDE_TRAINING
+    assert found["bytes"] > 64 * 4 * 30
+
+
+def test_more_epochs_take_longer():
+    short, long = (
+        estimates.estimate(study(NETWORK | {"epochs": n}, NETWORK))["seconds"] for n in (1, 1000)
+    )
+    assert long > 2 * short - estimates.SECONDS_BESIDE_TRAINING
+
+
+def test_a_function_is_not_called_for_an_estimate():
+    mine = {"name": "mine", "kind": "python", "function": "not_there:train"}
+    assert "mine not tried" in estimates.estimate(study(NETWORK, mine))["basis"]
+
+
+def test_a_forest_is_tried():
+    forest = {
+        "name": "forest", "kind": "sklearn", "classifier": "RandomForestClassifier",
+        "options": {"n_estimators": 5},
+    }  # fmt: skip
+    assert "forest 0." in estimates.estimate(study(NETWORK, forest))["basis"]
+
+
+def test_a_folder_that_is_not_there_is_named(tmp_path):
+    missing = {"kind": "image_folder", "root": str(tmp_path / "none")}
+    with pytest.raises(FileNotFoundError, match=r"check dataset\.root"):
+        estimates.estimate(study(NETWORK, NETWORK, dataset=missing))

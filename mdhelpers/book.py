@@ -137,13 +137,14 @@ def _pages(run: Run, folder: str, tree: dict[str, bytes]) -> list[dict[str, str]
 
 def _prose(source: Path, run: Run) -> str:
     """Expand a prose page. It quotes this run, or the recorded one that bears the page's name."""
-    recorded = source.parent / "recorded" / f"{source.stem}.json"
-    results = json.loads(recorded.read_text()) if recorded.is_file() else run.results
+    files = (source.parent / "recorded").glob("*.json")
+    recorded = {file.stem: json.loads(file.read_text()) for file in files}
+    results = recorded.get(source.stem, run.results)
     finding = source.parent / "findings" / f"{run.study}.md"
     if not finding.is_file():
         finding = finding.with_name("default.md")
     text = source.read_text().replace("{{ finding }}", finding.read_text().strip())
-    text = expand(text, {"results": results}, page=source.name)
+    text = expand(text, {"results": results, "recorded": recorded}, page=source.name)
     return with_header(text, _header(results, page=source.name), page=source.name)
 
 

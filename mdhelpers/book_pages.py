@@ -5,6 +5,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from mdhelpers.book_tables import expand_tables
+
 _PLACEHOLDER = re.compile(r"\{\{\s*([^{}|]+?)\s*(?:\|\s*([^{}]+?)\s*)?\}\}")
 _PROGRESS = re.compile(r"\d+%\|")
 _TITLE = re.compile(r"^# .+$", re.MULTILINE)
@@ -16,7 +18,8 @@ def expand(text: str, values: Mapping[str, Any], *, page: str) -> str:
     Parameters
     ----------
     text : str
-        Markdown. A placeholder is a dotted path, and optionally a format specification of Python.
+        Markdown. A placeholder is a dotted path, and optionally a format specification of Python;
+        or a table, see `mdhelpers.book_tables`.
     values : mapping
         Nested mappings and sequences; ``results`` holds a run's ``results.json``.
     page : str
@@ -44,6 +47,7 @@ def expand(text: str, values: Mapping[str, Any], *, page: str) -> str:
                 "name a single number or string, or change the format."
             ) from error
 
+    text = expand_tables(text, lambda path: _lookup(values, path, page=page), page=page)
     return _PLACEHOLDER.sub(replace, text)
 
 

@@ -16,7 +16,8 @@ from safetensors.torch import load_file, save_file
 from mdhelpers.algorithms import NetworkSpec
 from mdhelpers.datasets import read_dataset
 from mdhelpers.learners import TrainedModels, TrainedNetworks, learn
-from mdhelpers.outputs import margins_of
+from mdhelpers.loading import open_source
+from mdhelpers.outputs import is_right, margins_of
 from mdhelpers.plans import TrainingPlan, make_task
 from mdhelpers.pretraining import starting_weights
 from mdhelpers.stacking import make_stack
@@ -29,13 +30,14 @@ def run_task(plan: TrainingPlan, algorithm: int, task_index: int) -> dict:
     store = plan.create_store(algorithm)
     rows = store.task_rows(task_index)
     task, slots = prepare_task(plan, algorithm, rows)
-    data, test_images, test_labels = resident_data(plan.folder, plan.device, plan.fingerprint)
+    data, test_images, test_labels = resident_data(plan)
     models = learn(task, data)
-    margins = margins_of(task.algorithm, models.logits(test_images), test_labels).numpy()
+    logits = models.logits(test_images)
+    margins = margins_of(task.algorithm, logits, test_labels).numpy()
     refuse_diverged(task, algorithm, margins, rows)
     if rows.start < plan.n_keep and isinstance(models, TrainedNetworks):
         save_checkpoint(models.stack, plan.checkpoint_path(algorithm, task_index))
-    accuracy = (margins > 0).mean(axis=1, dtype=np.float32)
+    accuracy = is_right(logits, test_labels).float().mean(1).numpy()
     seconds = time.perf_counter() - start
     arrays = {
         "masks": task.masks,
@@ -76,17 +78,21 @@ def refuse_diverged(task: Task, algorithm: int, margins: np.ndarray, rows: slice
     raise FloatingPointError(f"{what} gave margins that are not finite.")
 
 
+def resident_data(plan: TrainingPlan) -> tuple[TrainingData, torch.Tensor, torch.Tensor]:
+    """The run's training data, test images (on the device) and test labels (on the CPU)."""
+    return _resident_data(plan.folder / "data", plan.loader, plan.device, plan.fingerprint)
+
+
 @lru_cache(maxsize=1)
-def resident_data(folder: Path, device: str, fingerprint: str):
-    """The run's images on ``device``, read once a process."""
-    dataset = read_dataset(folder / "data")
+def _resident_data(folder: Path, loader: str, device: str, fingerprint: str):
+    dataset = read_dataset(folder, mmap=True)
     if dataset.fingerprint != fingerprint:
-        raise ValueError(f"the images in {folder / 'data'} changed; run 01_data_prep again")
-    train, test = (
-        [torch.from_numpy(array).to(device) for array in (split.images, split.labels)]
-        for split in (dataset.train, dataset.test)
-    )
-    return TrainingData(*train, len(dataset.class_names)), test[0], test[1].cpu()
+        raise ValueError(f"the images in {folder} changed; run 01_data_prep again")
+    train_labels = torch.from_numpy(dataset.train.labels).to(device)
+    source = open_source(folder, loader, device)
+    test_images = torch.from_numpy(np.array(dataset.test.images)).to(device)
+    data = TrainingData(source, train_labels, len(dataset.class_names))
+    return data, test_images, torch.from_numpy(dataset.test.labels)
 
 
 def save_checkpoint(model: torch.nn.Module, path: Path) -> None:
@@ -112,7 +118,7 @@ def load_kept(plan: TrainingPlan, algorithm: int, n_models: int) -> list[Trained
             kept.append(TrainedNetworks(stack))
         else:
             rows = slice(task * plan.stack, (task + 1) * plan.stack)
-            data, *_ = resident_data(plan.folder, plan.device, plan.fingerprint)
+            data, *_ = resident_data(plan)
             kept.append(learn(prepare_task(plan, algorithm, rows)[0], data))
     return kept
 

@@ -20,6 +20,7 @@ from mdhelpers.algorithms import AlgorithmSpec, NetworkSpec
 from mdhelpers.augmentation import Augmenter, normalise
 from mdhelpers.checkpoint_files import fit_to
 from mdhelpers.endings import Endings
+from mdhelpers.loading import FFCVSource, MemorySource
 from mdhelpers.models import make_model
 from mdhelpers.schedules import learning_rates, make_optimizer
 from mdhelpers.stacking import StackedNetwork, make_stack
@@ -30,11 +31,27 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 @dataclass(frozen=True, eq=False)
 class TrainingData:
-    """Images resident on the device that trains: (n, height, width, 3) uint8, labels (n,) int64."""
+    """Where training images come from, and their labels (n,) int64, on the device that trains.
 
-    images: torch.Tensor
+    Images given as a tensor, (n, height, width, 3) uint8, are their own source.
+    """
+
+    source: MemorySource | FFCVSource | torch.Tensor
     labels: torch.Tensor
     n_classes: int
+
+    def __post_init__(self) -> None:
+        if isinstance(self.source, torch.Tensor):
+            object.__setattr__(self, "source", MemorySource(self.source))
+
+    @property
+    def device(self) -> torch.device:
+        return self.source.device
+
+    def subset(self, mask: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+        """Images and labels where ``mask`` (n,) bool is True."""
+        rows = torch.from_numpy(np.flatnonzero(mask)).to(self.device)
+        return self.source.gather(rows), self.labels[rows]
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,7 +87,7 @@ def train_stack(task: Task, data: TrainingData) -> tuple[StackedNetwork, np.ndar
     endings = Endings(task.algorithm, stack, len(stepper.rates))
     losses = np.full((task.algorithm.epochs, len(task.masks)), np.nan, np.float32)
     for epoch in range(task.algorithm.epochs):
-        total = torch.zeros(len(task.masks), device=data.images.device)
+        total = torch.zeros(len(task.masks), device=data.device)
         for images, labels in batches.epoch():
             total += stepper.step(images, labels) * (len(images) / batches.n_subset)
             endings.after_step(stepper.n_steps)
@@ -85,14 +102,14 @@ def train_stack(task: Task, data: TrainingData) -> tuple[StackedNetwork, np.ndar
 
 def first_stack(task: Task, data: TrainingData) -> StackedNetwork:
     """The models before their first step."""
-    spec, size = task.algorithm, tuple(data.images.shape[1:3])
+    spec, size = task.algorithm, data.source.size
     stack = make_stack(spec, len(task.masks), size, data.n_classes)
     stack.initialise(task.init_seeds)
     for g, start in enumerate(task.starts):
         fresh = make_model(spec, size, data.n_classes)
         fresh.load_state_dict(stack.model_state(g))
         stack.load_model(g, fit_to(fresh, start))
-    stack.to(data.images.device, memory_format=torch.channels_last)
+    stack.to(data.device, memory_format=torch.channels_last)
     if spec.trainable == "head":
         stack.requires_grad_(False)
         for parameter in stack.head_parameters():
@@ -187,7 +204,7 @@ class Batches:
         self.rngs = [np.random.default_rng(seed) for seed in task.data_seeds]
         self.trained, self.validation = self.split(task.masks)
         self.n_subset = int(self.trained[0].sum())
-        self.augmenter = Augmenter(data.images, self.spec.augmentation)
+        self.augmenter = Augmenter(self.spec.augmentation, data.source.size, data.device)
         self.steps_per_epoch = max(1, round(self.n_subset / self.spec.batch_size))
 
     def split(self, masks: np.ndarray) -> tuple[np.ndarray, torch.Tensor | None]:
@@ -200,7 +217,7 @@ class Batches:
             chosen = rng.choice(np.flatnonzero(row), n_kept, replace=False)
             row[chosen] = False
             kept.append(chosen)
-        return trained, torch.from_numpy(np.stack(kept, axis=1)).to(self.data.images.device)
+        return trained, torch.from_numpy(np.stack(kept, axis=1)).to(self.data.device)
 
     def epoch(self):
         """Yield images (b, 3 G, h, w) in channels-last memory and labels (b, G).
@@ -211,31 +228,21 @@ class Batches:
         draws = [self.augmenter.draw(self.n_train, rng) for rng in self.rngs]
         orders = [rng.permutation(self.n_train) for rng in self.rngs]
         own = [order[m[order]] for order, m in zip(orders, self.trained, strict=True)]
-        device = self.data.images.device
-        index = torch.from_numpy(np.stack(own)).to(device)
+        device, n_models = self.data.device, self.n_models
+        # (n_subset, G): the batch is the outer dimension, as the stacked network wants it
+        index = torch.from_numpy(np.stack(own, axis=1)).to(device)
         drawn = {
             key: torch.from_numpy(
-                np.stack([draw[key][o] for draw, o in zip(draws, own, strict=True)])
+                np.stack([draw[key][o] for draw, o in zip(draws, own, strict=True)], axis=1)
             ).to(device)
             for key in draws[0]
         }
         bounds = np.linspace(0, self.n_subset, self.steps_per_epoch + 1).round().astype(int)
-        for start, stop in itertools.pairwise(bounds):
-            # (b, G): the batch is the outer dimension, as the stacked network wants it
-            rows = index[:, start:stop].T.reshape(-1)
-            part = {
-                key: value[:, start:stop].transpose(0, 1).flatten(0, 1)
-                for key, value in drawn.items()
-            }
-            images = self.augmenter.batch(rows, part)
-            yield self.stack(images), self.data.labels[rows].view(-1, self.n_models)
-
-    def stack(self, images: torch.Tensor) -> torch.Tensor:
-        """(b G, height, width, 3) to (b, 3 G, height, width), channels-last in memory."""
-        b = len(images) // self.n_models
-        _, height, width, _ = images.shape
-        grouped = images.view(b, self.n_models, height, width, 3).permute(0, 2, 3, 1, 4)
-        return grouped.reshape(b, height, width, 3 * self.n_models).permute(0, 3, 1, 2)
+        batches = self.data.source.epoch(index.flatten(), n_models * bounds)
+        for (start, stop), images in zip(itertools.pairwise(bounds), batches, strict=True):
+            part = {key: value[start:stop].flatten(0, 1) for key, value in drawn.items()}
+            stacked = self.augmenter.stacked(images, part, n_models)
+            yield stacked, self.data.labels[index[start:stop]]
 
     @torch.no_grad()
     def validation_accuracy(self, stack: StackedNetwork) -> np.ndarray | None:
@@ -245,9 +252,9 @@ class Batches:
         stack.eval()
         right = torch.zeros(self.n_models)
         for rows in self.validation.split(EVALUATION_BATCH):
-            images = normalise(self.data.images[rows.flatten()])
-            labels = self.data.labels[rows]
-            right += (stack(self.stack(images)).argmax(-1) == labels).sum(0).cpu()
+            images = self.data.source.gather(rows.flatten())
+            logits = stack(self.augmenter.stacked(images, {}, self.n_models))
+            right += (logits.argmax(-1) == self.data.labels[rows]).sum(0).cpu()
         return (right / len(self.validation)).numpy()
 
 

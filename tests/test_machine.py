@@ -1,3 +1,4 @@
+import platform
 import subprocess
 import sys
 
@@ -58,3 +59,29 @@ def test_commit_says_when_files_differ(tmp_path, monkeypatch):
     assert machine.git_commit() == f"{clean}+changes"
     monkeypatch.setattr(machine, "checkout", lambda: None)
     assert machine.git_commit() == "unknown"
+
+
+FAULTS = """
+import resource, sys
+from mdhelpers.machine import keep_freed_memory
+if sys.argv[1] == "keep":
+    keep_freed_memory()
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    block = bytearray(8_000_000)
+    del block
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+faults()
+print(faults())
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="for glibc's malloc only")
+def test_freed_memory_is_kept_where_asked():
+    kept, given_back = (
+        int(subprocess.run(
+            [sys.executable, "-c", FAULTS, word], capture_output=True, text=True, check=True
+        ).stdout)
+        for word in ("keep", "as usual")
+    )  # fmt: skip
+    assert kept < 10 < given_back

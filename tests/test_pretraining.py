@@ -110,6 +110,6 @@ def test_starts_that_cannot_be_are_refused(changes, message):
 def test_source_models_see_all_of_their_data():
     images = pt.source_data(
         parse_algorithm(TUNED).initialisation.source.dataset.model_dump_json(), "cpu"
-    )[0].images
+    )[0].source.images
     assert images.shape == (24, 16, 16, 3)
     assert np.unique(images).size > 10

@@ -77,8 +77,8 @@ def as_input(images: torch.Tensor) -> torch.Tensor:
 
 
 def assert_equal_logits(stack, group: int, plain: nn.Module, data: TrainingData) -> None:
-    logits = stack_logits(stack, data.images)[group]
-    expected = plain(as_input(data.images)).detach()
+    logits = stack_logits(stack, data.source.images)[group]
+    expected = plain(as_input(data.source.images)).detach()
     torch.testing.assert_close(logits, expected, atol=2e-4, rtol=1e-3)
 
 
@@ -129,7 +129,7 @@ def test_validation_keeps_the_best_epoch_of_each_model(data):
             assert len(rows) == 4
             assert task.masks[group][rows].all()
             model.eval()
-            right = model(as_input(data.images[rows])).argmax(1) == data.labels[rows]
+            right = model(as_input(data.source.images[rows])).argmax(1) == data.labels[rows]
             if right.float().mean() > best["accuracy"]:
                 copied = {k: v.clone() for k, v in model.state_dict().items()}
                 best.update(accuracy=right.float().mean(), state=copied)
@@ -198,7 +198,10 @@ def test_other_arithmetic_gives_nearly_the_same_models(data, options):
     exact, _ = train_stack(make_task(spec), data)
     close, _ = train_stack(make_task(spec.model_copy(update=options)), data)
     torch.testing.assert_close(
-        stack_logits(exact, data.images), stack_logits(close, data.images), atol=0.05, rtol=0.05
+        stack_logits(exact, data.source.images),
+        stack_logits(close, data.source.images),
+        atol=0.05,
+        rtol=0.05,
     )
 
 
@@ -259,7 +262,7 @@ def test_every_model_sees_its_subset_once_an_epoch(data):
     seen = torch.cat([images for images, _ in batches.epoch()])
     for group in range(3):
         got = seen[:, 3 * group : 3 * group + 3].mean((1, 2, 3)).sort().values
-        own = data.images[torch.from_numpy(task.masks[group])].float().mul(2 / 255).sub(1)
+        own = data.source.images[torch.from_numpy(task.masks[group])].float().mul(2 / 255).sub(1)
         torch.testing.assert_close(got, own.mean((1, 2, 3)).sort().values)
 
 
@@ -268,8 +271,11 @@ def test_every_model_sees_its_subset_once_an_epoch(data):
 def test_the_gpu_trains_the_same_models(data):
     spec = NetworkSpec(name="a", epochs=2, batch_size=4)
     on_cpu, _ = train_stack(make_task(spec), data)
-    there = TrainingData(data.images.cuda(), data.labels.cuda(), 3)
+    there = TrainingData(data.source.images.cuda(), data.labels.cuda(), 3)
     on_gpu, _ = train_stack(make_task(spec), there)
     torch.testing.assert_close(
-        stack_logits(on_cpu, data.images), stack_logits(on_gpu, there.images), atol=5e-2, rtol=5e-2
+        stack_logits(on_cpu, data.source.images),
+        stack_logits(on_gpu, there.source.images),
+        atol=5e-2,
+        rtol=5e-2,
     )

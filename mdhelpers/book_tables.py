@@ -1,0 +1,61 @@
+"""Tables of prose pages, made from what benchmarks recorded."""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+_TABLE = re.compile(r"\{\{\s*table\s+(\S+)\s*\|\s*([^{}]+?)\s*\}\}")
+_COLUMN = re.compile(r"(?P<key>.+?)(?::(?P<spec>\S+))?(?:\s+as\s+(?P<title>.+))?")
+
+
+def expand_tables(text: str, look_up: Callable[[str], Any], *, page: str) -> str:
+    """Replace ``{{ table recorded.training.rows | way; seconds:.1f as s a model }}`` by a table.
+
+    Parameters
+    ----------
+    text : str
+        Markdown. A table is a dotted path to a list of mappings, and columns between semicolons:
+        a key, perhaps a format after a colon, perhaps ``as`` and a title.
+    look_up : callable
+        Gives what lies at a dotted path.
+    page : str
+        Name of the page, for messages.
+
+    Raises
+    ------
+    ValueError
+        When the path holds no list of mappings, or no row has a column.
+    """
+
+    def replace(match: re.Match) -> str:
+        path, columns = match.groups()
+        rows = look_up(path)
+        if not isinstance(rows, Sequence) or not all(isinstance(r, Mapping) for r in rows):
+            raise ValueError(f"{page}: {path} is no list of rows; a table needs one.")
+        return table(rows, [column.strip() for column in columns.split(";")], page=page)
+
+    return _TABLE.sub(replace, text)
+
+
+def table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], *, page: str) -> str:
+    """A Markdown table; numbers are set to the right, missing values left empty."""
+    titles, cells = [], []
+    for column in columns:
+        parts = _COLUMN.fullmatch(column).groupdict()
+        key = parts["key"]
+        if not any(key in row for row in rows):
+            known = ", ".join(sorted({key for row in rows for key in row}))
+            raise ValueError(f"{page}: no row has {key!r} (they have {known}).")
+        titles.append(parts["title"] or key)
+        cells.append([_cell(row.get(key), parts["spec"] or "") for row in rows])
+    numeric = [any(isinstance(r.get(_key(c)), int | float) for r in rows) for c in columns]
+    lines = [titles, ["--:" if right else "---" for right in numeric], *zip(*cells, strict=True)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _key(column: str) -> str:
+    return _COLUMN.fullmatch(column)["key"]
+
+
+def _cell(value: Any, spec: str) -> str:
+    return "" if value is None else format(value, spec)

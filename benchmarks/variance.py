@@ -54,7 +54,6 @@ WAYS = (
     Way("own initialisation and order"),
     Way("32 initialisations in slots", 32),
     Way("32 slots, order shared too", 32, share_order=True),
-    Way("8 initialisations in slots", 8),
     Way("8 slots, order shared too", 8, share_order=True),
     Way("32 slots, weights averaged over the last quarter", 32, average_last=0.25),
 )
@@ -69,10 +68,10 @@ def trained(job) -> tuple[np.ndarray, float]:
         torch.tensor(train.images), torch.tensor(train.labels), len(dataset.class_names)
     )
     task, _ = make_task(plan, algorithm, rows)
-    n_masks = mask_plan.n_models
-    masks, _ = make_task(mask_plan, algorithm, slice(rows.start % n_masks, None))
+    first = rows.start % mask_plan.n_models
+    masks = make_task(mask_plan, algorithm, slice(first, first + STACK))[0].masks
     start = time.process_time()
-    models = learn(replace(task, masks=masks.masks[: len(task.masks)]), data)
+    models = learn(replace(task, masks=masks), data)
     logits = models.logits(torch.tensor(dataset.test.images))
     seconds = time.process_time() - start
     return correct_class_margins(logits, torch.tensor(dataset.test.labels)).numpy(), seconds

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
-import torch
 
+from mdhelpers import tasks
 from mdhelpers.comparison import Comparison
 from mdhelpers.datasets import Split
 from mdhelpers.style import COMPARISONS
-from mdhelpers.tasks import load_checkpoints
-from mdhelpers.training import stack_logits
 from mdhelpers.transforms import transform_images
 
 
@@ -84,7 +82,6 @@ def grades(found, comparison: Comparison, test: Split) -> pd.DataFrame | str:
     return pd.DataFrame(rows, columns=columns).set_index("feature").round(4)
 
 
-@torch.no_grad()
 def effect(models, table: pd.DataFrame, hypotheses, *, seed: int) -> pd.DataFrame | str:
     """The first hypothesis' largest effect, model by model, against the table's."""
     if not hypotheses:
@@ -96,14 +93,10 @@ def effect(models, table: pd.DataFrame, hypotheses, *, seed: int) -> pd.DataFram
     rows = []
     for algorithm, name in enumerate(models.names, 1):
         changes = []
-        for stack in load_checkpoints(models.plan, algorithm, models.plan.n_keep):
-            before, after = (
-                stack_logits(stack, torch.from_numpy(x).to(models.plan.device)).double()
-                for x in (test.images, changed)
-            )
-            for model in range(len(before)):
-                change = after[model].softmax(-1) - before[model].softmax(-1)
-                changes.append(100 * float(change[:, target].mean()))
+        for trained in tasks.load_kept(models.plan, algorithm, models.plan.n_keep):
+            logits = trained.logits(np.concatenate([test.images, changed])).double()
+            before, after = logits.softmax(-1)[..., target].chunk(2, dim=1)
+            changes += (100 * (after - before).mean(1)).tolist()
         listed = table[
             (table["hypothesis"] == (first.get("name") or first["transformation"]))
             & (table["kind"] == "feature")
@@ -112,7 +105,7 @@ def effect(models, table: pd.DataFrame, hypotheses, *, seed: int) -> pd.DataFram
         ]["effect"].item()
         again = float(np.mean(changes[: models.plan.n_keep]))
         assert abs(again - listed) < 0.01, f"the effect on {name} differs: {again} and {listed}"
-        rows.append((name, listed, again, float(np.std(changes))))
+        rows.append((name, listed, again, float(np.std(changes[: models.plan.n_keep]))))
     columns = ["algorithm", "effect, points", "computed again", "spread over models"]
     return pd.DataFrame(rows, columns=columns).set_index("algorithm").round(2)
 

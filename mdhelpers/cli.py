@@ -142,6 +142,58 @@ def results(
 
 
 @app.command()
+def status(
+    study: Annotated[str, typer.Argument(help="The study's name, or a run's folder.")],
+    profile: Profile = "full",
+    runs_dir: RunsDir = None,
+    watch: Annotated[
+        float | None,
+        typer.Option("--watch", min=0.1, metavar="SECONDS", help="Print it again so often."),
+    ] = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Read every model's chunks and name damaged ones.")
+    ] = False,
+    mend: Annotated[
+        bool, typer.Option("--mend", help="Check, and have damaged models trained again.")
+    ] = False,
+    traceback: Traceback = False,
+) -> None:
+    """Say how far a run's training is: done, failed, rate, time left. Only --mend writes."""
+    with _readable_errors(traceback):
+        from mdhelpers import status as training
+
+        folder = _run_folder(study, profile, runs_dir)
+        if check or mend:
+            _check(folder, mend=mend)
+        elif watch is not None:
+            training.watch(folder, watch)
+        else:
+            print(training.status_text(training.status(folder)))
+
+
+def _run_folder(study: str, profile: str, runs_dir: str | None):
+    from mdhelpers.paths import resolve
+    from mdhelpers.runs import Run
+
+    if "/" in study or "\\" in study:
+        return resolve(study)
+    return Run(study, profile=profile, runs_dir=runs_dir or "runs").folder
+
+
+def _check(folder, *, mend: bool) -> None:
+    from mdhelpers import mending
+
+    checked = mending.check_run(folder)
+    print(mending.check_text(checked))
+    if not any(bad for _, bad in checked):
+        return
+    if not mend:
+        _stop("Add --mend, then run again: exactly these tasks are trained anew.", 1)
+    models = mending.mend(folder, checked)
+    print(f"{models} models are forgotten. Run again: exactly these are trained anew.")
+
+
+@app.command()
 def book(
     study: Annotated[str, typer.Argument(help="The study's name.")] = "augmentation",
     profile: Profile = "full",

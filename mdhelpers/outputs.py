@@ -7,12 +7,57 @@ import math
 import numpy as np
 import torch
 
+from mdhelpers.algorithms import AlgorithmSpec, SklearnSpec
+
+
+def margins_of(spec: AlgorithmSpec, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """What datamodels of an algorithm predict: its outputs on the test images.
+
+    Networks and functions of the user's own are measured by `correct_class_margins`, as in the
+    paper (App. B.3); classifiers of scikit-learn by `log_odds`, since their logits are logarithms
+    of probabilities. With two classes both are the same.
+
+    Parameters
+    ----------
+    spec
+        The algorithm.
+    logits
+        (n_models, n_test, n_classes) float.
+    labels
+        (n_test,) int64.
+
+    Returns
+    -------
+    (n_models, n_test) of the logits' dtype.
+
+    """
+    measure = log_odds if isinstance(spec, SklearnSpec) else correct_class_margins
+    return measure(logits, labels)
+
+
+def is_right(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Whether the largest logit is the label's: (..., n) bool of (..., n, n_classes).
+
+    A positive margin says the same, positive log-odds ask for more than half of the probability.
+    """
+    return correct_class_margins(logits, labels) > 0
+
 
 def correct_class_margins(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """Logit of the label minus the largest other: (..., n) of (..., n, n_classes)."""
     index = labels.expand(logits.shape[:-1])[..., None]
     correct = logits.gather(-1, index)[..., 0]
     return correct - logits.scatter(-1, index, -math.inf).amax(-1)
+
+
+def log_odds(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Log-odds of the label, log p_y - log(1 - p_y): (..., n) of (..., n, n_classes).
+
+    With p the softmax of the logits that is the label's logit minus the logsumexp of the others.
+    """
+    index = labels.expand(logits.shape[:-1])[..., None]
+    correct = logits.gather(-1, index)[..., 0]
+    return correct - logits.scatter(-1, index, -math.inf).logsumexp(-1)
 
 
 def relative_to_class(margins: np.ndarray, labels: np.ndarray) -> np.ndarray:

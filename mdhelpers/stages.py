@@ -20,11 +20,13 @@ from mdhelpers.datasets import Dataset, DatasetSpec, read_dataset, save_dataset
 from mdhelpers.image_folders import load_dataset
 from mdhelpers.lds import LDS, lds
 from mdhelpers.learners import check_algorithm
+from mdhelpers.locations import open_location
 from mdhelpers.mask_training import train_all
 from mdhelpers.outputs import relative_to_class
 from mdhelpers.plans import TrainingPlan, choose_stack, resolve_device
 from mdhelpers.runs import Run
 from mdhelpers.specs import validate
+from mdhelpers.status import store_locations
 from mdhelpers.store import ModelStore, Trained
 
 DATA, MODELS, DATAMODELS = "01_data_prep", "02_mask_training", "03_datamodel_fitting"
@@ -85,7 +87,8 @@ class StudyModels:
 
     def all(self, algorithm: int) -> Trained:
         """Every model of algorithm 1 or 2."""
-        return ModelStore.open(self.plan.store_path(algorithm)).read(self.plan.n_models)
+        store = ModelStore.open(self.plan.store_path(algorithm), {"data": self.plan.fingerprint})
+        return store.read(self.plan.n_models)
 
     def heldout(self, algorithm: int) -> Trained:
         """The models kept aside to grade datamodels."""
@@ -307,7 +310,10 @@ def fit_figures(fits: StudyFits, method: str) -> dict:
 
 def discard(run: Run, stage_name: str) -> None:
     """Forget a stage's results so that it is made anew; only 02's are costly."""
-    if stage_name == MODELS:
-        for pattern in ("models_*.zarr", "checkpoints_*", "sources", "training.jsonl"):
-            for path in run.folder.glob(pattern):
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
+    if stage_name != MODELS:
+        return
+    for location in store_locations(run.folder):
+        open_location(location).clear()
+    for pattern in ("checkpoints_*", "sources", "training.jsonl", "plan.json"):
+        for path in run.folder.glob(pattern):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()

@@ -10,13 +10,11 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
-from mdhelpers import effects
+from mdhelpers import effects, tasks
 from mdhelpers.runs import Run
 from mdhelpers.specs import validate
 from mdhelpers.stages import MODELS, StudyModels, read_models
 from mdhelpers.studies import Hypothesis, Placebo, check_hypotheses
-from mdhelpers.tasks import load_checkpoints
-from mdhelpers.training import stack_logits
 from mdhelpers.transforms import transform_images
 
 EFFECTS = "07_counterfactual_verification"
@@ -91,56 +89,82 @@ def measure_effects(
     models: StudyModels, hypotheses: list[Hypothesis], placebo: Placebo, seed: int
 ) -> pd.DataFrame:
     """Effects of every transformation at every intensity on both algorithms' kept models."""
-    stacks = [load_checkpoints(models.plan, a, models.plan.n_keep) for a in (1, 2)]
-    test, names = models.dataset.test, models.dataset.class_names
-    before = [confidences(models, stack, test.images) for stack in stacks]
     cases = [
         (h, kind, spec.transformation, intensity)
         for h in hypotheses
         for kind, spec in (("feature", h), ("placebo", placebo))
         for intensity in spec.intensities
     ]
-    after: dict[tuple, list[np.ndarray]] = {}
+    changes = list(dict.fromkeys((name, intensity) for *_, name, intensity in cases))
+    algorithms = (1, 2) if cases else ()
+    found = [confidences(models, a, [UNCHANGED, *changes], seed=seed) for a in algorithms]
     rows = []
-    for hypothesis, kind, name, intensity in tqdm(cases, unit="transformation", mininterval=2.0):
-        if (name, intensity) not in after:
-            changed = transform_images(name, test.images, intensity, seed=seed)
-            after[name, intensity] = [confidences(models, stack, changed) for stack in stacks]
-        target = names.index(hypothesis.target_class)
-        pairs = [
-            (x[..., target], y[..., target])
-            for x, y in zip(before, after[name, intensity], strict=True)
-        ]
-        found = [effects.treatment_effect(*pair, seed=seed) for pair in pairs]
-        found.append(effects.difference(*pairs[0], *pairs[1], seed=seed))
-        for algorithm, effect in zip((1, 2, 0), found, strict=True):
-            rows.append(
-                {
-                    "hypothesis": hypothesis.name,
-                    "kind": kind,
-                    "transformation": name,
-                    "intensity": float(intensity),
-                    "class_name": hypothesis.target_class,
-                    "algorithm": algorithm,
-                    "effect": effect.mean,
-                    "low": effect.low,
-                    "high": effect.high,
-                }
-            )
+    for hypothesis, kind, *change in cases:
+        target = models.dataset.class_names.index(hypothesis.target_class)
+        pairs = [(x[UNCHANGED][..., target], x[tuple(change)][..., target]) for x in found]
+        about = (hypothesis.name, kind, change[0], float(change[1]), hypothesis.target_class)
+        rows += [(*about, *effect) for effect in effects_of(pairs, seed)]
     return pd.DataFrame(rows, columns=EFFECT_COLUMNS)
 
 
+def effects_of(pairs: list[tuple[np.ndarray, np.ndarray]], seed: int) -> list[tuple]:
+    """(algorithm, effect, low, high) on algorithms 1 and 2, and of their difference (0)."""
+    found = [effects.treatment_effect(*pair, seed=seed) for pair in pairs]
+    found.append(effects.difference(*pairs[0], *pairs[1], seed=seed))
+    return [(a, e.mean, e.low, e.high) for a, e in zip((1, 2, 0), found, strict=True)]
+
+
+UNCHANGED = ("", 0)
 EFFECT_COLUMNS = [
     "hypothesis", "kind", "transformation", "intensity", "class_name",
     "algorithm", "effect", "low", "high",
 ]  # fmt: skip
 
 
-def confidences(models: StudyModels, stacks: list, images: np.ndarray) -> np.ndarray:
-    """Softmax confidences of all kept models, (n_models, n_images, n_classes) float32."""
-    resident = torch.from_numpy(images).to(models.plan.device)
-    parts = [stack_logits(stack, resident).softmax(-1) for stack in stacks]
-    return torch.cat(parts)[: models.plan.n_keep].numpy()
+def confidences(
+    models: StudyModels, algorithm: int, changes: list[tuple[str, float]], *, seed: int
+) -> dict[tuple[str, float], np.ndarray]:
+    """Softmax confidences of an algorithm's kept models on changed test images.
+
+    Parameters
+    ----------
+    models
+        What stage 02 made.
+    algorithm
+        1 or 2.
+    changes
+        Transformations and their intensities. Models that train anew with each call
+        (`TrainedModels.retrains`) are given all of them at once, others one after the other,
+        which takes less memory.
+    seed
+        Of the transformations.
+
+    Returns
+    -------
+    (n_models, n_images, n_classes) float32 for each change.
+
+    """
+    n_keep, images = models.plan.n_keep, models.dataset.test.images
+    kept = tasks.load_kept(models.plan, algorithm, n_keep)
+    together = any(stack.retrains for stack in kept)
+    found: dict[tuple[str, float], np.ndarray] = {}
+    with tqdm(total=len(kept) * (1 if together else len(changes)), **BAR) as bar:
+        for group in [changes] if together else [[change] for change in changes]:
+            changed = np.concatenate([changed_images(images, *c, seed=seed) for c in group])
+            parts = []
+            for stack in kept:
+                parts.append(stack.logits(changed).softmax(-1))
+                bar.update()
+            shown = torch.cat(parts)[:n_keep].numpy()
+            found |= dict(zip(group, np.split(shown, len(group), axis=1), strict=True))
+    return found
+
+
+BAR = {"unit": "stack", "mininterval": 2.0}
+
+
+def changed_images(images: np.ndarray, name: str, intensity: float, *, seed: int) -> np.ndarray:
+    return transform_images(name, images, intensity, seed=seed) if name else images
 
 
 def judge(

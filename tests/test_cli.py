@@ -111,6 +111,49 @@ def test_results_prints_what_a_run_found(call):
     assert json.loads(call("results", "tiny").stdout)["03_fit"]["lds_1"] == 0.5
 
 
+def test_status_is_of_a_name_or_a_folder(call, project, monkeypatch):
+    seen = []
+    monkeypatch.setattr("mdhelpers.status.status", lambda folder: seen.append(folder))
+    monkeypatch.setattr("mdhelpers.status.status_text", lambda _: "the table")
+    assert call("status", "tiny").stdout == "the table\n"
+    call("status", "tiny", "--profile", "smoke")
+    call("status", "tiny", "--runs-dir", "out")
+    call("status", "runs/tiny")
+    folders = ["runs/tiny", "runs/tiny-smoke", "out/tiny", "runs/tiny"]
+    assert seen == [project / folder for folder in folders]
+
+
+def test_status_of_a_run_that_has_not_begun(call):
+    result = call("status", "tiny")
+    assert result.exit_code == 0
+    assert result.stdout.startswith("runs/tiny: training has not begun")
+
+
+def test_status_watches(call, project, monkeypatch):
+    seen = []
+    monkeypatch.setattr("mdhelpers.status.watch", lambda *given: seen.append(given))
+    assert call("status", "tiny", "--watch", "5").exit_code == 0
+    assert seen == [(project / "runs/tiny", 5.0)]
+    assert call("status", "tiny", "--watch", "0").exit_code == 2
+
+
+def test_status_checks_and_mends(call, project, monkeypatch):
+    bad, mended = [], []
+    monkeypatch.setattr("mdhelpers.mending.check_run", lambda _: [("store", bad)])
+    monkeypatch.setattr("mdhelpers.mending.check_text", lambda _: "checked")
+    monkeypatch.setattr("mdhelpers.mending.mend", lambda *given: mended.append(given) or 8)
+    assert call("status", "tiny", "--check").exit_code == 0
+    bad.append(("margins", 3))
+    result = call("status", "tiny", "--check")
+    assert (result.exit_code, result.stdout) == (1, "checked\n")
+    assert "--mend" in result.stderr
+    assert mended == []
+    result = call("status", "tiny", "--check", "--mend")
+    assert result.exit_code == 0
+    assert "8 models are forgotten" in result.stdout
+    assert mended == [(project / "runs/tiny", [("store", bad)])]
+
+
 def test_book_is_built_from_the_named_run(call, project, monkeypatch):
     seen = {}
 

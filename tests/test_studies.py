@@ -53,7 +53,10 @@ def test_notebooks_default_to_the_smoke_profile_of_the_default_study():
         ({"algorithm_1": {"name": "a", "lr": -1}}, r"algorithm_1\.lr: .*greater than 0, got -1"),
         ({"alpha": 1.0}, "alpha: .*less than 1"),
         ({"alpha": 0}, "alpha: .*greater than 0"),
-        ({"n_models": 1001}, "do not make whole stacks of 8"),
+        ({"n_models": 1001, "stack": 8}, "do not make whole stacks of 8"),
+        ({"scheduler": "tpc://host"}, "scheduler: "),
+        ({"loader": "ffvc"}, "did you mean .ffcv"),
+        ({"loader": "ffcv"}, "write_beton: true"),
         ({"epsilon": 10, "delta": 5}, r"epsilon \(10.0\) must be below delta"),
         ({"dataset": {"kind": "scene"}}, "dataset.kind: .*'scenes'"),
         (

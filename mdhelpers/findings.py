@@ -17,11 +17,12 @@ from tqdm import tqdm
 from mdhelpers import crossfit
 from mdhelpers.comparison import Comparison, compare, load_comparison, save_comparison
 from mdhelpers.datamodels import Datamodels, FitOptions, load_datamodels
+from mdhelpers.datasets import read_dataset
 from mdhelpers.paths import resolve
 from mdhelpers.records import file_digest
 from mdhelpers.runs import Run
 from mdhelpers.scores import load_scores
-from mdhelpers.stages import DATAMODELS, MODELS, StudyModels, read_models
+from mdhelpers.stages import DATA, DATAMODELS, MODELS, StudyModels, read_models
 from mdhelpers.subpopulations import grade, subpopulations
 
 COMPARISON, SUBPOPULATIONS = "04_residual_pca", "05_subpopulation_inspection"
@@ -59,6 +60,7 @@ def compare_algorithms(
     n_splits: int = 8,
     n_null_splits: int = 4,
     scores: tuple[str, str] = ("", ""),
+    scores_options: dict | None = None,
     seed: int = 0,
 ) -> StudyComparison:
     """Stage 04: residuals, their principal directions, and gaps that noise does not make.
@@ -72,8 +74,10 @@ def compare_algorithms(
     n_splits, n_null_splits
         Random halves (quarters) of the models for cross-fitted gaps (of the null).
     scores
-        Paths of both algorithms' attribution scores made elsewhere: ModelDiff's ``.pt`` files or
-        our ``.safetensors``. Both or neither.
+        Paths of both algorithms' attribution scores made elsewhere, in any format that
+        `mdhelpers.scores.load_scores` reads. Both or neither.
+    scores_options
+        What those files do not say: ``orientation``, ``positive_means`` and the like.
     seed
         Of the splits.
 
@@ -86,9 +90,10 @@ def compare_algorithms(
             raise FileNotFoundError(f"no attribution scores at {path}")
     parameters = {"n_directions": n_directions, "seed": seed}
     if elsewhere:
-        parameters["scores"] = [file_digest(path) for path in elsewhere]
+        parameters["scores"] = [scores_digest(path) for path in elsewhere]
+        parameters |= {"scores_options": scores_options} if scores_options else {}
         stage = run.stage(COMPARISON, parameters)
-        datamodels = tuple(load_scores(path) for path in elsewhere)
+        datamodels = read_scores(elsewhere, scores_options or {}, run)
     else:
         parameters |= {"n_splits": n_splits, "n_null_splits": n_null_splits}
         stage = run.stage(COMPARISON, parameters, after=[MODELS, DATAMODELS])
@@ -106,6 +111,23 @@ def compare_algorithms(
         cosines = comparison.cosines
         stage.finish(outputs, figures=figures | {"cosine_median": float(np.nanmedian(cosines))})
     return read_comparison(run, datamodels)
+
+
+def read_scores(paths: list[Path], options: dict, run: Run) -> tuple[Datamodels, Datamodels]:
+    """Scores made elsewhere, of the sizes of the run's data where it has some; prints notes."""
+    if run.manifest(DATA):
+        data = read_dataset(run.path / "data", mmap=True)
+        options = {"n_train": len(data.train), "n_test": len(data.test)} | options
+    datamodels = tuple(load_scores(path, **options) for path in paths)
+    for path, scores in zip(paths, datamodels, strict=True):
+        print(f"{path.name}:", *scores.notes, sep="\n  ")
+    return datamodels
+
+
+def scores_digest(path: Path) -> str:
+    """A digest of a file, or of all scores in a folder."""
+    files = sorted(path.rglob("*.mmap")) if path.is_dir() else [path]
+    return " ".join(file_digest(file) for file in files)
 
 
 def read_datamodels(run: Run) -> tuple[Datamodels, Datamodels]:

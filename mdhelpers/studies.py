@@ -93,6 +93,7 @@ class Study(Spec):
     n_null_splits: Count = 4
     datamodels_1_path: str = ""
     datamodels_2_path: str = ""
+    scores_options: dict[str, Any] = Field({})
 
     top_k: Count = 24
 

@@ -46,7 +46,7 @@ def estimate(study: Study) -> dict[str, Any]:
         "models": 2 * total,
         "seconds": total * sum(known) / workers + SECONDS_BESIDE_TRAINING,
         "bytes": int(images + 2 * total * (4 * n_test + n_train / 8 + 1024) + 50e6),
-        "basis": f"a trial of training on one core: {in_words(specs, each)}; {workers} workers, and "
+        "basis": f"a trial of training, one core: {in_words(specs, each)}; {workers} workers, and "
         f"{SECONDS_BESIDE_TRAINING} s for the rest",
     }
 

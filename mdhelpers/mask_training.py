@@ -7,20 +7,32 @@ A killed run loses only the tasks under way: see `mdhelpers.plans` for what a ta
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import socket
 import time
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from mdhelpers.machine import cores
 from mdhelpers.plans import TrainingPlan
-from mdhelpers.schedulers import run_tasks
+from mdhelpers.pretraining import run_source, unfinished_sources
+from mdhelpers.processes import visible_gpus
+from mdhelpers.schedulers import check_scheduler, failure_message, run_tasks
 from mdhelpers.tasks import unfinished_tasks
 
 
-def train_all(plan: TrainingPlan, *, workers: int = 0, progress: bool = True) -> dict:
+def train_all(
+    plan: TrainingPlan,
+    *,
+    workers: int = 0,
+    scheduler: str = "local",
+    cluster: dict | None = None,
+    progress: bool = True,
+) -> dict:
     """Train what is not trained yet.
 
     Parameters
@@ -28,55 +40,147 @@ def train_all(plan: TrainingPlan, *, workers: int = 0, progress: bool = True) ->
     plan
         What to train.
     workers
-        Processes, each single-threaded; 0: one a core (one in all on a GPU). The result does
-        not depend on it.
+        Processes of the local scheduler, each single-threaded; 0: one a core, or one a GPU. The
+        result does not depend on it.
+    scheduler, cluster
+        Who trains: see `mdhelpers.schedulers.run_tasks`.
     progress
-        Show a bar with models a minute and the accuracy so far.
+        Show a bar with models a minute, the accuracy so far and the time left.
 
     Returns
     -------
     dict
-        ``models`` trained now, ``seconds``, ``workers``.
+        ``models`` trained now, ``seconds``, ``workers`` (processes that trained).
 
     Raises
     ------
     RuntimeError
-        When workers keep dying (out of memory, say). What is done is kept: run again.
+        When tasks failed, after all others are finished; it names them. What is done is kept.
+    OSError
+        When the disk is full, or would be.
 
     """
-    tasks = unfinished_tasks(plan)
+    check_scheduler(scheduler)
+    log, start = plan.folder / "training.jsonl", time.perf_counter()
+    tasks = failed_last(unfinished_tasks(plan), log)
     check_disk(plan, len(tasks))
-    if workers == 0:
-        workers = 1 if plan.device != "cpu" else max(1, min(cores(), len(tasks)))
-    start, done = time.perf_counter(), 0
-    with tqdm(
-        total=2 * plan.n_models,
-        initial=2 * plan.n_models - len(tasks) * plan.stack,
-        unit="model",
-        disable=not progress,
-        mininterval=2.0,
-        smoothing=0.05,
-    ) as bar:
-        accuracy: dict[int, list[float]] = {1: [], 2: []}
-        for summary in run_tasks(plan, tasks, workers):
-            log_task(plan.folder / "training.jsonl", summary)
-            done += summary["models"]
-            accuracy[summary["algorithm"]].append(summary["accuracy"])
-            shown = " / ".join(f"{np.mean(a):.3f}" if a else "…" for a in accuracy.values())
-            rate = 60 * done / (time.perf_counter() - start)
-            bar.set_postfix_str(f"{rate:.0f} models/min, accuracy {shown}", refresh=False)
-            bar.update(summary["models"])
-    return {"models": done, "seconds": time.perf_counter() - start, "workers": workers}
+    describe_plan(plan)
+    workers = workers or default_workers(plan, len(tasks))
+    train_sources(plan, scheduler, workers, cluster)
+    trained, failures = Trained(plan, len(tasks), progress), []
+    with trained.bar, closing(run_tasks(plan, tasks, scheduler, workers, cluster)) as reports:
+        for report in reports:
+            log_report(log, report)
+            if "failed" in report:
+                failures.append(report)
+            else:
+                trained.add(report)
+    if failures:
+        n_untried = len(tasks) - trained.n_tasks - len(failures)
+        raise RuntimeError(failure_message(plan, failures, n_untried, workers))
+    remove_leftovers(plan)
+    workers = workers if scheduler == "local" else len(trained.processes)
+    return {"models": trained.models, "seconds": time.perf_counter() - start, "workers": workers}
 
 
-def log_task(path: Path, summary: dict) -> None:
+def train_sources(plan: TrainingPlan, scheduler: str, workers: int, cluster: dict | None) -> None:
+    """Train the source models that others start from, before any of those."""
+    sources = unfinished_sources(plan)
+    with closing(run_tasks(plan, sources, scheduler, workers, cluster, run=run_source)) as reports:
+        for report in reports:
+            number = report.pop("task", report.get("source"))
+            log_report(plan.folder / "training.jsonl", {**report, "source": number})
+            if "failed" in report:
+                raise RuntimeError(
+                    f"source model {number} of algorithm {report['algorithm']}, from which its "
+                    f"models start: {report['failed']}. What is finished is kept: mend the cause "
+                    "and run the same command again."
+                )
+
+
+class Trained:
+    """What has been trained so far, and the bar that shows it."""
+
+    def __init__(self, plan: TrainingPlan, n_tasks: int, progress: bool):
+        self.n_tasks = self.models = 0
+        self.accuracy: dict[int, list[float]] = {1: [], 2: []}
+        self.processes: set[tuple[str, int]] = set()
+        self.start = time.perf_counter()
+        self.bar = tqdm(
+            total=2 * plan.n_models,
+            initial=2 * plan.n_models - n_tasks * plan.stack,
+            unit="model",
+            disable=not progress,
+            mininterval=2.0,
+            smoothing=0.05,
+        )
+
+    def add(self, report: dict) -> None:
+        self.n_tasks += 1
+        self.models += report["models"]
+        self.processes.add((report.get("host", ""), report.get("process", 0)))
+        self.accuracy[report["algorithm"]].append(report["accuracy"])
+        shown = " / ".join(f"{np.mean(a):.3f}" if a else "…" for a in self.accuracy.values())
+        rate = 60 * self.models / (time.perf_counter() - self.start)
+        self.bar.set_postfix_str(f"{rate:.0f} models/min, accuracy {shown}", refresh=False)
+        self.bar.update(report["models"])
+
+
+def default_workers(plan: TrainingPlan, n_tasks: int) -> int:
+    """One process a core, or a GPU; no more than there are tasks."""
+    if plan.device == "cpu":
+        return max(1, min(cores(), n_tasks))
+    return max(1, min(len(visible_gpus()), n_tasks)) if plan.device == "cuda" else 1
+
+
+def failed_last(tasks: list[tuple[int, int]], log: Path) -> list[tuple[int, int]]:
+    """``tasks`` with those that failed before put last, so that they keep none from running."""
+    failed = set()
+    for line in log.read_text().splitlines() if log.exists() else []:
+        try:
+            report = json.loads(line)
+        except json.JSONDecodeError:  # the last line of a killed run
+            continue
+        if "failed" in report:
+            failed.add((report["algorithm"], report["task"]))
+    return sorted(tasks, key=lambda task: task in failed)
+
+
+def log_report(path: Path, report: dict) -> None:
+    """Append a report to the run's log, with the time and the host where it names none."""
+    shown = {key: value for key, value in report.items() if key not in ("stop", "again", "last")}
+    line = {"host": socket.gethostname(), **shown, "at": time.time()}
     with path.open("a") as file:
-        file.write(json.dumps(summary) + "\n")
+        file.write(json.dumps(line) + "\n")
+
+
+def describe_plan(plan: TrainingPlan) -> None:
+    """Write ``plan.json``, from which `mdhelpers status` knows what is to be done."""
+    about = {
+        "n_models": plan.n_models,
+        "stack": plan.stack,
+        "names": [spec.name for spec in plan.algorithms],
+        "stores": [str(plan.store_path(a)) for a in (1, 2)],
+        "device": plan.device,
+    }
+    temporary = plan.folder / f"plan.{os.getpid()}.tmp"
+    temporary.write_text(json.dumps(about, indent=2))
+    temporary.rename(plan.folder / "plan.json")
+
+
+def remove_leftovers(plan: TrainingPlan) -> None:
+    """Remove what killed processes had begun to write."""
+    for folder in ("checkpoints_1", "checkpoints_2", "sources"):
+        for path in (plan.folder / folder).glob("*.tmp"):
+            path.unlink(missing_ok=True)
 
 
 def check_disk(plan: TrainingPlan, n_tasks: int) -> None:
     """Refuse to start where the margins and checkpoints would not fit."""
-    need = int(1.2 * n_tasks * plan.stack * (4 * plan.n_test + plan.n_train / 8 + 4096))
+    if plan.models_url:
+        return
+    width = np.dtype(plan.margins_dtype).itemsize
+    need = int(1.2 * n_tasks * plan.stack * (width * plan.n_test + plan.n_train / 8 + 4096))
     free = shutil.disk_usage(plan.folder).free
     if free < need:
         raise OSError(

@@ -58,9 +58,9 @@ def run_source(plan: TrainingPlan, algorithm: int, number: int) -> dict:
     source = source_of(plan, algorithm)
     data, test = source_data(source.dataset.model_dump_json(), plan.device)
     seeds = [derived_seed(plan.seed, SOURCE_SEEDS, number, k) for k in (0, 1)]
-    everything = np.ones((1, len(data.images)), bool)
+    everything = np.ones((1, len(data.source)), bool)
     stack, _ = train_stack(Task(source.algorithm, everything, [seeds[0]], [seeds[1]]), data)
-    right = stack_logits(stack, test.images)[0].argmax(-1) == test.labels.cpu()
+    right = stack_logits(stack, test.source.images)[0].argmax(-1) == test.labels.cpu()
     path = source_path(plan, source, number)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(f".{os.getpid()}.tmp")

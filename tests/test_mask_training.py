@@ -1,6 +1,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -9,15 +10,14 @@ import numpy as np
 import pytest
 import torch
 
-from mdhelpers.algorithms import NetworkSpec
+from mdhelpers.algorithms import NetworkSpec, PythonSpec
 from mdhelpers.datasets import save_dataset
-from mdhelpers.mask_training import train_all
+from mdhelpers.mask_training import failed_last, train_all
 from mdhelpers.outputs import correct_class_margins
-from mdhelpers.plans import TrainingPlan, draw_mask
+from mdhelpers.plans import TrainingPlan, derived_seed, draw_mask
 from mdhelpers.scenes import make_scenes
 from mdhelpers.store import ModelStore
-from mdhelpers.tasks import load_checkpoints, unfinished_tasks
-from mdhelpers.training import stack_logits
+from mdhelpers.tasks import load_kept, unfinished_tasks
 
 
 def make_plan(folder, **changes) -> TrainingPlan:
@@ -46,9 +46,11 @@ def make_plan(folder, **changes) -> TrainingPlan:
 
 
 def files_of(folder) -> dict:
+    """All bytes that training leaves, but for wall times."""
     paths = [p for a in (1, 2) for p in (folder / f"models_{a}.zarr").rglob("*") if p.is_file()]
     paths += [p for a in (1, 2) for p in (folder / f"checkpoints_{a}").glob("*")]
-    return {str(p.relative_to(folder)): p.read_bytes() for p in paths}
+    kept = [p for p in paths if "seconds" not in p.parts]
+    return {str(p.relative_to(folder)): p.read_bytes() for p in kept}
 
 
 @pytest.fixture(scope="module")
@@ -67,8 +69,9 @@ def test_both_algorithms_see_the_same_masks_of_the_size_asked_for(finished):
     assert not np.array_equal(one.margins, two.margins)
 
 
-def test_any_number_of_workers_gives_the_same_bits(finished, tmp_path):
-    train_all(make_plan(tmp_path), workers=2, progress=False)
+@pytest.mark.parametrize("workers", [2, 4])
+def test_any_number_of_workers_gives_the_same_bits(finished, tmp_path, workers):
+    assert train_all(make_plan(tmp_path), workers=workers, progress=False)["workers"] == workers
     assert files_of(tmp_path) == files_of(finished)
 
 
@@ -90,7 +93,7 @@ import sys
 from pathlib import Path
 sys.path.insert(0, {tests!r})
 from test_mask_training import make_plan
-from mdhelpers.mask_training import train_all
+from mdhelpers.mask_training import failed_last, train_all
 if __name__ == "__main__":
     train_all(make_plan(Path({folder!r}), n_models=64), workers=2, progress=False)
 """
@@ -115,27 +118,63 @@ def test_kill_9_three_times_then_finishing_gives_the_same_bits(tmp_path):
 def kill_after(script, log, n_lines: int) -> None:
     """Start training and kill -9 it when the log has ``n_lines`` lines."""
     process = subprocess.Popen([sys.executable, str(script)])
-    while not (log.exists() and len(log.read_text().splitlines()) >= n_lines):
-        assert process.poll() is None, "training ended before it was killed"
-        time.sleep(0.005)
+    wait_for_lines(log, n_lines, process)
     process.send_signal(signal.SIGKILL)
     process.wait()
 
 
+def wait_for_lines(log, n_lines: int, process: subprocess.Popen) -> None:
+    while not (log.exists() and len(log.read_text().splitlines()) >= n_lines):
+        assert process.poll() is None, "training ended before it was killed"
+        time.sleep(0.005)
+
+
+@pytest.mark.slow
+def test_a_killed_worker_changes_no_bit(tmp_path):
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    for folder in (whole, killed):
+        folder.mkdir()
+    train_all(make_plan(whole, n_models=64), workers=1, progress=False)
+    plan, log = make_plan(killed, n_models=64), killed / "training.jsonl"
+    script = tmp_path / "train.py"
+    script.write_text(SCRIPT.format(tests=os.path.dirname(__file__), folder=str(killed)))
+    process = subprocess.Popen([sys.executable, str(script)])
+    victims = []
+    for n_lines in (2, 10):
+        wait_for_lines(log, n_lines, process)
+        victims.append(json.loads(log.read_text().splitlines()[-1])["process"])
+        os.kill(victims[-1], signal.SIGKILL)
+    assert process.wait() == 0
+    assert unfinished_tasks(plan) == []
+    assert files_of(killed) == files_of(whole)
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    assert len({line["process"] for line in lines}) > 2
+    assert not any("failed" in line for line in lines)
+
+
 def test_checkpoints_hold_the_models_whose_margins_are_stored(finished):
     plan = make_plan(finished)
-    (stack,) = load_checkpoints(plan, 1, 4)
+    (models,) = load_kept(plan, 1, 4)
     test = make_scenes(n_train=24, n_test=12, size=16, seed=0).test
-    logits = stack_logits(stack, torch.tensor(test.images))
-    margins = correct_class_margins(logits, torch.tensor(test.labels)).numpy()
+    margins = correct_class_margins(models.logits(test.images), torch.tensor(test.labels)).numpy()
     stored = ModelStore.open(finished / "models_1.zarr").read().margins[:4]
     np.testing.assert_allclose(margins, stored, atol=1e-5)
 
 
 def test_the_log_tells_what_each_task_took(finished):
-    lines = (finished / "training.jsonl").read_text().splitlines()
+    lines = [json.loads(s) for s in (finished / "training.jsonl").read_text().splitlines()]
     assert len(lines) == 8
-    assert sum(json.loads(line)["models"] for line in lines) == 32
+    assert sum(line["models"] for line in lines) == 32
+    assert {line["host"] for line in lines} == {socket.gethostname()}
+    assert time.time() - 3600 < lines[0]["at"] <= lines[-1]["at"] <= time.time()
+
+
+def test_the_plan_is_written_for_those_who_look_on(finished):
+    about = json.loads((finished / "plan.json").read_text())
+    assert (about["n_models"], about["stack"], about["device"]) == (16, 4, "cpu")
+    assert about["names"] == ["a", "b"]
+    assert about["stores"] == [str(finished / f"models_{a}.zarr") for a in (1, 2)]
+    assert sorted(p.name for p in finished.glob("plan*")) == ["plan.json"]
 
 
 def test_initialisations_are_shared_in_slots(finished):
@@ -163,12 +202,15 @@ def test_impossible_plans_are_refused(tmp_path, changes, message):
 def test_a_model_that_diverges_is_named(tmp_path):
     wild = NetworkSpec(name="wild", epochs=8, batch_size=6, width=4, lr=1e9)
     plan = make_plan(tmp_path, algorithms=(wild, wild))
-    with pytest.raises(FloatingPointError, match=r"algorithm 1 \(wild\).*diverged.*lr"):
+    with pytest.raises(RuntimeError, match=r"(?s)algorithm 1 \(wild\).*diverged.*lr.*not tried"):
         train_all(plan, workers=1, progress=False)
+    (line, *_) = map(json.loads, (tmp_path / "training.jsonl").read_text().splitlines())
+    assert line["failed"].startswith("FloatingPointError: algorithm 1 (wild): model 0 diverged")
+    assert line["at"] <= time.time()
 
 
 def test_other_data_under_the_same_run_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="run 01_data_prep again"):
+    with pytest.raises(RuntimeError, match="run 01_data_prep again"):
         train_all(make_plan(tmp_path, fingerprint="other"), workers=1, progress=False)
 
 
@@ -180,3 +222,64 @@ def test_no_disk_space_is_said_before_training(tmp_path, monkeypatch):
     monkeypatch.setattr("mdhelpers.mask_training.shutil.disk_usage", lambda _: usage)
     with pytest.raises(OSError, match="no disk space"):
         train_all(plan, workers=1, progress=False)
+
+
+LETHAL = """
+import os
+import numpy as np
+
+def train(images, labels, test_images, *, n_classes, seed, lethal, how):
+    if seed == lethal:
+        os._exit(5) if how == "dies" else 1 / 0
+    counts = np.bincount(labels, minlength=n_classes)
+    return np.tile(np.log1p(counts), (len(test_images), 1))
+"""
+
+
+@pytest.mark.parametrize(
+    ("how", "told"),
+    [("dies", "its worker ended with exit code 5"), ("raises", "ZeroDivisionError")],
+)
+def test_a_model_that_always_fails_is_named_and_all_others_are_kept(
+    tmp_path, monkeypatch, how, told
+):
+    (tmp_path / "lethal_function.py").write_text(LETHAL)
+    monkeypatch.syspath_prepend(tmp_path)
+    plan = make_plan(tmp_path)
+    lethal = derived_seed(0, 2, 2, 6)  # the seed of algorithm 2's model 6
+    options = {"lethal": lethal, "how": how}
+    wild = PythonSpec(kind="python", name="wild", function="lethal_function:train", options=options)
+    plan = make_plan(tmp_path, algorithms=(plan.algorithms[0], wild))
+    with pytest.raises(RuntimeError, match=r"(?s)1 tasks failed.*kept.*run the same") as failure:
+        train_all(plan, workers=2, progress=False)
+    assert "algorithm 2 (wild), task 1 (models 4 to 7): " in str(failure.value)
+    assert told in str(failure.value)
+    assert unfinished_tasks(plan) == [(2, 1)]
+
+
+def test_tasks_that_failed_before_come_last(tmp_path):
+    log = tmp_path / "training.jsonl"
+    tasks = [(1, 0), (2, 0), (1, 1), (2, 1)]
+    assert failed_last(tasks, log) == tasks
+    failed = json.dumps({"algorithm": 1, "task": 0, "failed": "diverged"})
+    log.write_text(f'{failed}\n{{"algorithm": 2, "task": 0}}\n{{"algo')
+    assert failed_last(tasks, log) == [(2, 0), (1, 1), (2, 1), (1, 0)]
+
+
+def test_source_models_are_trained_before_those_that_start_from_them(tmp_path):
+    small = {"epochs": 2, "batch_size": 6, "width": 4}
+    source = {
+        "dataset": {"kind": "scenes", "n_train": 24, "n_test": 12, "size": 16, "seed": 1},
+        "algorithm": {"name": "source", **small},
+        "n_models": 2,
+    }
+    started = NetworkSpec(
+        name="b", **small, initialisation={"kind": "pretraining", "source": source}
+    )
+    plan = make_plan(tmp_path)
+    plan = make_plan(tmp_path, algorithms=(plan.algorithms[0], started), n_models=8)
+    train_all(plan, workers=2, progress=False)
+    assert unfinished_tasks(plan) == []
+    lines = [json.loads(s) for s in (tmp_path / "training.jsonl").read_text().splitlines()]
+    assert sorted(line["source"] for line in lines[:2]) == [0, 1]
+    assert all("source" not in line for line in lines[2:])

@@ -1,0 +1,50 @@
+"""What the processes of the other ways share; they import no more of mdhelpers than they use."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import threading
+import time
+from multiprocessing.connection import wait
+
+import numpy as np
+import torch
+from torch import nn
+
+DATA: list[tuple[np.ndarray, np.ndarray]] = []  # images and labels: training's, then the test's
+
+
+def start_worker(threads: int, data: list[tuple[np.ndarray, np.ndarray]]) -> None:
+    threading.Thread(target=end_with_parent, daemon=True).start()
+    torch.set_num_threads(threads)
+    DATA[:] = data
+
+
+def end_with_parent() -> None:
+    """End this process when its parent is gone, even if that was killed."""
+    wait([multiprocessing.parent_process().sentinel])
+    os._exit(1)
+
+
+def matmul_rate(seconds: float = 0.4, side: int = 1024) -> float:
+    """Floating-point operations a second of one thread's fp32 matrix products."""
+    a, b = torch.randn(2, side, side)
+    out, n = a @ b, 0
+    start = time.perf_counter()
+    while (taken := time.perf_counter() - start) < seconds:
+        torch.mm(a, b, out=out)
+        n += 1
+    return n * 2 * side**3 / taken
+
+
+def operations(model: nn.Module, size: tuple[int, int]) -> tuple[float, float]:
+    """Floating-point operations an image: of a training step, of evaluation."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    images = torch.zeros(1, 3, *size)
+    with FlopCounterMode(display=False) as step:
+        model(images).sum().backward()
+    with FlopCounterMode(display=False) as evaluation, torch.no_grad():
+        model(images)
+    return step.get_total_flops(), evaluation.get_total_flops()

@@ -12,7 +12,8 @@ from pathlib import Path
 import mdhelpers
 from mdhelpers.paths import checkout
 
-_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
+# glibc's M_TRIM_THRESHOLD and M_MMAP_THRESHOLD; it takes no larger value of the second
+MALLOC_OPTIONS = {-1: 1 << 30, -3: 1 << 25}
 PACKAGES = ("mdhelpers", "torch", "numpy", "scikit-learn", "zarr", "open_clip_torch", "papermill")
 
 
@@ -110,8 +111,8 @@ def keep_freed_memory() -> None:
     if platform.libc_ver()[0] != "glibc":
         return
     libc = ctypes.CDLL(None)
-    for option in (_TRIM_THRESHOLD, _MMAP_THRESHOLD):
-        libc.mallopt(option, 1 << 30)
+    for option, value in MALLOC_OPTIONS.items():
+        libc.mallopt(option, value)
 
 
 def existing_parent(path: Path) -> Path:

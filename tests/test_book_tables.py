@@ -4,7 +4,10 @@ import pytest
 
 from mdhelpers.book_tables import expand_tables
 
-ROWS = [{"way": "one", "s a model": 0.123}, {"way": "two", "s a model": 4.0, "extra": 7}]
+ROWS = [
+    {"way": "one", "s a model": 0.123},
+    {"way": "two", "s a model": 4.0, "extra": 7, "parts": {"a, b": 0.5}},
+]
 
 
 def expanded(text: str) -> str:
@@ -31,3 +34,8 @@ def test_a_column_that_no_row_has_is_named():
 def test_only_lists_of_rows_make_tables():
     with pytest.raises(ValueError, match="no list of rows"):
         expanded("{{ table n | way }}")
+
+
+def test_rows_are_chosen_by_a_key_and_values_found_in_parts():
+    text = expanded("{{ table recorded.x.rows where parts | way; parts.a, b:.2f as ab }}")
+    assert text.splitlines()[1:] == ["| --- | --: |", "| two | 0.50 |"]

@@ -2,9 +2,10 @@
 
 All train the same network with the same recipe on the same subsets of the same generated scenes,
 and are judged on the same test images (`training_ways` holds the other two). Other programs of
-the machine disturb such a measurement; so the ways take turns, with a measurement of each core's
-fp32 matrix products in every round, and medians over the rounds are compared. The start of a
-way's processes is told apart.
+the machine disturb such a measurement. So the ways take turns, each after a measurement of the
+cores' fp32 matrix products, medians are compared, and single-threaded ways by the seconds of a
+core that a model costs, which on a machine with nothing else to do are those of the clock. The
+start of a way's processes is told apart.
 
     python benchmarks/training.py --quick --out training.json
 """

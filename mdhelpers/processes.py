@@ -165,7 +165,8 @@ def worker_context() -> multiprocessing.context.BaseContext:
     if not sys.platform.startswith("linux"):
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["mdhelpers.tasks", "mdhelpers.processes"])
+    # torch imports its compiler, 2 to 4 s of work, when the first optimiser is made
+    context.set_forkserver_preload(["mdhelpers.tasks", "mdhelpers.processes", "torch._dynamo"])
     return context
 
 

@@ -13,6 +13,7 @@ from collections import defaultdict
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, closing
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +30,7 @@ from mdhelpers.store import ModelStore
 from training_ways.clock import PARTS, WARM_UP, timed_task
 from training_ways.tight import tight_model
 from training_ways.usual import usual_model
-from training_ways.worker import matmul_rate, operations, start_worker
+from training_ways.worker import matmul_rate, operations, start_worker, train_one
 
 SEED, ALPHA = 0, 0.5
 SPECS = (
@@ -41,9 +42,7 @@ SPECS = (
         augmentation={"crop": 0.35, "flip": True, "shift": 2},
     ),
 )
-AIMS = {"usual script": 5.0, "tight loop": 1.2}
-SHARE = 0.55
-NOISE = 3.0  # standard errors by which accuracies may differ
+USUAL, TIGHT, OURS = "usual script", "tight loop", "mdhelpers"
 STACK = STACKS["cpu"]["cnn"]
 
 
@@ -52,18 +51,15 @@ class Elsewhere:
 
     def __init__(self, way: str, train: Callable, data: Dataset, *, threads: int, models: int):
         self.way, self.specs, self.models = way, SPECS, models
-        self.train, self.n_train = train, len(data.train)
-        self.done: dict[str, list[float]] = defaultdict(list)
-        processes = cores() // threads
+        self.train, self.n_train = partial(train_one, train), len(data.train)
+        self.done: dict[str, list[tuple[float, float]]] = defaultdict(list)
+        n_processes = cores() // threads
         start, spawn = time.perf_counter(), multiprocessing.get_context("spawn")
         arrays = [(split.images, split.labels) for split in (data.train, data.test)]
-        self.pool = ProcessPoolExecutor(processes, spawn, start_worker, (threads, arrays))
-        short = [SPECS[-1].model_copy(update={"epochs": 1})] * processes
-        list(
-            self.pool.map(
-                self.train, short, [np.arange(self.n_train)] * processes, range(processes)
-            )
-        )
+        self.pool = ProcessPoolExecutor(n_processes, spawn, start_worker, (threads, arrays))
+        short, every = SPECS[-1].model_copy(update={"epochs": 1}), np.arange(self.n_train)
+        for done in [self.pool.submit(self.train, short, every, 0) for _ in range(n_processes)]:
+            done.result()
         self.start = time.perf_counter() - start
 
     def turn(self, spec: NetworkSpec) -> None:
@@ -73,7 +69,10 @@ class Elsewhere:
         self.done[spec.name] += self.pool.map(self.train, [spec] * self.models, rows, index)
 
     def accuracy(self, spec: NetworkSpec) -> list[float]:
-        return self.done[spec.name]
+        return [accuracy for accuracy, _ in self.done[spec.name]]
+
+    def core_seconds(self, spec: NetworkSpec) -> list[float]:
+        return [seconds for _, seconds in self.done[spec.name]]
 
     def close(self) -> None:
         self.pool.shutdown()
@@ -82,7 +81,7 @@ class Elsewhere:
 class Mdhelpers:
     """What `train_all` does, in turns: its plan, its worker processes, its tasks, its stores."""
 
-    def __init__(self, way: str, data: Dataset, folder: Path, precision: str, rounds: int):
+    def __init__(self, way: str, data: Dataset, folder: Path, *, precision: str, rounds: int):
         self.way, self.models, self.reports = way, STACK * cores(), []
         self.specs = tuple(spec.model_copy(update={"precision": precision}) for spec in SPECS)
         save_dataset(data, folder / "data")
@@ -94,7 +93,7 @@ class Mdhelpers:
             n_test=len(data.test),
             seed=SEED,
             alpha=ALPHA,
-            n_models=(rounds + 1) * self.models,
+            n_models=rounds * self.models,
             n_keep=0,
             n_slots=0,
             stack=STACK,
@@ -108,10 +107,9 @@ class Mdhelpers:
         self.start = time.perf_counter() - start
 
     def turn(self, spec: NetworkSpec) -> None:
-        algorithm = self.specs.index(spec) + 1
-        n = self.models // STACK
-        first = n * (len(self.of(spec)) // n)
-        self.reports += self.run([(algorithm, first + i) for i in range(n)])
+        first = len(self.of(spec))
+        tasks = range(first, first + self.models // STACK)
+        self.reports += self.run([(self.specs.index(spec) + 1, task) for task in tasks])
 
     def run(self, tasks: list[tuple[int, int]]) -> list[dict]:
         reports = list(self.pool.results(tasks))
@@ -127,99 +125,109 @@ class Mdhelpers:
         store = ModelStore.open(self.plan.store_path(self.specs.index(spec) + 1))
         return store.read(STACK * len(self.of(spec))).accuracy.tolist()
 
+    def core_seconds(self, spec: NetworkSpec) -> list[float]:
+        return [report["core seconds"] / STACK for report in self.of(spec)]
+
     def parts(self, spec: NetworkSpec) -> dict[str, float]:
         """Shares of the workers' time."""
-        reports = self.of(spec)
-        sums = {p: sum(r["parts"][p] for r in reports) for p in (*PARTS, "the rest")}
+        sums = {p: sum(r["parts"][p] for r in self.of(spec)) for p in (*PARTS, "the rest")}
         return {part: seconds / sum(sums.values()) for part, seconds in sums.items()}
 
     def close(self) -> None:
         self.pool.close()
 
 
-def take_turns(ways: list, pool: ProcessPoolExecutor, rounds: int, limit: float):
-    """Seconds of every turn by way and algorithm, and all cores' matrix products a second.
+class Turns:
+    """Rounds in which every way trains each algorithm once, after a look at the cores' speed."""
 
-    No round begins after ``limit`` seconds, but there are two at least.
-    """
-    seconds, peaks, begin = defaultdict(list), [], time.perf_counter()
-    for number in range(rounds):
-        if number >= 2 and time.perf_counter() - begin > limit:
-            break
-        rates = [pool.submit(matmul_rate) for _ in range(cores())]
-        peaks.append(sum(rate.result() for rate in rates))
-        turns = [(way, spec) for way in ways for spec in way.specs]
-        for way, spec in turns[:: -1 if number % 2 else 1]:
-            start = time.perf_counter()
-            way.turn(spec)
-            seconds[way.way, spec.name].append(time.perf_counter() - start)
-    return seconds, statistics.median(peaks)
+    def __init__(self, ways: list, pool: ProcessPoolExecutor):
+        self.ways, self.pool = ways, pool
+        self.seconds: dict[tuple[str, str], list[float]] = defaultdict(list)
+        self.rates: list[float] = []
+
+    def take(self, rounds: int, *, limit: float) -> None:
+        """``rounds`` rounds; none but the second begins after ``limit`` seconds."""
+        begin = time.perf_counter()
+        for number in range(rounds):
+            if number >= 2 and time.perf_counter() - begin > limit:
+                return
+            turns = [(way, spec) for way in self.ways for spec in way.specs]
+            for way, spec in turns[:: -1 if number % 2 else 1]:
+                rates = [self.pool.submit(matmul_rate) for _ in range(cores())]
+                self.rates += [rate.result() for rate in rates]
+                start = time.perf_counter()
+                way.turn(spec)
+                self.seconds[way.way, spec.name].append(time.perf_counter() - start)
+
+    @property
+    def peak(self) -> float:
+        """Matrix products of one core, operations a second."""
+        return statistics.median(self.rates)
+
+    def row(self, way, number: int, flops: float) -> dict:
+        """What was measured of a way and an algorithm whose models take ``flops``."""
+        spec = way.specs[number]
+        seconds = statistics.median(self.seconds[way.way, spec.name]) / way.models
+        core, accuracy = statistics.median(way.core_seconds(spec)), way.accuracy(spec)
+        row = {
+            "way": way.way,
+            "algorithm": spec.name,
+            "models": len(accuracy),
+            "models a minute": 60 / seconds,
+            "core seconds a model": core,
+            "share of fp32 matmul peak": flops / core / self.peak,
+            "accuracy": statistics.mean(accuracy),
+            "accuracy, deviation of a model": statistics.stdev(accuracy),
+            "start, seconds": way.start,
+        }
+        return row | ({"parts": way.parts(spec)} if isinstance(way, Mdhelpers) else {})
 
 
-def make_rows(ways: list, seconds: dict, data: Dataset, peak: float) -> list[dict]:
-    rows = []
-    for number, spec in enumerate(SPECS):
-        step, evaluation = operations(make_model(spec, data.size, len(data.class_names)), data.size)
-        seen = spec.epochs * round(ALPHA * len(data.train))
-        flops = seen * step + len(data.test) * evaluation
-        for way in ways:
-            a_model = statistics.median(seconds[way.way, spec.name]) / way.models
-            accuracy = way.accuracy(way.specs[number])
-            rows.append(
-                {
-                    "way": way.way,
-                    "algorithm": spec.name,
-                    "models": len(accuracy),
-                    "models a minute": 60 / a_model,
-                    "share of fp32 matmul peak": flops / a_model / peak,
-                    "accuracy": float(np.mean(accuracy)),
-                    "accuracy, standard error": float(np.std(accuracy) / np.sqrt(len(accuracy))),
-                    "start, seconds": way.start,
-                    "operations a model": flops,
-                }
-            )
-            if isinstance(way, Mdhelpers):
-                rows[-1]["parts"] = way.parts(way.specs[number])
-    return rows
+def operations_a_model(spec: NetworkSpec, data: Dataset) -> float:
+    """Floating-point operations of a model's training and its evaluation on the test images."""
+    step, forward = operations(make_model(spec, data.size, len(data.class_names)), data.size)
+    return spec.epochs * round(ALPHA * len(data.train)) * step + len(data.test) * forward
 
 
 def make_bars(rows: list[dict]) -> list[dict]:
-    found = {(row["way"], row["algorithm"]): row for row in rows}
-    bars = []
-    for spec in SPECS:
-        ours = found["mdhelpers", spec.name]
-        for way, aim in AIMS.items():
-            other = found[way, spec.name]
-            ratio = ours["models a minute"] / other["models a minute"]
-            # one model's deviation, from the many of ours: the usual script trains too few
-            deviation = ours["accuracy, standard error"] * math.sqrt(ours["models"])
-            error = deviation * math.sqrt(1 / ours["models"] + 1 / other["models"])
-            apart = abs(ours["accuracy"] - other["accuracy"]) / error
-            bars += [
-                bar(f"{spec.name}: models a minute, over the {way}", ratio, aim, ratio >= aim),
-                bar(
-                    f"{spec.name}: accuracy apart from the {way}, standard errors (at most)",
-                    apart,
-                    NOISE,
-                    apart <= NOISE,
-                ),
-            ]
+    found, bars = {(row["way"], row["algorithm"]): row for row in rows}, []
+    for name in (spec.name for spec in SPECS):
+        usual, tight, ours = (found[way, name] for way in (USUAL, TIGHT, OURS))
+        faster = ours["models a minute"] / usual["models a minute"]
+        cheaper = tight["core seconds a model"] / ours["core seconds a model"]
         share = ours["share of fp32 matmul peak"]
-        bars.append(bar(f"{spec.name}: share of the fp32 peak", share, SHARE, share >= SHARE))
+        bars += [
+            at_least(f"{name}: models a minute over the usual script's", faster, 5.0),
+            at_least(f"{name}: models a core-minute over the tight loop's", cheaper, 1.2),
+            at_least(f"{name}: share of a core's fp32 matmul peak", share, 0.55),
+            equal(f"{name}: accuracy, mdhelpers and the usual script", ours, usual),
+            equal(f"{name}: accuracy, mdhelpers and the tight loop", ours, tight),
+        ]
     return bars
 
 
-def bar(what: str, value: float, aim: float, met: bool) -> dict:
-    return {"what": what, "value": value, "aim": aim, "met": bool(met)}
+def at_least(what: str, value: float, aim: float) -> dict:
+    return {"what": what, "value": value, "aim": aim, "met": value >= aim}
+
+
+def equal(what: str, ours: dict, other: dict, aim: float = 3.0) -> dict:
+    """Standard errors between two means; a model's deviation is that of our many models."""
+    error = ours["accuracy, deviation of a model"] * math.hypot(
+        ours["models"] ** -0.5, other["models"] ** -0.5
+    )
+    apart = abs(ours["accuracy"] - other["accuracy"]) / error
+    return {"what": f"{what}, standard errors apart", "value": apart, "aim": aim} | {
+        "met": apart <= aim
+    }
 
 
 def show(rows: list[dict], bars: list[dict], peak: float) -> None:
-    print(f"{cores()} cores, torch {torch.__version__}, fp32 matmul {peak / 1e9:.0f} GFLOP/s")
+    print(f"{cores()} cores, torch {torch.__version__}, {peak / 1e9:.0f} GFLOP/s in fp32 a core")
     for r in rows:
         print(
-            f"{r['way']:16} {r['algorithm']:10} {r['models']:4d} models "
-            f"{r['models a minute']:7.1f} a minute, {r['share of fp32 matmul peak']:4.0%} of peak, "
-            f"accuracy {r['accuracy']:.3f} ± {r['accuracy, standard error']:.3f}, "
+            f"{r['way']:15} {r['algorithm']:9} {r['models']:4d} models "
+            f"{r['models a minute']:6.1f} a minute, {r['core seconds a model']:7.3f} core s each, "
+            f"{r['share of fp32 matmul peak']:4.0%} of peak, accuracy {r['accuracy']:.3f}, "
             f"start {r['start, seconds']:.1f} s"
         )
     for r in rows:
@@ -227,31 +235,31 @@ def show(rows: list[dict], bars: list[dict], peak: float) -> None:
             shares = ", ".join(f"{part} {share:.1%}" for part, share in r["parts"].items())
             print(f"time of {r['way']}, {r['algorithm']}: {shares}")
     for b in bars:
-        mark = "met" if b["met"] else "NOT met"
-        print(f"{b['what']}: {b['value']:.2f} (aim {b['aim']:g}), {mark}")
+        print(f"{b['what']}: {b['value']:.2f} (aim {b['aim']:g}){'' if b['met'] else ', NOT met'}")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Models a minute on a CPU")
+    parser = argparse.ArgumentParser(description="Models a minute on a CPU, three ways")
     parser.add_argument("--quick", action="store_true", help="fewer rounds, under five minutes")
     parser.add_argument("--out", type=Path, help="write rows and bars as JSON")
     options = parser.parse_args()
-    rounds, limit = (5, 150.0) if options.quick else (20, math.inf)
+    rounds, limit = (5, 120.0) if options.quick else (20, math.inf)
+    precisions = {OURS: "fp32"} if options.quick else {OURS: "fp32", f"{OURS}, bf16": "bf16"}
     data = make_scenes(n_train=240, n_test=600, seed=SEED)
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
-        ways = [
-            Elsewhere("usual script", usual_model, data, threads=cores(), models=1),
-            Elsewhere("tight loop", tight_model, data, threads=1, models=4 * cores()),
-            Mdhelpers("mdhelpers", data, Path(folder) / "fp32", "fp32", rounds),
-        ]
-        if not options.quick:
-            ways.append(Mdhelpers("mdhelpers, bf16", data, Path(folder) / "bf16", "bf16", rounds))
+        tight = Elsewhere(TIGHT, tight_model, data, threads=1, models=4 * cores())
+        ways = [Elsewhere(USUAL, usual_model, data, threads=cores(), models=1), tight]
+        for way, precision in precisions.items():
+            place = Path(folder) / precision
+            ways.append(Mdhelpers(way, data, place, precision=precision, rounds=rounds))
         for way in ways:
             stack.enter_context(closing(way))
-        seconds, peak = take_turns(ways, ways[1].pool, rounds, limit)
-        rows = make_rows(ways, seconds, data, peak)
+        turns = Turns(ways, tight.pool)
+        turns.take(rounds, limit=limit)
+        flops = [operations_a_model(spec, data) for spec in SPECS]
+        rows = [turns.row(way, number, flops[number]) for number in (0, 1) for way in ways]
     bars = make_bars(rows)
-    show(rows, bars, peak)
+    show(rows, bars, turns.peak)
     if options.out:
-        found = {"machine": machine(), "fp32 matmul": peak, "rows": rows, "bars": bars}
-        options.out.write_text(json.dumps(found, indent=2))
+        found = {"machine": machine(), "fp32 matmul of a core": turns.peak, "rows": rows}
+        options.out.write_text(json.dumps(found | {"bars": bars}, indent=2))

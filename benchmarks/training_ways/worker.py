@@ -6,11 +6,14 @@ import multiprocessing
 import os
 import threading
 import time
+from collections.abc import Callable
 from multiprocessing.connection import wait
 
 import numpy as np
 import torch
 from torch import nn
+
+from mdhelpers.algorithms import NetworkSpec
 
 DATA: list[tuple[np.ndarray, np.ndarray]] = []  # images and labels: training's, then the test's
 
@@ -27,12 +30,18 @@ def end_with_parent() -> None:
     os._exit(1)
 
 
+def train_one(train: Callable, spec: NetworkSpec, rows: np.ndarray, seed: int) -> tuple:
+    """The accuracy of one model and the seconds of a core that it took."""
+    start = time.process_time()
+    return train(spec, rows, seed), time.process_time() - start
+
+
 def matmul_rate(seconds: float = 0.4, side: int = 1024) -> float:
-    """Floating-point operations a second of one thread's fp32 matrix products."""
+    """Floating-point operations in a second of one core, in fp32 matrix products."""
     a, b = torch.randn(2, side, side)
     out, n = a @ b, 0
-    start = time.perf_counter()
-    while (taken := time.perf_counter() - start) < seconds:
+    start = time.thread_time()
+    while (taken := time.thread_time() - start) < seconds:
         torch.mm(a, b, out=out)
         n += 1
     return n * 2 * side**3 / taken
@@ -42,7 +51,7 @@ def operations(model: nn.Module, size: tuple[int, int]) -> tuple[float, float]:
     """Floating-point operations an image: of a training step, of evaluation."""
     from torch.utils.flop_counter import FlopCounterMode
 
-    images = torch.zeros(1, 3, *size)
+    images = torch.zeros(1, 3, *size)  # one model, since torch miscounts grouped convolutions
     with FlopCounterMode(display=False) as step:
         model(images).sum().backward()
     with FlopCounterMode(display=False) as evaluation, torch.no_grad():

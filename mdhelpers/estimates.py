@@ -34,7 +34,7 @@ def estimate(study: Study) -> dict[str, Any]:
     n_train, n_test, n_classes = expected_sizes(study.dataset)
     total = study.n_models + study.n_heldout
     size = study.dataset.size or DEFAULT_SIZE[study.dataset.kind]
-    device = resolve_device(study.device)
+    device = resolve_device("auto" if study.scheduler != "local" else study.device)
     specs = (study.algorithm_1, study.algorithm_2)
     stack = study.stack or choose_stack(specs, total, device)
     trial = {"shape": (n_train, size, n_classes), "alpha": study.alpha, "stack": stack}

@@ -29,14 +29,17 @@ STACKS = {
 ROWS_OF_OTHERS = 8  # models a task, where they are not networks
 
 
-def resolve_device(device: str) -> str:
-    """``auto`` takes a GPU where there is one; a device that is not there is refused."""
+def resolve_device(device: str, scheduler: str = "local") -> str:
+    """``auto`` takes a GPU where there is one; a device that is not there is refused.
+
+    A cluster's GPUs need not be seen from here: its workers are asked (`mdhelpers.clusters`).
+    """
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     kind = device.split(":")[0]
     if kind not in ("cpu", "cuda"):
         raise ValueError(f"device is {device!r}; it must be auto, cpu, cuda or cuda:0 …")
-    if kind == "cuda" and not torch.cuda.is_available():
+    if kind == "cuda" and scheduler == "local" and not torch.cuda.is_available():
         raise ValueError(f"device is {device!r}, but torch sees no GPU; use auto or cpu")
     return device
 

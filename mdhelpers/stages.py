@@ -8,7 +8,7 @@ elsewhere; this is where it meets files.
 from __future__ import annotations
 
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -144,7 +144,7 @@ def train_models(
         check_algorithm(spec)
         parameters[key] = spec.model_dump()
     stage = run.stage(MODELS, parameters, after=[DATA])
-    plan = training_plan(run, parameters, resolve_device(device), loader=loader)
+    plan = training_plan(run, parameters, resolve_device(device, scheduler), loader=loader)
     stage.say()
     if not stage.is_current:
         begun = train_all(plan, workers=workers, scheduler=scheduler, cluster=cluster)
@@ -189,6 +189,8 @@ def read_models(run: Run, *, device: str = "auto") -> StudyModels:
     if not manifest:
         raise FileNotFoundError(f"{run.path} has no models; run notebook {MODELS} first")
     plan = training_plan(run, manifest["parameters"], resolve_device(device))
+    stack = ModelStore.open(plan.store_path(1), read_only=True).rows_per_task
+    plan = replace(plan, stack=stack)  # as trained, perhaps on another kind of device
     n_heldout = manifest["parameters"]["n_heldout"]
     return StudyModels(plan, read_dataset(run.path / "data"), n_heldout)
 

@@ -22,6 +22,7 @@ def test_auto_takes_a_gpu_where_there_is_one(monkeypatch):
     assert plans.resolve_device("auto") == "cpu"
     with pytest.raises(ValueError, match="sees no GPU"):
         plans.resolve_device("cuda")
+    assert plans.resolve_device("cuda", "tcp://head:8786") == "cuda"
 
 
 def make_plan(tmp_path, **changes) -> plans.TrainingPlan:

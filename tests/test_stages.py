@@ -71,3 +71,11 @@ def test_discarding_the_models_removes_them_and_their_log(tmp_path):
     stages.discard(run, "02_mask_training")
     assert sorted(p.name for p in run.path.glob("*models*")) == []
     assert not (run.path / "training.jsonl").exists()
+
+
+def test_models_are_read_in_the_stacks_that_they_were_trained_in(run, monkeypatch):
+    monkeypatch.setattr("mdhelpers.stages.choose_stack", lambda *_: 2)
+    manifest = run.manifest(stages.MODELS)
+    monkeypatch.setitem(manifest["parameters"], "stack", 0)
+    monkeypatch.setattr(Run, "manifest", lambda *_: manifest)
+    assert stages.read_models(run).plan.stack == 4

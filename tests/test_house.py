@@ -13,7 +13,7 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 TOP_FOLDERS = "|".join(("root", "home", "work", "mnt", "farm", "Users"))
 MACHINE_PATH = re.compile(rf"(?<![\w.:/])/(?:{TOP_FOLDERS})/[A-Za-z]")
 PATH_LITERAL = re.compile(r"^~|^\.{0,2}/\w|^[A-Za-z]:\\|^\S+/\S+\.\w+$")
-MAX_LINES, MAX_PARAMETER_LINES = 12, 20
+MAX_LINES, MAX_PARAMETER_LINES = 12, 30
 
 each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 

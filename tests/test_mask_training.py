@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from mdhelpers.algorithms import NetworkSpec, PythonSpec
-from mdhelpers.datasets import save_dataset
+from mdhelpers.beton import ffcv_problem, write_beton
+from mdhelpers.datasets import read_dataset, save_dataset
 from mdhelpers.mask_training import failed_last, train_all
 from mdhelpers.outputs import correct_class_margins
 from mdhelpers.plans import TrainingPlan, derived_seed, draw_mask
@@ -67,6 +68,20 @@ def test_both_algorithms_see_the_same_masks_of_the_size_asked_for(finished):
     assert len(np.unique(one.masks, axis=0)) == 16
     assert np.array_equal(one.masks[5], draw_mask(0, 5, 24, 0.5))
     assert not np.array_equal(one.margins, two.margins)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(bool(ffcv_problem()), reason=ffcv_problem() or "-")
+def test_images_read_by_ffcv_give_the_same_bits(finished, tmp_path):
+    plan = make_plan(tmp_path, loader="ffcv")
+    write_beton(read_dataset(tmp_path / "data").train, tmp_path / "data" / "train.beton")
+    train_all(plan, workers=1, progress=False)
+    assert files_of(tmp_path) == files_of(finished)
+
+
+def test_ffcv_without_its_file_is_refused_by_name(tmp_path):
+    with pytest.raises((OSError, RuntimeError), match=r"no train\.beton|ffcv cannot be imported"):
+        train_all(make_plan(tmp_path, loader="ffcv"), workers=1, progress=False)
 
 
 @pytest.mark.parametrize("workers", [2, 4])

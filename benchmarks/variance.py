@@ -54,6 +54,7 @@ WAYS = (
     Way("own initialisation and order"),
     Way("32 initialisations in slots", 32),
     Way("32 slots, order shared too", 32, share_order=True),
+    Way("8 initialisations in slots", 8),
     Way("8 slots, order shared too", 8, share_order=True),
     Way("32 slots, weights averaged over the last quarter", 32, average_last=0.25),
 )
@@ -185,13 +186,16 @@ def main() -> None:
     parser.add_argument("--masks", type=int, default=48, help="held-out masks")
     parser.add_argument("--seeds", type=int, default=16, help="trainings of each held-out mask")
     parser.add_argument("--algorithms", type=int, nargs="+", default=[1, 2], choices=[1, 2])
+    parser.add_argument(
+        "--ways", type=int, nargs="+", default=range(len(WAYS)), help="numbers, from 0 on; 0 always"
+    )
     parser.add_argument("--workers", type=int, default=cores())
     parser.add_argument("--cache", type=Path, help="keep margins here, and read them again")
     parser.add_argument("--out", type=Path, help="write rows and bars as JSON")
     options = parser.parse_args()
     if options.quick:
         options.models, options.masks, options.seeds = 128, 16, 4
-    ways = WAYS[:2] if options.quick else WAYS
+    ways = WAYS[:2] if options.quick else [WAYS[i] for i in sorted({0, *options.ways})]
     if options.cache:
         options.cache.mkdir(parents=True, exist_ok=True)
     study = complete(merge(options.study), Study)[0]

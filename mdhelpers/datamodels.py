@@ -2,7 +2,8 @@ r"""Datamodels: how the margin of each test example depends on which examples we
 
 A datamodel is a linear model of a margin given the mask of the training set,
 ``margin(mask) ~ bias + weights @ mask`` (paper, section 2.2 and appendix B.3; Ilyas et al., 2022).
-Two estimators: the lasso, and the difference of means of Feldman and Zhang (2020).
+Estimators: the lasso, ridge regression, the difference of means of Feldman and Zhang (2020), and
+the lasso by the package fast_l1.
 
 Models that start from the same initialisation (the same *slot*) share a large part of their
 margins that has nothing to do with their masks. Where ``slots`` are given, masks and margins are
@@ -17,62 +18,33 @@ from difflib import get_close_matches
 from pathlib import Path
 
 import numpy as np
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
+from scipy.sparse import csr_array
 
-from mdhelpers import lasso
+from mdhelpers.estimators import fit_difference_of_means, fit_lasso
+from mdhelpers.fast_l1 import fit_fast_l1
+from mdhelpers.fits import Fit, FitOptions
+from mdhelpers.lasso import Engine
 from mdhelpers.lds import LDS, lds
-from mdhelpers.slots import check_slots, slot_means, split_validation, within_slots
+from mdhelpers.moments import Moments, PackedMasks
+from mdhelpers.ridge import fit_ridge
+from mdhelpers.slots import check_slots
 
 __all__ = [
     "LDS",
     "METHODS",
     "Datamodels",
     "FitOptions",
+    "PackedMasks",
     "fit_datamodels",
     "lds",
     "load_datamodels",
     "save_datamodels",
 ]
 
-METHODS = ("lasso", "difference_of_means")
+METHODS = ("lasso", "ridge", "difference_of_means", "fast_l1")
 _ARRAYS = ("weights", "bias", "lam", "lam_at_edge", "slot_ids", "slot_effects")
-
-
-@dataclass(frozen=True)
-class FitOptions:
-    """How the lasso's penalty is chosen (paper, appendix B.3).
-
-    Attributes
-    ----------
-    n_lams : int
-        Penalties on each test example's path.
-    lam_min_ratio : float
-        Smallest penalty as a fraction of the largest.
-    validation_share : float
-        Share of the models that scores the penalties, in (0, 0.5].
-    patience : int
-        A path stops after so many penalties without a better validation error.
-    tol : float
-        Duality gap at which a solution on the path counts as exact, relative to the margins'
-        variance. The refit is ten times as exact, down to 1e-6, which float32 can reach.
-    """
-
-    n_lams: int = 50
-    lam_min_ratio: float = 0.01
-    validation_share: float = 0.1
-    patience: int = 5
-    tol: float = 1e-4
-
-    def __post_init__(self) -> None:
-        bounds = {"n_lams": (2, 10_000), "patience": (1, 10_000)}
-        bounds |= {"lam_min_ratio": (1e-6, 0.99), "validation_share": (1e-6, 0.5), "tol": (0, 0.1)}
-        for name, (low, high) in bounds.items():
-            if not low <= getattr(self, name) <= high:
-                raise ValueError(
-                    f"{name} is {getattr(self, name)}; expected a number from {low:g} to {high:g}."
-                )
 
 
 @dataclass(frozen=True)
@@ -137,7 +109,7 @@ class Datamodels:
 
 
 def fit_datamodels(
-    masks: np.ndarray,
+    masks: np.ndarray | PackedMasks,
     margins: np.ndarray,
     *,
     method: str = "lasso",
@@ -145,107 +117,82 @@ def fit_datamodels(
     options: FitOptions | None = None,
     seed: int = 0,
     device: str = "cpu",
+    threads: int = 1,
 ) -> Datamodels:
     """Estimate a datamodel for each test example.
 
-    ``"lasso"`` chooses each test example's penalty by the squared error on validation models (a
-    tenth, drawn with ``seed``) and refits on all models at that penalty. ``"difference_of_means"``
-    takes the mean margin of the models that saw a training example less the mean of those that did
-    not; with slots, the same within slots.
+    ``"lasso"`` chooses each test example's penalty by the squared error on models left out and
+    refits on all models at that penalty. ``"ridge"`` chooses by exact leave-one-out.
+    ``"difference_of_means"`` takes the mean margin of the models that saw a training example less
+    the mean of those that did not; with slots, the same within slots. ``"fast_l1"`` is the lasso
+    by that package, where it is installed.
 
     Parameters
     ----------
-    masks : ndarray, shape (n_models, n_train), bool or 0/1
+    masks : ndarray, shape (n_models, n_train), bool or 0/1, or PackedMasks
     margins : ndarray, shape (n_models, n_test)
         Correct-class margins of the same models.
     slots : ndarray, shape (n_models,), int, optional
         Models with the same number share an initialisation.
+    options : FitOptions, optional
+        Of the lasso: its path, and which models score the penalties.
+    seed : int
+        Of the choice of these models.
     device : str
-        A torch device for the lasso.
+        A torch device.
+    threads : int
+        Threads of the lasso on a CPU; the result does not depend on them.
 
     Raises
     ------
     ValueError
         If shapes disagree, a margin is not finite, masks are not 0/1, a slot has one model only, or
-        the method is unknown.
+        the method is unknown or cannot be had.
     """
     if method not in METHODS:
         near = get_close_matches(method, METHODS, n=1, cutoff=0) or METHODS[:1]
         raise ValueError(
             f"method {method!r} is unknown; did you mean {near[0]!r}? Known: {METHODS}"
         )
-    has_slots = slots is not None
+    has_slots, options = slots is not None, options or FitOptions()
     masks, margins, slots = _checked(masks, margins, slots)
-    x = torch.from_numpy(masks).to(device, torch.float64)
-    y = torch.from_numpy(margins).to(device, torch.float64)
-    groups = torch.from_numpy(np.unique(slots, return_inverse=True)[1]).to(device)
-    everyone = torch.arange(len(x), device=device)
+    slot_ids, groups = np.unique(slots, return_inverse=True)
+    moments = Moments(masks, groups, device=device)
     if method == "lasso":
-        weights, lam, at_edge = _fit_lasso(x, y, groups, options or FitOptions(), seed)
+        engine = Engine(threads=threads)
+        fit = fit_lasso(moments, margins, options, seed=seed, engine=engine)
+    elif method == "fast_l1":
+        fit = fit_fast_l1(moments, margins, options, seed=seed)
     else:
-        centred = within_slots(x, groups, everyone), within_slots(y, groups, everyone)
-        weights = _slopes(*centred)
-        lam, at_edge = torch.full_like(weights[:, 0], torch.nan), torch.zeros(len(weights))
-    bias, effects = _intercepts(x, y, weights, groups)
+        fit = {"ridge": fit_ridge, "difference_of_means": fit_difference_of_means}[method](
+            moments, margins
+        )
+    return _datamodels(fit, method, slot_ids if has_slots else slot_ids[:0])
+
+
+def _datamodels(fit: Fit, method: str, slot_ids: np.ndarray) -> Datamodels:
     return Datamodels(
-        weights=_to_numpy(weights),
-        bias=_to_numpy(bias),
-        lam=_to_numpy(lam),
-        lam_at_edge=_to_numpy(at_edge).astype(bool),
-        slot_ids=np.unique(slots) if has_slots else np.zeros(0, np.int64),
-        slot_effects=_to_numpy(effects)[: len(effects) if has_slots else 0],
+        weights=fit.weights,
+        bias=fit.bias,
+        lam=fit.lam,
+        lam_at_edge=fit.lam_at_edge,
+        slot_ids=slot_ids,
+        slot_effects=fit.effects[: len(slot_ids)],
         method=method,
     )
 
 
-def _fit_lasso(x, y, groups, options: FitOptions, seed: int):
-    fitting, validating = split_validation(groups, options.validation_share, seed)
-    x_centred, y_centred = (within_slots(v, groups, fitting) for v in (x, y))
-    path = lasso.lasso_path(
-        lasso.make_problem(x_centred[fitting], y_centred[fitting]),
-        x_centred[validating],
-        y_centred[validating],
-        n_lams=options.n_lams,
-        lam_min_ratio=options.lam_min_ratio,
-        patience=options.patience,
-        tol=options.tol,
-    )
-    everyone = torch.arange(len(x), device=x.device)
-    problem = lasso.make_problem(*(within_slots(v, groups, everyone) for v in (x, y)))
-    tol = max(options.tol / 10, 1e-6)
-    weights, _ = lasso.solve_lasso(problem, path.lam, start=path.weights, tol=tol)
-    raw, _ = lasso.raw_weights(problem, weights)
-    lam = torch.where(problem.variance > 0, path.lam * problem.y_scale, torch.nan)
-    return raw, lam, path.index == options.n_lams - 1
-
-
-def _slopes(x, y):
-    """Slope of each target on each column alone: for 0/1 columns the difference of means."""
-    x, y = x - x.mean(0), y - y.mean(0)
-    spread = x.square().sum(0)
-    varies = spread > 1e-9
-    return (y.T @ x) * varies / torch.where(varies, spread, torch.ones_like(spread))
-
-
-def _intercepts(x, y, weights, groups):
-    """Mean of what the masks do not explain, and how far each slot lies from it."""
-    unexplained = y - x @ weights.to(y).T
-    bias = unexplained.mean(0)
-    return bias, slot_means(unexplained - bias, groups, int(groups.max()) + 1)
-
-
-def _to_numpy(values: torch.Tensor) -> np.ndarray:
-    return values.to("cpu", torch.float32).numpy()
-
-
 def _checked(masks, margins, slots):
-    masks, margins = np.asarray(masks), np.asarray(margins)
-    if masks.ndim != 2 or margins.ndim != 2 or len(masks) != len(margins):
+    margins = np.asarray(margins)
+    if not isinstance(masks, PackedMasks):
+        masks = np.asanyarray(masks)
+    if len(masks.shape) != 2 or margins.ndim != 2 or len(masks) != len(margins):
         raise ValueError(
             f"masks have shape {masks.shape} and margins {margins.shape}; expected "
             "(n_models, n_train) and (n_models, n_test) with the same models in the same order."
         )
-    if masks.dtype != bool and not np.isin(masks, (0, 1)).all():
+    is_bool = isinstance(masks, PackedMasks) or masks.dtype == bool
+    if not is_bool and not np.isin(masks, (0, 1)).all():
         raise ValueError(
             f"masks hold {masks[~np.isin(masks, (0, 1))][0]!r}; expected 0 and 1 (or bool): "
             "whether each training example was in the model's training set."
@@ -259,18 +206,30 @@ def _checked(masks, margins, slots):
         )
     slots = np.zeros(len(masks), np.int64) if slots is None else np.asarray(slots)
     check_slots(slots, len(masks))
-    return masks.astype(bool), margins.astype(np.float32), slots
+    masks = masks if is_bool else masks.astype(bool)
+    return masks, margins.astype(np.float32, copy=False), slots
 
 
 def save_datamodels(datamodels: Datamodels, path: str | Path) -> None:
-    """Write datamodels as safetensors: the arrays by their names, the rest as text metadata."""
+    """Write datamodels as safetensors: the arrays by their names, the rest as text metadata.
+
+    Weights that are mostly zero are written as ``weights_values``, ``weights_columns`` and
+    ``weights_starts`` (compressed rows) where that is smaller.
+    """
     arrays = {name: np.ascontiguousarray(getattr(datamodels, name)) for name in _ARRAYS}
+    rows, columns = arrays["weights"].nonzero()
+    if 8 * len(columns) < 4 * arrays["weights"].size:
+        weights = arrays.pop("weights")
+        arrays["weights_values"] = weights[rows, columns]
+        arrays["weights_columns"] = columns.astype(np.int32)
+        arrays["weights_starts"] = np.searchsorted(rows, np.arange(len(weights) + 1))
+        arrays["weights_shape"] = np.array(weights.shape)
     notes = json.dumps(list(datamodels.notes))
     save_file(arrays, str(path), metadata={"method": datamodels.method, "notes": notes})
 
 
 def load_datamodels(path: str | Path) -> Datamodels:
-    """Read what :func:`save_datamodels` wrote.
+    """Read what :func:`save_datamodels` wrote; weights are dense again.
 
     Raises
     ------
@@ -279,8 +238,9 @@ def load_datamodels(path: str | Path) -> Datamodels:
     """
     try:
         with safe_open(str(path), framework="np") as file:
-            arrays = {name: file.get_tensor(name) for name in _ARRAYS}
             metadata = file.metadata() or {}
+            arrays = {name: file.get_tensor(name) for name in _ARRAYS[1:]}
+            arrays["weights"] = _read_weights(file)
     except SafetensorError as error:
         raise ValueError(
             f"{path} does not hold datamodels ({error}); expected a safetensors file with "
@@ -288,3 +248,10 @@ def load_datamodels(path: str | Path) -> Datamodels:
         ) from error
     notes = tuple(json.loads(metadata.get("notes", "[]")))
     return Datamodels(**arrays, method=metadata.get("method", ""), notes=notes)
+
+
+def _read_weights(file) -> np.ndarray:
+    if "weights" in file.keys():  # noqa: SIM118
+        return file.get_tensor("weights")
+    parts = (file.get_tensor(f"weights_{name}") for name in ("values", "columns", "starts"))
+    return csr_array(tuple(parts), shape=tuple(file.get_tensor("weights_shape"))).toarray()

@@ -8,133 +8,100 @@ their population standard deviation, each target solves, as glmnet and fast_l1 d
    \;=\; \min_w \; \tfrac12 w^\top G w - c^\top w + \tfrac12 + \lambda \lVert w \rVert_1,
 
 where ``G = X^T X / m`` is shared by all targets and ``c = X^T y / m``. The paper's eq. (5) is this
-objective with its lambda equal to twice ours. The solver is accelerated proximal gradient, batched
-over targets (:mod:`mdhelpers.proximal`): one product ``W G`` a step. Each target has its own step
-(raised when the measured curvature asks for it), its own momentum (restarted when it points uphill)
-and is dropped when its duality gap, which bounds how far its objective lies above the optimum, is
-below ``tol`` times its variance.
+objective with its lambda equal to twice ours. :class:`mdhelpers.moments.Moments` makes ``G`` and
+``c`` from masks, :func:`make_problem` from any design.
+
+Two engines solve it and agree: coordinate descent on working sets (:mod:`mdhelpers.working_set`),
+on a CPU where numba is installed; and accelerated proximal gradient batched over targets
+(:mod:`mdhelpers.proximal`), on any device and for designs too wide for a Gram matrix. Both stop a
+target when its duality gap, which bounds how far its objective lies above the optimum, is at most
+``tol`` times its variance. No gradient then violates optimality by more than ``sqrt(2 * tol)``:
+a step along one that did would gain half its square.
 
 Weights and penalties in this module are in standardised units; :func:`raw_weights` converts.
 """
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
+from importlib.util import find_spec
+from itertools import pairwise
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from mdhelpers.proximal import Solver
+from mdhelpers import proximal
+from mdhelpers.lasso_problem import (
+    Grid,
+    LassoProblem,
+    Path,
+    Validation,
+    make_problem,
+    raw_weights,
+)
 
-__all__ = ["LassoProblem", "Path", "lasso_path", "make_problem", "raw_weights", "solve_lasso"]
+__all__ = [
+    "Engine",
+    "Grid",
+    "LassoProblem",
+    "Path",
+    "Validation",
+    "can_compile",
+    "lasso_path",
+    "make_problem",
+    "raw_weights",
+    "solve_lasso",
+]
 
-_CONSTANT = 1e-7
 
-
-@dataclass(frozen=True)
-class LassoProblem:
-    """What the lasso needs to know of a design and its targets.
-
-    Attributes
-    ----------
-    gram : Tensor, shape (n_train, n_train), or None
-        ``X^T X / m``; None where products through ``design`` are cheaper (m < n_train / 2).
-    design : Tensor, shape (n_models, n_train), or None
-        Standardised columns, kept only where ``gram`` is None.
-    cross : Tensor, shape (n_targets, n_train)
-        ``X^T y / m`` for each target.
-    variance : Tensor, shape (n_targets,)
-        1, or 0 for a target that does not vary.
-    x_mean, x_scale : Tensor, shape (n_train,)
-        Means and population standard deviations (1 where a column does not vary).
-    y_mean, y_scale : Tensor, shape (n_targets,)
-        The same of the targets.
-    """
-
-    gram: Tensor | None
-    design: Tensor | None
-    cross: Tensor
-    variance: Tensor
-    x_mean: Tensor
-    x_scale: Tensor
-    y_mean: Tensor
-    y_scale: Tensor
-
-    def product(self, weights: Tensor) -> Tensor:
-        """``weights @ G``, shape (n_targets, n_train)."""
-        if self.gram is not None:
-            return weights @ self.gram
-        return (weights @ self.design.T) @ self.design / len(self.design)
-
-    @property
-    def lam_max(self) -> Tensor:
-        """Smallest penalty with no weight at all, shape (n_targets,); 1 for constant targets."""
-        largest = self.cross.abs().amax(1)
-        return torch.where(largest > 0, largest, torch.ones_like(largest))
+@cache
+def can_compile() -> bool:
+    """Whether numba, which compiles the CPU's engine, is installed."""
+    return find_spec("numba") is not None
 
 
 @dataclass(frozen=True)
-class Path:
-    """Best penalty of each target along a path, by the error on validation models.
+class Engine:
+    """How the lasso is solved.
 
     Attributes
     ----------
-    lam : Tensor, shape (n_targets,)
-        Best penalty, standardised units.
-    weights : Tensor, shape (n_targets, n_train)
-        Weights there, standardised units.
-    index : Tensor, shape (n_targets,), int64
-        Position of ``lam`` on the grid, 0 being ``lam_max``.
-    errors : Tensor, shape (n_lams, n_targets)
-        Validation mean squared error, NaN where the path had been stopped.
+    kind : str
+        "working_set", "proximal", or "auto": the first where it can be had.
+    max_iter : int
+        Sweeps or steps after which a solution is given back as it is.
+    threads : int
+        Threads that share the targets; of the working sets only, torch has its own.
     """
 
-    lam: Tensor
-    weights: Tensor
-    index: Tensor
-    errors: Tensor
+    kind: str = "auto"
+    max_iter: int = 2000
+    threads: int = 1
 
+    def compiled(self, problem: LassoProblem) -> bool:
+        """Whether this engine solves ``problem`` by working sets.
 
-def make_problem(x: Tensor, y: Tensor, *, dtype: torch.dtype | None = None) -> LassoProblem:
-    """Standardise a design and its targets, and form the moments that the lasso needs.
-
-    Parameters
-    ----------
-    x : Tensor, shape (n_models, n_train)
-        Masks, centred or not.
-    y : Tensor, shape (n_models, n_targets)
-        Margins.
-    dtype : torch.dtype, optional
-        Of the result; default float32. Moments are always formed in float64.
-    """
-    x, x_mean, x_scale, _ = _standardise(x)
-    y, y_mean, y_scale, varies = _standardise(y)
-    n_models, n_train = x.shape
-    through_design = n_models < n_train / 2
-    parts = {
-        "gram": None if through_design else x.T @ x / n_models,
-        "design": x if through_design else None,
-        "cross": y.T @ x / n_models,
-        "variance": varies,
-        "x_mean": x_mean,
-        "x_scale": x_scale,
-        "y_mean": y_mean,
-        "y_scale": y_scale,
-    }
-    dtype = dtype or torch.float32
-    return LassoProblem(**{k: None if v is None else v.to(dtype) for k, v in parts.items()})
-
-
-def raw_weights(problem: LassoProblem, weights: Tensor) -> tuple[Tensor, Tensor]:
-    """Weights and intercepts in the units of the masks and margins.
-
-    Returns
-    -------
-    weights : Tensor, shape (n_targets, n_train)
-    bias : Tensor, shape (n_targets,)
-    """
-    raw = weights * problem.y_scale[:, None] / problem.x_scale
-    return raw, problem.y_mean - raw @ problem.x_mean
+        Raises
+        ------
+        ValueError
+            If ``kind`` is unknown or cannot be had.
+        """
+        on_cpu = problem.gram is not None and problem.gram.device.type == "cpu"
+        if self.kind not in ("auto", "working_set", "proximal"):
+            raise ValueError(
+                f"engine {self.kind!r} is unknown; expected 'auto', 'working_set' or 'proximal'."
+            )
+        if self.kind == "working_set" and not (on_cpu and can_compile()):
+            raise ValueError(
+                "working sets need numba and a Gram matrix on the CPU; got "
+                f"{'numba' if can_compile() else 'no numba'} and "
+                f"{'no Gram matrix' if problem.gram is None else problem.gram.device}. "
+                "Use engine 'auto' or 'proximal'."
+            )
+        return self.kind != "proximal" and on_cpu and can_compile()
 
 
 def solve_lasso(
@@ -143,7 +110,7 @@ def solve_lasso(
     *,
     start: Tensor | None = None,
     tol: float = 1e-5,
-    max_iter: int = 2000,
+    engine: Engine | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Solve the lasso at one penalty a target.
 
@@ -156,8 +123,7 @@ def solve_lasso(
         Where to begin; default zero.
     tol : float
         A target is solved when its duality gap is at most ``tol`` times its variance.
-    max_iter : int
-        Steps after which the remaining targets are given back as they are.
+    engine : Engine, optional
 
     Returns
     -------
@@ -175,98 +141,100 @@ def solve_lasso(
             f"lam must be positive for every target, got a smallest value of {lam.min().item():g}. "
             "Take a fraction of problem.lam_max instead of 0."
         )
+    engine = engine or Engine()
     start = torch.zeros_like(problem.cross) if start is None else start
-    solver = Solver(problem, tol, max_iter)
-    return solver.solve(torch.arange(len(lam), device=lam.device), lam, start)
+    if not engine.compiled(problem):
+        solver = proximal.Solver(problem, tol, engine.max_iter)
+        return solver.solve(torch.arange(len(lam), device=lam.device), lam, start)
+    masks = torch.zeros(0, len(problem.x_scale), dtype=torch.uint8)
+    nothing = Validation(masks, lam.new_zeros(0, len(lam)))
+    weights = (start * problem.variance[:, None]).contiguous()
+    grid = Grid(n_lams=1, patience=1)
+    path = _follow(problem, nothing, lam[:, None], grid, tol, engine, weights)
+    gaps = torch.where(problem.variance > 0, path.gaps[0].to(lam), torch.zeros_like(lam))
+    return weights, gaps
 
 
 def lasso_path(
     problem: LassoProblem,
-    x_valid: Tensor,
-    y_valid: Tensor,
+    validation: Validation,
     *,
-    n_lams: int = 50,
-    lam_min_ratio: float = 0.01,
-    patience: int = 5,
+    grid: Grid | None = None,
     tol: float = 1e-5,
-    max_iter: int = 2000,
+    engine: Engine | None = None,
 ) -> Path:
     """Follow each target's path of penalties and keep the best on validation models.
-
-    The grid is geometric from the target's own ``lam_max`` down to ``lam_min_ratio * lam_max``;
-    each solution starts from the line through the previous two (the lasso's path is piecewise
-    linear in lambda). A target stops after ``patience`` penalties without a better error.
 
     Parameters
     ----------
     problem : LassoProblem
         Of the fitting models.
-    x_valid : Tensor, shape (n_valid, n_train)
-    y_valid : Tensor, shape (n_valid, n_targets)
-        Validation models, in the units that ``problem`` was made from.
+    validation : Validation
+        Other models, in the units that ``problem`` was made from.
+    grid : Grid, optional
+        Penalties, and when a path is left.
+    tol : float
+        Duality gap at each penalty, relative to the target's variance.
+    engine : Engine, optional
     """
-    x_valid = ((x_valid - problem.x_mean) / problem.x_scale).to(problem.cross.dtype)
-    y_valid = ((y_valid - problem.y_mean) / problem.y_scale).to(problem.cross.dtype)
-    grid = torch.logspace(0, 1, n_lams, base=lam_min_ratio, dtype=torch.float64)
-    walk = _Walk(problem, grid.tolist(), Solver(problem, tol, max_iter))
-    for k in range(n_lams):
-        walk.step(k, x_valid, y_valid)
-        walk.drop_stale(patience)
-        if not len(walk.rows):
-            break
-    best_lam = problem.lam_max * grid.to(problem.lam_max)[walk.index]
-    return Path(best_lam, walk.best, walk.index, walk.errors)
+    grid, engine = grid or Grid(), engine or Engine()
+    lams = grid.lams(problem)
+    if engine.compiled(problem):
+        weights = torch.zeros_like(problem.cross)
+        return _follow(problem, validation, lams, grid, tol, engine, weights)
+    return proximal.follow(
+        problem, validation, lams, grid, proximal.Solver(problem, tol, engine.max_iter)
+    )
 
 
-class _Walk:
-    """State of :func:`lasso_path`: targets still on the path, their last two solutions, the best.
+def _follow(problem, validation, lams, grid, tol, engine, weights) -> Path:
+    """Hand arrays to the compiled engine, in as many parts as there are threads."""
+    from mdhelpers import working_set  # numba takes half a second to import
 
-    A first step at ``lam_max`` costs nothing, its solution being zero.
-    """
+    n_targets, n_lams = lams.shape
+    found = working_set.Found(
+        weights=weights.numpy(),
+        errors=np.full((n_targets, n_lams), np.nan),
+        gaps=np.full((n_targets, n_lams), np.nan),
+        index=np.zeros(n_targets, np.int64),
+    )
+    scored = _scored(working_set, problem, validation)
+    dtype = problem.cross.dtype
+    arrays = [v.to(dtype).contiguous().numpy() for v in (problem.cross, problem.variance, lams)]
+    reach = grid.reaches(problem).numpy()
+    first = int(grid.top is None and n_lams > 1)
 
-    def __init__(self, problem: LassoProblem, grid: list[float], solver: Solver):
-        cross = problem.cross
-        self.problem, self.grid, self.solver = problem, grid, solver
-        self.rows = torch.arange(len(cross), device=cross.device)
-        self.current = self.previous = torch.zeros_like(cross)
-        self.best = torch.zeros_like(cross)
-        self.best_error = torch.full_like(cross[:, 0], torch.inf)
-        self.index = torch.zeros(len(cross), dtype=torch.long, device=cross.device)
-        self.errors = torch.full((len(grid), len(cross)), torch.nan).to(cross)
+    def follow(part: slice) -> None:
+        rules = working_set.Rules(
+            first, grid.n_lams, grid.patience, reach[part], float(tol), engine.max_iter
+        )
+        own = scored._replace(targets=scored.targets[part])
+        results = working_set.Found(*(v[part] for v in found))
+        working_set.follow(problem.gram.numpy(), *(v[part] for v in arrays), own, rules, results)
 
-    def step(self, k: int, x_valid: Tensor, y_valid: Tensor) -> None:
-        """Solve at the k-th penalty and score on the validation models."""
-        if k > 0:
-            start = self._extrapolate(k) if k > 1 else self.current
-            lam = self.problem.lam_max[self.rows] * self.grid[k]
-            self.previous = self.current
-            self.current, _ = self.solver.solve(self.rows, lam, start)
-        error = (y_valid[:, self.rows] - x_valid @ self.current.T).square().mean(0)
-        self.errors[k, self.rows] = error
-        better = error < self.best_error[self.rows]
-        improved = self.rows[better]
-        self.best[improved] = self.current[better]
-        self.best_error[improved] = error[better]
-        self.index[improved] = k
-
-    def _extrapolate(self, k: int) -> Tensor:
-        ratio = (self.grid[k] - self.grid[k - 1]) / (self.grid[k - 1] - self.grid[k - 2])
-        return self.current + ratio * (self.current - self.previous)
-
-    def drop_stale(self, patience: int) -> None:
-        """Take targets off the path whose error has not improved for ``patience`` penalties."""
-        last = self.errors[:, self.rows].isfinite().sum(0) - 1
-        keep = (last - self.index[self.rows] < patience) & (self.problem.variance[self.rows] > 0)
-        if not bool(keep.all()):
-            self.rows = self.rows[keep]
-            self.current, self.previous = self.current[keep], self.previous[keep]
+    with ThreadPoolExecutor(engine.threads) as pool:
+        list(pool.map(follow, _parts(n_targets, engine.threads)))
+    index = torch.from_numpy(found.index)
+    errors, gaps = (torch.from_numpy(v.T).to(lams.dtype) for v in (found.errors, found.gaps))
+    return Path(lams[torch.arange(n_targets), index], weights, index, errors, gaps)
 
 
-def _standardise(columns: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    columns = columns.to(torch.float64)
-    mean = columns.mean(0)
-    centred = columns - mean
-    scale = centred.square().mean(0).sqrt()
-    varies = scale > _CONSTANT * mean.abs().clamp_min(1)
-    scale = torch.where(varies, scale, torch.ones_like(scale))
-    return centred * varies / scale, mean, scale, varies.to(torch.float64)
+def _scored(working_set, problem: LassoProblem, validation: Validation):
+    """Validation models for the compiled engine: columns as rows, masks as bytes."""
+    x, dtype = validation.x, problem.cross.dtype
+    if x.dtype is torch.bool:
+        x = x.view(torch.uint8)
+    elif x.dtype is not torch.uint8:
+        x = x.to(dtype)
+    return working_set.Validation(
+        masks=x.T.contiguous().numpy(),
+        means=problem.x_mean.T.contiguous().to(dtype).numpy(),
+        scale=problem.x_scale.to(dtype).numpy(),
+        slots=validation.rows().numpy(),
+        targets=validation.standardised_y(problem).T.contiguous().numpy(),
+    )
+
+
+def _parts(n: int, threads: int) -> list[slice]:
+    bounds = np.linspace(0, n, min(threads, n) + 1).astype(int)
+    return [slice(a, b) for a, b in pairwise(bounds)]

@@ -6,17 +6,82 @@ one product ``W G``; the rest is element by element.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from mdhelpers.lasso import LassoProblem
+from mdhelpers.lasso_problem import Grid, LassoProblem, Path, Validation
 
-__all__ = ["Solver"]
+__all__ = ["Solver", "follow"]
 
 _FIRST_CURVATURE = 1.3
+
+
+def follow(problem: LassoProblem, validation: Validation, lams: Tensor, grid: Grid, solver) -> Path:
+    """Follow all paths together; ``lams`` (n_targets, n) ends at the floor.
+
+    Each solution starts from the line through the previous two, the lasso's path being piecewise
+    linear in lambda.
+    """
+    scored = validation.standardised_x(problem), validation.standardised_y(problem)
+    walk = _Walk(problem, lams, solver, first=int(grid.top is None))
+    reach = grid.reaches(problem)
+    for k in range(lams.shape[1]):
+        walk.step(k, *scored)
+        walk.drop(k, grid, reach)
+        if not len(walk.rows):
+            break
+    best = lams.gather(1, walk.index[:, None])[:, 0]
+    return Path(best, walk.best, walk.index, walk.errors, walk.gaps)
+
+
+class _Walk:
+    """State of :func:`follow`: targets still on the path, their last two solutions, the best.
+
+    Zero weights solve the penalties before ``first``.
+    """
+
+    def __init__(self, problem: LassoProblem, lams: Tensor, solver: Solver, first: int):
+        cross = problem.cross
+        self.problem, self.lams, self.solver, self.first = problem, lams, solver, first
+        self.rows = torch.arange(len(cross), device=cross.device)
+        self.current = self.previous = torch.zeros_like(cross)
+        self.best = torch.zeros_like(cross)
+        self.best_error = torch.full_like(cross[:, 0], torch.inf)
+        self.index = torch.zeros(len(cross), dtype=torch.long, device=cross.device)
+        self.errors = torch.full((lams.shape[1], len(cross)), torch.nan).to(cross)
+        self.gaps = self.errors.clone()
+
+    def step(self, k: int, x_valid: Tensor, y_valid: Tensor) -> None:
+        """Solve at the k-th penalty and score on the validation models."""
+        self.gaps[k, self.rows] = 0
+        if k >= self.first:
+            start = self._extrapolate(k) if k > self.first else self.current
+            self.previous = self.current
+            self.current, gaps = self.solver.solve(self.rows, self.lams[self.rows, k], start)
+            self.gaps[k, self.rows] = gaps
+        error = (y_valid[:, self.rows] - x_valid @ self.current.T).square().mean(0)
+        self.errors[k, self.rows] = error
+        better = error < self.best_error[self.rows]
+        improved = self.rows[better]
+        self.best[improved] = self.current[better]
+        self.best_error[improved] = error[better]
+        self.index[improved] = k
+
+    def _extrapolate(self, k: int) -> Tensor:
+        if k < 2:
+            return self.current
+        now, before, earlier = (self.lams[self.rows, k - i][:, None] for i in range(3))
+        return self.current + (now - before) / (before - earlier) * (self.current - self.previous)
+
+    def drop(self, k: int, grid: Grid, reach: Tensor) -> None:
+        """Take targets off the path that are constant, or have no better error in prospect."""
+        since = k - self.index[self.rows]
+        ended = (since > 0) if k == grid.n_lams - 1 else torch.zeros_like(since, dtype=torch.bool)
+        stop = ((since >= grid.patience) | ended) & (k >= reach[self.rows])
+        keep = ~stop & (self.problem.variance[self.rows] > 0)
+        if not bool(keep.all()):
+            self.rows = self.rows[keep]
+            self.current, self.previous = self.current[keep], self.previous[keep]
 
 
 class Solver:

@@ -15,7 +15,7 @@ from contextlib import closing
 from pathlib import Path
 
 import numpy as np
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from mdhelpers.machine import cores
 from mdhelpers.plans import TrainingPlan

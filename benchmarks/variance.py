@@ -211,7 +211,8 @@ def main() -> None:
         print(f"{b['what']}: {b['value']:.1f} (aim {b['aim']:g})")
     if options.out:
         rows = [row for part in found for row in part]
-        settings = {k: str(v) for k, v in vars(options).items()} | {
+        places = ("cache", "out")
+        settings = {k: str(v) for k, v in vars(options).items() if k not in places} | {
             "ways": [asdict(w) for w in ways]
         }
         about = {"machine": machine(), "settings": settings, "rows": rows, "bars": bars}

@@ -39,6 +39,8 @@ from mdhelpers.moments import Moments  # noqa: E402
 SIZES = ((1000, 1000, 200), (4000, 2000, 500), (10_000, 5000, 500))
 TOL, REFIT_TOL, N_LAMS, PATIENCE = 1e-5, 1e-6, 50, 5
 BLOCK = 256
+QUICK = {"same penalties": (2, 8, 1), "full grid": (1, 4, 1)}
+FULL = {"same penalties": (4, 8, 1), "full grid": (2, 4, 1)}
 AIMS = {
     ((4000, 2000), "same penalties"): 30,
     ((4000, 2000), "full grid"): 8,
@@ -224,41 +226,60 @@ def loosen_skglm(case: Case) -> None:
     print(f"skglm's bounds: {SKGLM}")
 
 
-def compare(case: Case, peers: dict, way: str, tests: np.ndarray, n_peer: int) -> list[dict]:
-    """Solvers in turn: some test examples by mdhelpers, then one by each peer, and again."""
+def compare(case: Case, peers: dict, way: str, tests: np.ndarray, samples: tuple) -> list[dict]:
+    """Solvers in turn: a round of test examples by mdhelpers, then some of them by each peer.
+
+    ``samples`` says how many rounds, and how many test examples of each go to scikit-learn and to
+    the others.
+    """
+    n_rounds, *n_samples = samples
     patience = PATIENCE if way == "same penalties" else N_LAMS
-    rounds = np.array_split(tests, n_peer)
     designs = {
         name: tuple(
             d if dtype is np.float64 else d.to(dtype) for d in (case.design, case.everything)
         )
         for name, (_, dtype) in peers.items()
     }
-    seconds, found = 0.0, {name: [] for name in peers}
-    ours = {"gap": [], "refit gap": []}
-    for part in rounds:
-        tests_here = slice(int(part[0]), int(part[-1]) + 1)
-        spent, path, refit = run_ours(case, tests_here, patience)
+    seconds, ours, found = 0.0, [], {name: [] for name in peers}
+    for part in np.array_split(tests, n_rounds):
+        spent, path, refit = run_ours(case, slice(int(part[0]), int(part[-1]) + 1), patience)
         seconds += spent
-        test, steps = int(part[0]), int(torch.isfinite(path.errors[:, 0]).sum())
-        lams = (path.lam[0] / lasso.Grid().ratios()[path.index[0]] * lasso.Grid().ratios()).numpy()
-        full = case.standardised(test, len(case.everyone))[0]
-        weights, best = refit[0].double().numpy()[:, None], int(path.index[0])
-        ours["gap"].append(np.nanmax(path.gaps.numpy()))
-        ours["refit gap"].append(gaps(case.everything, full, weights, lams[best : best + 1]).max())
-        for name, (solve, _) in peers.items():
-            result = run_peer(case, solve, designs[name], test, lams[:steps])
-            found[name].append(result | {"same": result["best"] == best})
-    head = {"models": case.size[0], "training examples": case.size[1], "penalties": way}
+        for place in range(max(n_samples)):
+            lams, steps = penalties_of(path, place)
+            ours.append(our_gaps(case, int(part[place]), path, refit, place))
+            for name, (solve, _) in peers.items():
+                if place < n_samples[solve is not sklearn_path]:
+                    result = run_peer(case, solve, designs[name], int(part[place]), lams[:steps])
+                    same = result["best"] == int(path.index[place])
+                    found[name].append(result | {"same": same})
     milliseconds = 1000 * seconds / len(tests)
-    worst = {key: float(max(values)) for key, values in ours.items()}
-    rows = [head | {"solver": "mdhelpers", "tests": len(tests), "ms": milliseconds} | worst]
+    head = {"models": case.size[0], "training examples": case.size[1], "penalties": way}
+    rows = [head | {"solver": "mdhelpers", "tests": len(tests), "ms": milliseconds} | worst(ours)]
     for name, results in found.items():
         spent = 1000 * float(np.mean([r["seconds"] for r in results]))
         row = {"solver": name, "tests": len(results), "ms": spent, "ratio": spent / milliseconds}
-        row |= {key: float(max(r[key] for r in results)) for key in ("gap", "refit gap")}
-        rows.append(head | row | {"same penalty": float(np.mean([r["same"] for r in results]))})
+        same = float(np.mean([r["same"] for r in results]))
+        rows.append(head | row | worst(results) | {"same penalty": same})
     return rows
+
+
+def penalties_of(path: lasso.Path, place: int) -> tuple[np.ndarray, int]:
+    """All penalties of a test example's grid, and how many of them its path came to."""
+    ratios = lasso.Grid(n_lams=N_LAMS).ratios()
+    top = path.lam[place] / ratios[path.index[place]]
+    return (top * ratios).numpy(), int(torch.isfinite(path.errors[:, place]).sum())
+
+
+def our_gaps(case: Case, test: int, path: lasso.Path, refit: torch.Tensor, place: int) -> dict:
+    """The largest gap on a path as the solver had it, and the refit's in double precision."""
+    full = case.standardised(test, len(case.everyone))[0]
+    weights, lam = refit[place].double().numpy()[:, None], path.lam[place].double().numpy()
+    final = gaps(case.everything, full, weights, lam)
+    return {"gap": np.nanmax(path.gaps[:, place].numpy()), "refit gap": final.max()}
+
+
+def worst(results: list[dict]) -> dict:
+    return {key: float(max(r[key] for r in results)) for key in ("gap", "refit gap")}
 
 
 def whole_fit(size: tuple[int, int, int], masks: np.ndarray, margins: np.ndarray) -> dict:
@@ -325,10 +346,10 @@ def show(row: dict) -> None:
     )
 
 
-def run(sizes, n_peers: dict, peers: dict) -> tuple[list[dict], list[dict], list[dict]]:
+def run(sizes, samples: dict, peers: dict) -> tuple[list[dict], list[dict], list[dict]]:
     rows, wholes, shared = [], [], []
     for size in sizes:
-        case, n_peer = Case(size, size[2]), n_peers[size[0]]
+        case = Case(size, size[2])
         run_ours(case, slice(0, 1), PATIENCE)  # compile first
         for solve, dtype in peers.values():  # compile these too
             tiny = Design.of(case.masks[:50, :20], np.eye(20)).to(dtype)
@@ -336,9 +357,9 @@ def run(sizes, n_peers: dict, peers: dict) -> tuple[list[dict], list[dict], list
             solve(tiny, y, tiny.x.T @ y, np.array([0.5, 0.1], dtype), TOL)
         if "skglm" in peers and not SKGLM:
             loosen_skglm(case)
-        few = np.arange(0, min(size[2], 16))
+        few = np.arange(size[2] // 4)
         for way, tests in (("same penalties", np.arange(size[2])), ("full grid", few)):
-            found = compare(case, peers, way, tests, n_peer if way != "full grid" else 2)
+            found = compare(case, peers, way, tests, samples[way])
             rows += found
             for row in found:
                 show(row)
@@ -358,9 +379,9 @@ def main() -> None:
     warnings.simplefilter("ignore")
     if options.whole:
         return measure_whole(Path(options.whole[0]), int(options.whole[1]))
-    quick = ((1000, 1000, 60), (4000, 2000, 60))
-    n_peers = {1000: 3, 4000: 3} if options.quick else {1000: 10, 4000: 8, 10_000: 3}
-    rows, wholes, shared = run(quick if options.quick else SIZES, n_peers, installed())
+    sizes = ((1000, 1000, 120), (4000, 2000, 120)) if options.quick else SIZES
+    samples = QUICK if options.quick else FULL
+    rows, wholes, shared = run(sizes, samples, installed())
     bars = bars_of(rows, wholes)
     for bar in bars:
         print(f"{bar['what']}: {bar['value']:.2f} (aim {bar['aim']:g}), met: {bar['met']}")

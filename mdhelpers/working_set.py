@@ -21,6 +21,8 @@ from mdhelpers.working_set_records import Found, Gradients, Rules, Set, Target, 
 __all__ = ["Found", "Rules", "Validation", "follow"]
 
 _GROUP = 8
+_PAST = 5
+_ROOM = 0.7
 _CHUNK = 1024
 _CAUTION = 0.05
 _RETRIES = 12
@@ -41,13 +43,15 @@ def follow(gram, cross, variance, lams, validation, rules, found):
     n_train = len(gram)
     vector = np.zeros(n_train, gram.dtype)
     gradients = Gradients(vector.copy(), vector.copy(), np.zeros(_CHUNK))
+    capacity = int(_ROOM * n_train)
     chosen = Set(
         np.zeros(n_train, np.int64),
         np.zeros(n_train, np.bool_),
-        np.empty((n_train // 2, n_train // 2), gram.dtype),  # taken as it is first written
+        np.empty((capacity, capacity), gram.dtype),  # memory is taken as it is first written
         vector.copy(),
         vector.copy(),
         vector.copy(),
+        np.zeros((2, _PAST + 1, n_train), gram.dtype),
     )
     for t in range(len(cross)):
         target = Target(
@@ -161,10 +165,8 @@ def _with_columns(gram, block, chosen, n, wanted):
 def _admit(gram, block, chosen, n, wanted):
     """Copy the part of the Gram matrix that belongs to columns ``n`` to ``wanted``."""
     columns = chosen.columns
-    row = np.empty(len(gram), gram.dtype)
     for p in range(n, wanted):
-        row[:] = gram[columns[p]]  # in order, which the processor can foresee
-        part = block[p]
+        row, part = gram[columns[p]], block[p]
         chosen.weights[p] = 0
         for i in range(wanted):
             part[i] = row[columns[i]]
@@ -208,7 +210,48 @@ def _descend(block, chosen, n, target, lam, tol, max_sweeps):
         gap = _gap(chosen, n, lam, target.variance, _largest(chosen.slopes, n))
         if gap <= tol or step <= rounding * _largest(chosen.weights, n):
             return sweep + 1
+        place = sweep % (_PAST + 1)
+        chosen.past[0, place, :n] = chosen.weights[:n]
+        chosen.past[1, place, :n] = chosen.slopes[:n]
+        if place == _PAST:
+            _extrapolate(chosen, n, lam, _shares(chosen.past[0], n))
     return max_sweeps
+
+
+@_jit
+def _shares(past, n):
+    """Shares, with a sum of one, of the last sweeps in Anderson's extrapolation of their limit."""
+    products = np.zeros((_PAST, _PAST))
+    for a in range(_PAST):
+        for b in range(a + 1):
+            total = 0.0
+            for i in range(n):
+                total += (past[a + 1, i] - past[a, i]) * (past[b + 1, i] - past[b, i])
+            products[a, b] = total
+            products[b, a] = total
+    ridge = 1e-8 * np.trace(products) + 1e-300
+    shares = np.linalg.solve(products + ridge * np.eye(_PAST), np.ones(_PAST))
+    return shares / shares.sum()
+
+
+@_jit
+def _extrapolate(chosen, n, lam, shares):
+    """Mix the last sweeps' weights, and their slopes alike, if that lowers the objective."""
+    past = chosen.past
+    before, after = 0.0, 0.0
+    for i in range(n):
+        weight, slope = 0.0, 0.0
+        for a in range(_PAST):
+            weight += shares[a] * past[0, a + 1, i]
+            slope += shares[a] * past[1, a + 1, i]
+        past[0, 0, i] = weight
+        past[1, 0, i] = slope
+        after += lam * abs(weight) - weight * (chosen.cross[i] + slope) / 2
+        weight, slope = chosen.weights[i], chosen.slopes[i]
+        before += lam * abs(weight) - weight * (chosen.cross[i] + slope) / 2
+    if after < before:
+        chosen.weights[:n] = past[0, 0, :n]
+        chosen.slopes[:n] = past[1, 0, :n]
 
 
 @_jit

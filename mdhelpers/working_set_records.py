@@ -64,7 +64,10 @@ class Target(NamedTuple):
 
 
 class Set(NamedTuple):
-    """A working set: its columns in order of arrival, and what is known of each."""
+    """A working set: its columns in order of arrival, and what is known of each.
+
+    ``past`` (2, n_past, n_train) holds weights and slopes after the last sweeps.
+    """
 
     columns: np.ndarray
     inside: np.ndarray
@@ -72,6 +75,7 @@ class Set(NamedTuple):
     weights: np.ndarray
     slopes: np.ndarray
     cross: np.ndarray
+    past: np.ndarray
 
 
 class Gradients(NamedTuple):

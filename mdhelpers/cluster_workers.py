@@ -25,6 +25,7 @@ class Expectations:
     """What a worker must find; hashable, it travels with every task."""
 
     folder: Path
+    data_folder: Path
     fingerprint: str
     token: str
     versions: tuple[tuple[str, str], ...]
@@ -56,7 +57,7 @@ def find_faults(expected: Expectations) -> list[str]:
     for name, version in expected.versions:
         if found.get(name) != version:
             faults.append(f"has {name} {found.get(name)}, and {version} is needed")
-    about = expected.folder / "data" / "dataset.json"
+    about = expected.data_folder / "dataset.json"
     if not about.exists():
         faults.append(f"does not see {about}; the run's folder must be on a shared file system")
     elif json.loads(about.read_text())["fingerprint"] != expected.fingerprint:

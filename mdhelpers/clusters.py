@@ -100,6 +100,7 @@ class DaskPool:
         self.address = client.scheduler.address
         self.expected = Expectations(
             plan.folder,
+            plan.data_folder.resolve(),
             plan.fingerprint,
             "" if plan.models_url else token,
             tuple(sorted(deciding_versions().items())),

@@ -103,12 +103,12 @@ class Trained:
 
     def __init__(self, plan: TrainingPlan, n_tasks: int, progress: bool):
         self.n_tasks = self.models = 0
-        self.accuracy: dict[int, list[float]] = {1: [], 2: []}
+        self.accuracy: dict[int, list[float]] = {a: [] for a in plan.numbers}
         self.processes: set[tuple[str, int]] = set()
         self.start = time.perf_counter()
         self.bar = tqdm(
-            total=2 * plan.n_models,
-            initial=2 * plan.n_models - n_tasks * plan.stack,
+            total=len(plan.numbers) * plan.n_models,
+            initial=len(plan.numbers) * plan.n_models - n_tasks * plan.stack,
             unit="model",
             disable=not progress,
             mininterval=2.0,
@@ -160,7 +160,7 @@ def describe_plan(plan: TrainingPlan) -> None:
         "n_models": plan.n_models,
         "stack": plan.stack,
         "names": [spec.name for spec in plan.algorithms],
-        "stores": [str(plan.store_path(a)) for a in (1, 2)],
+        "stores": [str(plan.store_path(a)) for a in plan.numbers],
         "device": plan.device,
     }
     temporary = plan.folder / f"plan.{os.getpid()}.tmp"

@@ -58,7 +58,7 @@ class TrainingPlan:
     """Everything that fixes the models of a study; small and picklable, it travels to workers.
 
     ``n_models`` counts all models of an algorithm, held-out ones first; the first ``n_keep`` are
-    kept as checkpoints.
+    kept as checkpoints. ``numbers`` are those of the algorithms that are trained.
     """
 
     folder: Path
@@ -77,6 +77,7 @@ class TrainingPlan:
     loader: str = "memory"
     models_url: str = ""
     margins_dtype: str = "float32"
+    numbers: tuple[int, ...] = (1, 2)
 
     def __post_init__(self) -> None:
         n_subset = round(self.alpha * self.n_train)
@@ -101,6 +102,29 @@ class TrainingPlan:
     @property
     def n_tasks(self) -> int:
         return self.n_models // self.stack
+
+    @property
+    def data_folder(self) -> Path:
+        """Where the images are."""
+        return self.folder / "data"
+
+    @property
+    def source_folder(self) -> Path:
+        """Where models that others start from are kept."""
+        return self.folder / "sources"
+
+    def keys(self, rows: slice) -> list[int]:
+        """What each model's randomness is drawn from: its row."""
+        return list(range(rows.start, rows.stop))
+
+    def masks(self, rows: slice) -> np.ndarray:
+        """The subsets of models ``rows``, (n_rows, n_train) bool."""
+        keys = self.keys(rows)
+        return np.stack([draw_mask(self.seed, key, self.n_train, self.alpha) for key in keys])
+
+    def slots(self, rows: slice) -> list[int]:
+        """The common initialisation of each model, -1 where each has its own."""
+        return [key % self.n_slots if self.n_slots else -1 for key in self.keys(rows)]
 
     def store_path(self, algorithm: int) -> Path | str:
         """Where an algorithm's models are stored: in the run's folder, or under ``models_url``."""
@@ -165,13 +189,12 @@ def make_task(plan: TrainingPlan, algorithm: int, rows: slice) -> tuple[Task, np
     A model's own key is its row, a shared one its slot: that of the initialisation where there
     are slots, that of order and augmentation where ``share_order`` asks for it.
     """
-    index = range(rows.start, rows.stop)
-    slots = [i % plan.n_slots if plan.n_slots else -1 for i in index]
-    shared = [(3, slot) if plan.n_slots else (4, i) for slot, i in zip(slots, index, strict=True)]
-    orders = [(5, slot) for slot in slots] if plan.share_order else [(2, i) for i in index]
+    keys, slots = plan.keys(rows), plan.slots(rows)
+    shared = [(3, slot) if plan.n_slots else (4, i) for slot, i in zip(slots, keys, strict=True)]
+    orders = [(5, slot) for slot in slots] if plan.share_order else [(2, i) for i in keys]
     task = Task(
         plan.algorithms[algorithm - 1],
-        np.stack([draw_mask(plan.seed, i, plan.n_train, plan.alpha) for i in index]),
+        plan.masks(rows),
         [derived_seed(plan.seed, algorithm, *order) for order in orders],
         [derived_seed(plan.seed, algorithm, *start) for start in shared],
     )

@@ -33,7 +33,7 @@ def source_path(plan: TrainingPlan, source: PretrainingSpec, number: int) -> Pat
     """Where source model ``number`` is kept."""
     decides = json.dumps([source.model_dump(exclude={"n_models"}), plan.seed], sort_keys=True)
     name = hashlib.sha256(decides.encode()).hexdigest()[:12]
-    return plan.folder / "sources" / f"{name}_{number:05d}.safetensors"
+    return plan.source_folder / f"{name}_{number:05d}.safetensors"
 
 
 def source_of(plan: TrainingPlan, algorithm: int) -> PretrainingSpec | None:
@@ -45,7 +45,7 @@ def source_of(plan: TrainingPlan, algorithm: int) -> PretrainingSpec | None:
 def unfinished_sources(plan: TrainingPlan) -> list[tuple[int, int]]:
     """(algorithm, number) of source models still to train; a shared one is listed once."""
     wanted = {}
-    for algorithm in (1, 2):
+    for algorithm in plan.numbers:
         source = source_of(plan, algorithm)
         for number in range(source.n_models if source else 0):
             wanted.setdefault(source_path(plan, source, number), (algorithm, number))
@@ -98,8 +98,8 @@ def starting_weights(plan: TrainingPlan, algorithm: int, rows: slice) -> tuple[d
             rows.stop - rows.start
         )
     source = spec.initialisation.source
-    numbers = [(i % plan.n_slots if plan.n_slots else i) % source.n_models
-               for i in range(rows.start, rows.stop)]  # fmt: skip
+    shared = plan.slots(rows) if plan.n_slots else plan.keys(rows)
+    numbers = [i % source.n_models for i in shared]
     return tuple(load_file(source_path(plan, source, number)) for number in numbers)
 
 

@@ -80,7 +80,7 @@ def refuse_diverged(task: Task, algorithm: int, margins: np.ndarray, rows: slice
 
 def resident_data(plan: TrainingPlan) -> tuple[TrainingData, torch.Tensor, torch.Tensor]:
     """The run's training data, test images (on the device) and test labels (on the CPU)."""
-    return _resident_data(plan.folder / "data", plan.loader, plan.device, plan.fingerprint)
+    return _resident_data(plan.data_folder, plan.loader, plan.device, plan.fingerprint)
 
 
 @lru_cache(maxsize=1)
@@ -108,7 +108,7 @@ def load_kept(plan: TrainingPlan, algorithm: int, n_models: int) -> list[Trained
     Networks are read from their checkpoints. Others are trained again from their masks and seeds,
     which gives the same bits: nothing is ever pickled.
     """
-    dataset = read_dataset(plan.folder / "data", mmap=True)
+    dataset = read_dataset(plan.data_folder, mmap=True)
     spec, kept = plan.algorithms[algorithm - 1], []
     for task in range(-(-n_models // plan.stack)):
         if isinstance(spec, NetworkSpec):
@@ -124,9 +124,9 @@ def load_kept(plan: TrainingPlan, algorithm: int, n_models: int) -> list[Trained
 
 
 def unfinished_tasks(plan: TrainingPlan) -> list[tuple[int, int]]:
-    """(algorithm, task) pairs still to do, the two algorithms in turn."""
-    done = {a: finished_tasks(plan, a) for a in (1, 2)}
-    return [(a, t) for t in range(plan.n_tasks) for a in (1, 2) if t not in done[a]]
+    """(algorithm, task) pairs still to do, the algorithms in turn."""
+    done = {a: finished_tasks(plan, a) for a in plan.numbers}
+    return [(a, t) for t in range(plan.n_tasks) for a in plan.numbers if t not in done[a]]
 
 
 def finished_tasks(plan: TrainingPlan, algorithm: int) -> set[int]:

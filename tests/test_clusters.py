@@ -115,6 +115,7 @@ def test_a_worker_is_told_all_that_it_lacks(tmp_path):
     def faults(**changes) -> str:
         options = {
             "folder": tmp_path,
+            "data_folder": tmp_path / "data",
             "fingerprint": "none",
             "token": "token",
             "versions": tuple(deciding_versions().items()),

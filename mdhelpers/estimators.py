@@ -7,6 +7,8 @@ regression is in :mod:`mdhelpers.ridge`, the adapter of fast_l1 in :mod:`mdhelpe
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import torch
 
@@ -47,10 +49,21 @@ def fit_lasso(
     moments.select(moments.everyone)
     tol = max(options.tol / 10, _LEAST_TOL)
     for block in blocks(margins.shape[1], moments.device):
-        problem = moments.problem(margins[:, block])
-        lam, start = (torch.from_numpy(v[block]).to(moments.device) for v in (fit.lam, fit.weights))
-        weights, _ = lasso.solve_lasso(problem, lam, start=start, tol=tol, engine=engine)
-        fit.put(block, problem, weights)
-        lam = torch.where(problem.variance > 0, lam * problem.y_scale, torch.nan)
-        fit.lam[block] = lam.cpu().numpy()
+        _refit(
+            moments,
+            margins[:, block],
+            fit,
+            block,
+            partial(lasso.solve_lasso, tol=tol, engine=engine),
+        )
     return fit
+
+
+def _refit(moments: Moments, margins: np.ndarray, fit: Fit, block: slice, solve) -> None:
+    """Fit a block of test examples at the penalties chosen; a function, so that it frees all."""
+    problem = moments.problem(margins)
+    lam, start = (torch.from_numpy(v[block]).to(moments.device) for v in (fit.lam, fit.weights))
+    weights, _ = solve(problem, lam, start=start)
+    fit.put(block, problem, weights)
+    lam = torch.where(problem.variance > 0, lam * problem.y_scale, torch.nan)
+    fit.lam[block] = lam.cpu().numpy()

@@ -97,7 +97,7 @@ class Fit:
 
     def put(self, block: slice, problem: LassoProblem, weights: Tensor) -> None:
         """Write standardised weights of a block of test examples in raw units."""
-        raw, _ = lasso.raw_weights(problem, weights)
+        raw = weights * problem.y_scale[:, None] / problem.x_scale
         bias, effects = intercepts(problem, raw)
         self.weights[block] = raw.cpu().numpy()
         self.bias[block] = bias.cpu().numpy()

@@ -23,6 +23,7 @@ __all__ = [
 ]
 
 _CONSTANT = 1e-7
+_TARGETS = 32  # at a time in double precision
 
 
 @dataclass(frozen=True)
@@ -245,7 +246,9 @@ def intercepts(problem: LassoProblem, raw: Tensor) -> tuple[Tensor, Tensor]:
     bias : Tensor, shape (n_targets,)
     effects : Tensor, shape (n_slots, n_targets)
     """
-    unexplained = problem.y_mean.double() - problem.x_mean.double() @ raw.double().T
+    x_mean = problem.x_mean.double()
+    explained = [x_mean @ part.double().T for part in raw.split(_TARGETS)]
+    unexplained = problem.y_mean.double() - torch.cat(explained, dim=1)
     shares = problem.sizes.double() / problem.sizes.sum()
     bias = shares @ unexplained
     return bias.to(raw.dtype), (unexplained - bias).to(raw.dtype)

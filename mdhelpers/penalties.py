@@ -6,7 +6,7 @@ model once, a fold at a time; the Gram matrix of the rest is that of all models 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
@@ -40,10 +40,13 @@ def choose_by_split(
     parts = split_validation(moments.groups, options.validation_share, seed)
     follow = partial(lasso_path, tol=options.tol, engine=engine)
     fitting, validating = (part.numpy() for part in parts)
-    for block, _, path in _paths(moments, margins, fitting, validating, options.grid, follow):
+
+    def keep(block: slice, _: LassoProblem, path: Path) -> None:
         fit.weights[block] = path.weights.cpu().numpy()
         fit.lam[block] = path.lam.cpu().numpy()
         fit.lam_at_edge[block] = path.at_edge.cpu().numpy()
+
+    _follow_paths(moments, margins, (fitting, validating), options.grid, follow, keep)
 
 
 def choose_by_folds(
@@ -94,33 +97,46 @@ def _errors_of_folds(moments, margins, folds, pending, grid: Grid, follow, fit: 
     for number, fold in enumerate(folds):
         rest = np.setdiff1d(moments.everyone, fold)
         of_fold = np.zeros((len(grid.ratios()), len(pending)))
-        for block, problem, path in _paths(moments, chosen, rest, fold, grid, follow):
-            scale = problem.y_scale.double().square() * len(fold)
-            of_fold[:, block] = (path.errors.double() * scale).cpu().numpy()
-            fit.weights[pending[block]] = path.weights.cpu().numpy()
+        keep = partial(_keep_errors, of_fold, len(fold), fit, pending)
+        _follow_paths(moments, chosen, (rest, fold), grid, follow, keep)
         depths[number] = np.isfinite(of_fold).sum(0) - 1
         errors = errors + of_fold
     return errors, depths
 
 
-def _paths(
+def _keep_errors(errors, n_scoring: int, fit: Fit, pending, block, problem, path: Path) -> None:
+    """Write a block's squared errors, in the margins' units, and its weights as a start."""
+    scale = problem.y_scale.double().square() * n_scoring
+    errors[:, block] = (path.errors.double() * scale).cpu().numpy()
+    fit.weights[pending[block]] = path.weights.cpu().numpy()
+
+
+def _follow_paths(
     moments: Moments,
     margins: np.ndarray,
-    fitting: np.ndarray,
-    validating: np.ndarray,
+    parts: tuple[np.ndarray, np.ndarray],
     grid: Grid,
     follow: Callable[..., Path],
-) -> Iterator[tuple[slice, LassoProblem, Path]]:
-    """Paths on the fitting models, a block of test examples at a time."""
+    keep: Callable[[slice, LassoProblem, Path], None],
+) -> None:
+    """Paths on the fitting models, scored by the others, a block of test examples at a time.
+
+    ``keep`` takes what is wanted of a block; nothing of it is left when the next one begins.
+    """
+    fitting, validating = parts
     moments.select(fitting)
     masks, groups = moments.masks_of(validating), moments.groups[validating].to(moments.device)
-    for block in blocks(margins.shape[1], moments.device):
+
+    def one_block(block: slice) -> None:
         problem = moments.problem(margins[:, block])
         y = torch.from_numpy(np.ascontiguousarray(margins[validating, block])).to(moments.device)
         here = grid
         if grid.top is not None:
             here = replace(grid, top=grid.top[block], reach=grid.reach[block])
-        yield block, problem, follow(problem, Validation(masks, y, groups), grid=here)
+        keep(block, problem, follow(problem, Validation(masks, y, groups), grid=here))
+
+    for block in blocks(margins.shape[1], moments.device):
+        one_block(block)
 
 
 def split_folds(groups: np.ndarray, n_folds: int, seed: int) -> list[np.ndarray]:

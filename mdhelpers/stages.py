@@ -239,7 +239,7 @@ def fit_datamodels(
     run
         The run's folder, with stage 02 finished.
     method
-        "lasso" (App. B.3) or "difference_of_means".
+        One of `mdhelpers.datamodels.METHODS`; the paper's is "lasso" (App. B.3).
     options
         Of the lasso: the path's length and reach, and what scores it.
     relative
@@ -250,7 +250,7 @@ def fit_datamodels(
     """
     options = options or dm.FitOptions()
     parameters = {"method": method, "relative": relative, "seed": seed}
-    if method == "lasso":
+    if method in ("lasso", "fast_l1"):
         parameters["options"] = asdict(options)
     stage = run.stage(DATAMODELS, parameters, after=[MODELS])
     stage.say()
@@ -316,6 +316,6 @@ def discard(run: Run, stage_name: str) -> None:
         return
     for location in store_locations(run.folder):
         open_location(location).clear()
-    for pattern in ("checkpoints_*", "sources", "training.jsonl", "plan.json"):
+    for pattern in ("checkpoints_*", "sources", "retrained", "training.jsonl", "plan.json"):
         for path in run.folder.glob(pattern):
             shutil.rmtree(path) if path.is_dir() else path.unlink()

@@ -12,8 +12,16 @@ from mdhelpers.style import COMPARISONS
 from mdhelpers.transforms import transform_images
 
 
-def mask_overlap(masks: np.ndarray) -> pd.DataFrame:
-    """Shared images of pairs of masks: expected at random, and found."""
+def mask_overlap(models) -> pd.DataFrame:
+    """Shared images of pairs of masks: expected at random, and found.
+
+    Models that were trained here have subsets of one size, the same under both algorithms.
+    """
+    masks, other = (models.all(algorithm).masks for algorithm in (1, 2))
+    plan = models.plan
+    if not models.made_elsewhere:
+        assert (masks == other).all(), "the two algorithms saw different subsets"
+        assert (masks.sum(axis=1) == round(plan.alpha * plan.n_train)).all(), "a subset's size"
     share = masks.mean()
     pairs = masks[::2][: len(masks) // 2] & masks[1::2][: len(masks) // 2]
     found = {"expected": share**2, "found": pairs.mean()}

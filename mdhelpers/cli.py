@@ -194,6 +194,54 @@ def _check(folder, *, mend: bool) -> None:
 
 
 @app.command()
+def planner(
+    study: Annotated[str, typer.Argument(help="The study's name, or a run's folder.")],
+    lds: Annotated[
+        float | None, typer.Option("--lds", help="The LDS that datamodels should have.")
+    ] = None,
+    cosine: Annotated[
+        float | None,
+        typer.Option("--cosine", help="The cosine that fits on disjoint models should have."),
+    ] = None,
+    profile: Profile = "full",
+    runs_dir: RunsDir = None,
+    traceback: Traceback = False,
+) -> None:
+    """Say how many more models a wanted quality takes, and how long, from a finished run."""
+    with _readable_errors(traceback):
+        import textwrap
+
+        from mdhelpers.planner import plan
+        from mdhelpers.runs import run_at
+
+        for sentence in plan(run_at(_run_folder(study, profile, runs_dir)), lds=lds, cosine=cosine):
+            print(textwrap.fill(sentence, 80))
+
+
+@app.command()
+def export(
+    study: Annotated[str, typer.Argument(help="The study's name, or a run's folder.")],
+    out: Annotated[str, typer.Option("--out", help="The folder to write to.")],
+    kinds: Annotated[
+        list[str] | None,
+        typer.Option("--kind", help="pt, npy or release; may be repeated (default: all three)."),
+    ] = None,
+    profile: Profile = "full",
+    runs_dir: RunsDir = None,
+    traceback: Traceback = False,
+) -> None:
+    """Write a run's datamodels, masks and margins in the formats of other tools."""
+    with _readable_errors(traceback):
+        from mdhelpers.exporters import KINDS, export_run
+        from mdhelpers.paths import resolve, shown
+        from mdhelpers.runs import run_at
+
+        run = run_at(_run_folder(study, profile, runs_dir))
+        for path in export_run(run, resolve(out), kinds=kinds or KINDS):
+            print(shown(path))
+
+
+@app.command()
 def book(
     study: Annotated[str, typer.Argument(help="The study's name.")] = "augmentation",
     profile: Profile = "full",

@@ -6,19 +6,71 @@ Files appear when they are complete, or not at all.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from mdhelpers.datamodels import Datamodels
+from mdhelpers.datamodels import Datamodels, load_datamodels
 from mdhelpers.npy_files import row_blocks, write_npy
+from mdhelpers.runs import Run
 from mdhelpers.score_checks import standardise
+from mdhelpers.specs import unknown_word
+from mdhelpers.stages import read_models
 
-__all__ = ["export_pt", "export_release", "export_weights"]
+__all__ = ["KINDS", "export_pt", "export_release", "export_run", "export_weights"]
 
 SPLITS = ("test", "train")
+KINDS = ("pt", "npy", "release")
+
+
+def export_run(
+    run: Run, folder: str | Path, *, kinds: Sequence[str] = KINDS, dtype: str = "float16"
+) -> list[Path]:
+    """Write what a run has made for other tools, a folder an algorithm.
+
+    Parameters
+    ----------
+    run : Run
+        With stage 03 finished, or stage 02 for ``release`` alone.
+    folder : str or Path
+        ``algorithm_1`` and ``algorithm_2`` are made in it.
+    kinds : sequence of {"pt", "npy", "release"}
+        Datamodels for ModelDiff (``datamodels.pt``), weights alone (``weights.npy``), masks and
+        margins under the release's names.
+    dtype : str
+        Of the release's margins.
+
+    Returns
+    -------
+    list of Path
+        The files written.
+
+    Raises
+    ------
+    ValueError
+        If a kind is unknown.
+    FileNotFoundError
+        If the run has not come that far.
+    """
+    for kind in kinds:
+        if kind not in KINDS:
+            raise ValueError(unknown_word(kind, KINDS, "kind"))
+    written = []
+    for algorithm in (1, 2):
+        place = Path(folder) / f"algorithm_{algorithm}"
+        place.mkdir(parents=True, exist_ok=True)
+        if {"pt", "npy"} & set(kinds):
+            datamodels = load_datamodels(run.path / f"datamodels_{algorithm}.safetensors")
+        if "pt" in kinds:
+            written.append(export_pt(datamodels, place / "datamodels.pt"))
+        if "npy" in kinds:
+            written.append(export_weights(datamodels, place / "weights.npy"))
+        if "release" in kinds:
+            models = read_models(run).all(algorithm)
+            written += export_release(place, models.masks, models.margins, dtype=dtype)
+    return written
 
 
 def export_pt(

@@ -59,6 +59,7 @@ class TrainingPlan:
 
     ``n_models`` counts all models of an algorithm, held-out ones first; the first ``n_keep`` are
     kept as checkpoints. ``numbers`` are those of the algorithms that are trained.
+    ``origins`` says of models made elsewhere what files they were read from, by algorithm.
     """
 
     folder: Path
@@ -78,6 +79,7 @@ class TrainingPlan:
     models_url: str = ""
     margins_dtype: str = "float32"
     numbers: tuple[int, ...] = (1, 2)
+    origins: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         n_subset = round(self.alpha * self.n_train)
@@ -139,7 +141,8 @@ class TrainingPlan:
         spec = self.algorithms[algorithm - 1]
         path = spec.initialisation.path if isinstance(spec, NetworkSpec) else ""
         weights = hashlib.sha256(resolve(path).read_bytes()).hexdigest()[:16] if path else ""
-        return {
+        origin = {"origin": self.origins[algorithm - 1]} if self.origins else {}
+        return origin | {
             "algorithm": spec.model_dump(),
             "weights": weights,
             "made_with": made_with(spec),

@@ -38,7 +38,10 @@ def accuracy_histogram(ax: Axes, accuracies: Mapping[str, np.ndarray]) -> Axes:
     Axes
     """
     percent = {name: 100 * np.asarray(a) for name, a in accuracies.items()}
-    _histogram(ax, percent, "{name}: mean {mean:.1f}%")
+    if any(np.isfinite(values).all() for values in percent.values()):
+        _histogram(ax, percent, "{name}: mean {mean:.1f}%")
+    else:
+        ax.text(0.5, 0.5, "not known of these models", ha="center", transform=ax.transAxes)
     ax.set(xlabel="test accuracy of a model (%)", ylabel="share of models (%)")
     return ax
 
@@ -81,6 +84,8 @@ def loss_curves(ax: Axes, losses: Mapping[str, np.ndarray]) -> Axes:
         epochs = np.arange(1, curves.shape[1] + 1)
         lines = ax.plot(epochs, np.asarray(curves).T, color=color, alpha=0.6, linewidth=1)
         lines[0].set_label(name)
+    if not any(np.isfinite(curves).any() for curves in losses.values()):
+        ax.text(0.5, 0.5, "not known of these models", ha="center", transform=ax.transAxes)
     ax.set(xlabel="epoch", ylabel="training loss", ylim=(0, None))
     ax.legend(frameon=False)
     return ax
@@ -133,7 +138,9 @@ def cosine_histogram(ax: Axes, cosines) -> Axes:
     return ax
 
 
-def predicted_against_true(ax: Axes, true, predicted, *, examples: Sequence[int] = ()) -> Axes:
+def predicted_against_true(
+    ax: Axes, true, predicted, *, examples: Sequence[int] = (), scores: Sequence[float] = ()
+) -> Axes:
     """Margins that models had against those their datamodels foretold, on held-out masks.
 
     All pairs are pooled in grey hexagons (darker: more pairs, on a logarithmic scale); a few
@@ -146,6 +153,8 @@ def predicted_against_true(ax: Axes, true, predicted, *, examples: Sequence[int]
         Correct-class margins.
     examples : sequence of int
         Up to six indices of test examples.
+    scores : sequence of float
+        Their rank correlations, one a test example, for the legend.
 
     Returns
     -------
@@ -178,11 +187,11 @@ def predicted_against_true(ax: Axes, true, predicted, *, examples: Sequence[int]
     )
     ax.plot(limits, limits, color=INK, linewidth=1, linestyle=":")
     for color, example in zip(EXAMPLE_COLORS, examples, strict=False):
-        label = f"test image {example}"
         x, y = predicted[:, example], true[:, example]
+        label = f"test image {example}" + (f", {scores[example]:.2f}" if len(scores) else "")
         ax.scatter(x, y, s=16, color=color, edgecolor="white", linewidth=0.4, label=label)
     if len(examples):
-        legend_below(ax, columns=3)
+        legend_below(ax, columns=2 if len(scores) else 3)
     ax.set(xlabel="predicted margin", ylabel="true margin", xlim=limits, ylim=limits)
     ax.set_aspect("equal")
     return ax

@@ -175,6 +175,26 @@ class Run:
         return banner(self.profile)
 
 
+def run_at(folder: str | Path) -> Run:
+    """Return the run whose results lie in a folder.
+
+    Raises
+    ------
+    StudyError
+        If no results do, or they are of another folder's run.
+    """
+    folder = Path(folder)
+    facts = read_json(folder / "results.json").get("run")
+    if not facts:
+        raise StudyError(f"{shown(folder)} holds no results. Run the study, or give its folder.")
+    run = Run(facts["study"], profile=facts["profile"], runs_dir=folder.parent)
+    if run.folder.resolve() != folder.resolve():
+        raise StudyError(
+            f"{shown(folder)} holds the run of {shown(run.folder)}; give the folder that name."
+        )
+    return run
+
+
 def provenance(facts: Mapping[str, Any]) -> str:
     """Return the line that says what made a page, from the block "run" of a `results.json`."""
     parts = [

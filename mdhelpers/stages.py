@@ -18,6 +18,7 @@ from mdhelpers.algorithms import parse_algorithm
 from mdhelpers.beton import write_beton as write_beton_file
 from mdhelpers.datasets import Dataset, DatasetSpec, read_dataset, save_dataset
 from mdhelpers.image_folders import load_dataset
+from mdhelpers.imported_models import given_models, import_models, origins
 from mdhelpers.lds import LDS, lds
 from mdhelpers.learners import check_algorithm
 from mdhelpers.locations import open_location
@@ -81,6 +82,11 @@ class StudyModels:
     n_heldout: int
 
     @property
+    def made_elsewhere(self) -> bool:
+        """Whether the models were read from files, so that there are no networks to run."""
+        return bool(self.plan.origins)
+
+    @property
     def names(self) -> tuple[str, str]:
         """The algorithms' own names."""
         return tuple(spec.name for spec in self.plan.algorithms)
@@ -108,7 +114,14 @@ class StudyModels:
         return trained.slots if self.plan.n_slots else None
 
 
-MODEL_DEFAULTS = {"share_order": False, "stack": 0, "models_url": "", "margins_dtype": "float32"}
+MODEL_DEFAULTS = {
+    "share_order": False,
+    "stack": 0,
+    "models_url": "",
+    "margins_dtype": "float32",
+    "models_1_given": {},
+    "models_2_given": {},
+}
 
 
 def train_models(
@@ -130,7 +143,8 @@ def train_models(
     parameters
         ``algorithm_1``, ``algorithm_2``, ``n_models``, ``n_heldout``, ``n_effect_models``,
         ``alpha``, ``n_slots``, ``share_order``, ``stack``, ``seed``, ``margins_dtype``: all that
-        decides the models; and ``models_url``, where they are stored.
+        decides the models; and ``models_url``, where they are stored. With ``models_1_given`` and
+        ``models_2_given`` (see `mdhelpers.imported_models.GivenModels`) nothing is trained.
     device, workers, scheduler, cluster
         Who trains, see `mdhelpers.mask_training.train_all`; no result depends on it, but for the
         kind of device.
@@ -143,11 +157,15 @@ def train_models(
         spec = parse_algorithm(parameters[key], key)
         check_algorithm(spec)
         parameters[key] = spec.model_dump()
+    given = given_models(parameters)
+    if given:
+        parameters |= {"n_slots": 0, "n_effect_models": 0, "origins": origins(given)}
     stage = run.stage(MODELS, parameters, after=[DATA])
     plan = training_plan(run, parameters, resolve_device(device, scheduler), loader=loader)
     stage.say()
     if not stage.is_current:
-        begun = train_all(plan, workers=workers, scheduler=scheduler, cluster=cluster)
+        who = {"workers": workers, "scheduler": scheduler, "cluster": cluster}
+        begun = import_models(plan, given) if given else train_all(plan, **who)
         models = StudyModels(plan, read_dataset(run.path / "data"), parameters["n_heldout"])
         outputs = [] if plan.models_url else [plan.store_path(a) for a in (1, 2)]
         folders = (plan.checkpoint_path(a, 0).parent for a in (1, 2))
@@ -180,6 +198,7 @@ def training_plan(
         loader=loader,
         models_url=parameters["models_url"],
         margins_dtype=parameters["margins_dtype"],
+        origins=tuple(parameters.get("origins", ())),
     )
 
 

@@ -12,6 +12,7 @@ from pydantic import Field, model_validator
 
 from mdhelpers.algorithms import AnyAlgorithm
 from mdhelpers.datasets import DatasetSpec
+from mdhelpers.imported_models import given_models
 from mdhelpers.scenes import CLASS_NAMES
 from mdhelpers.specs import Count, Positive, Seed, Share, Spec, unknown_word
 from mdhelpers.transforms import get_transform
@@ -81,9 +82,13 @@ class Study(Spec):
     stack: Annotated[int, Field(ge=0)] = 0
     loader: Literal["memory", "ffcv"] = "memory"
     models_url: str = ""
+    models_1_given: dict[str, Any] = Field({})
+    models_2_given: dict[str, Any] = Field({})
     margins_dtype: Literal["float32", "float16"] = "float32"
 
-    method: Literal["lasso", "difference_of_means"] = "lasso"
+    method: Literal["lasso", "ridge", "difference_of_means", "fast_l1"] = "lasso"
+    folds: Annotated[int, Field(ge=1, le=1000)] = 1
+    n_repeats: Annotated[int, Field(ge=0)] = 1
     relative_to_class: bool = True
     n_lams: Annotated[int, Field(ge=2)] = 50
     lam_min_ratio: Annotated[float, Field(gt=0, lt=1)] = 0.01
@@ -103,6 +108,7 @@ class Study(Spec):
     hypotheses: list[Hypothesis] = Field([])
     placebo: Placebo = Placebo()
     n_effect_models: Count = 64
+    n_reinitialised: Annotated[int, Field(ge=0)] = 32
     epsilon: float = 5.0
     delta: Positive = 10.0
 
@@ -117,6 +123,12 @@ class Study(Spec):
             )
         if self.loader == "ffcv" and not self.write_beton:
             raise ValueError("loader: ffcv reads what write_beton: true writes; give both")
+        given = given_models(self.model_dump())
+        if given and self.hypotheses:
+            raise ValueError(
+                "hypotheses are tested on networks, and of models_1_given only margins are known; "
+                "give hypotheses: []"
+            )
         if self.n_effect_models > self.n_models + self.n_heldout:
             raise ValueError(f"n_effect_models ({self.n_effect_models}) exceeds the models trained")
         classes = CLASS_NAMES if self.dataset.kind == "scenes" else self.dataset.classes

@@ -56,8 +56,10 @@ def flat(spec: dict, prefix: str = "") -> dict:
     return found
 
 
-def throughput(run: Run) -> pd.DataFrame:
+def throughput(run: Run) -> pd.DataFrame | str:
     """Models, core-seconds and accuracy of each algorithm, from the training log."""
+    if not (run.path / "training.jsonl").exists():
+        return "These models were trained elsewhere, in a time that is not known."
     with (run.path / "training.jsonl").open() as file:
         log = pd.DataFrame([json.loads(line) for line in file])
     log = log.drop_duplicates(["algorithm", "task"], keep="last")

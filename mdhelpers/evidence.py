@@ -1,0 +1,226 @@
+r"""Whether a direction distinguishes two algorithms: gaps free of noise, their errors, p-values.
+
+A direction ``u`` of training examples is given, found on other models than those used here. With
+``z_i`` the centred mask of model i along it and ``y_ix`` the centred output for test example x, in
+units of the length of that example's datamodel, the sum of ``c_ix = z_i y_ix`` over models
+estimates the datamodel's part along ``u``. Its square is inflated by the noise of the outputs; the
+sum of products of *different* models is not,
+
+.. math:: U_x = \Big(\sum_i c_{ix}\Big)^2 - \sum_i c_{ix}^2 ,
+
+and the noise-free explained variance is the sum of ``U_x`` over test examples as a share of the
+same sum over all training examples. The gap of Proposition 1 is the difference between algorithms.
+
+**Null.** If the algorithms do not differ, the two contributions of a pair of models (i of either
+algorithm, trained on the same mask) can change places. The gap is linear in these exchanges: it is
+``sum_i g_i``, and exchanging pair i turns the sign of ``g_i``. Signs drawn at random give the
+distribution of the gap under the null, which is normal for many models.
+
+**Error.** The gap is a U-statistic of the pairs; the jackknife gives its standard error, also
+where the algorithms do differ.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy.stats import norm
+
+from mdhelpers.slots import within_slots
+
+__all__ = ["Gaps", "Outputs", "benjamini_hochberg", "combine", "gaps_along", "word"]
+
+_LEAST_SHARE = 0.05
+STRONG, WEAK = 0.05, 0.2
+REPLICATES = 0.5
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """One algorithm's models that take part in measuring, centred within their slots.
+
+    Attributes
+    ----------
+    masks : Tensor, shape (n_models, n_train), float32
+    outputs : Tensor, shape (n_models, n_test), float32
+        In units of each test example's datamodel length; 0 for examples left out.
+    total : float
+        Noise-free squared length of all datamodels, in the units of :func:`gaps_along`.
+    """
+
+    masks: torch.Tensor
+    outputs: torch.Tensor
+    total: float
+
+    @classmethod
+    def measured(
+        cls,
+        masks: np.ndarray,
+        margins: np.ndarray,
+        lengths: np.ndarray,
+        *,
+        slots: np.ndarray | None = None,
+        device: str = "cpu",
+    ) -> Outputs:
+        """Centre, scale, and estimate the datamodels' total length.
+
+        Parameters
+        ----------
+        masks : ndarray, shape (n_models, n_train), bool
+        margins : ndarray, shape (n_models, n_test)
+        lengths : ndarray, shape (n_test,)
+            Of datamodels fitted on *other* models; examples with length 0 are left out.
+        slots : ndarray, shape (n_models,), int, optional
+        device : str
+        """
+        slots = np.zeros(len(masks), np.int64) if slots is None else slots
+        groups = torch.from_numpy(np.unique(slots, return_inverse=True)[1]).to(device)
+        everyone = torch.arange(len(masks), device=device)
+        scale = np.divide(1, lengths, out=np.zeros(len(lengths)), where=lengths > 0)
+        x = torch.from_numpy(np.asarray(masks, np.float32)).to(device)
+        y = torch.from_numpy(np.asarray(margins * scale, np.float32)).to(device)
+        x, y = (within_slots(values, groups, everyone) for values in (x, y))
+        whole = (x.T @ y).square().sum()
+        diagonal = (x.square().sum(1) * y.square().sum(1)).sum()
+        # With hardly any signal the total is not known either, and could be of either sign.
+        total = max(float(whole - diagonal), _LEAST_SHARE * float(whole))
+        return cls(x, y, max(total, np.finfo(np.float32).tiny))
+
+
+@dataclass(frozen=True)
+class Gaps:
+    """Gaps of some directions, positive where the first-named algorithm relies on them more.
+
+    Attributes
+    ----------
+    flips : ndarray, shape (n_directions, n_models)
+        ``g_i``: what each pair of models adds, and what exchanging it would turn the sign of.
+    influence : ndarray, shape (n_directions, n_models)
+        What leaving each pair out would take from the gap.
+    """
+
+    flips: np.ndarray
+    influence: np.ndarray
+
+    @property
+    def gap(self) -> np.ndarray:
+        """Noise-free gaps, fractions of the datamodels' variance, (n_directions,)."""
+        return self.flips.sum(1)
+
+    @property
+    def error(self) -> np.ndarray:
+        """Jackknife standard errors, (n_directions,)."""
+        n = self.influence.shape[1]
+        return np.sqrt(self.influence.var(1) * n * (n - 1) / n)
+
+    @property
+    def z(self) -> np.ndarray:
+        """Gaps in standard deviations of the exchange null, (n_directions,)."""
+        spread = np.sqrt(np.square(self.flips).sum(1))
+        return np.divide(self.gap, spread, out=np.zeros(len(spread)), where=spread > 0)
+
+    def mixed(self, weights: np.ndarray) -> Gaps:
+        """Weighted means of the directions' gaps; ``weights`` (n_new, n_directions) sum to 1."""
+        return Gaps(weights @ self.flips, weights @ self.influence)
+
+
+def gaps_along(first: Outputs, second: Outputs, directions: np.ndarray) -> Gaps:
+    """Noise-free gap of each direction between two algorithms, with what its error follows from.
+
+    Parameters
+    ----------
+    first, second : Outputs
+        As many models of each; pair i should have been trained on one mask.
+    directions : ndarray, shape (n_directions, n_train)
+        Unit vectors, found on other models.
+
+    Raises
+    ------
+    ValueError
+        If the numbers of models or training examples differ.
+    """
+    if first.outputs.shape != second.outputs.shape or len(first.masks) != len(second.masks):
+        raise ValueError(
+            f"outputs have shapes {tuple(first.outputs.shape)} and {tuple(second.outputs.shape)}; "
+            "expected as many models of both algorithms, and the same test examples."
+        )
+    u = torch.from_numpy(np.asarray(directions, np.float32)).to(first.masks.device)
+    parts = [_parts(outputs, u) for outputs in (first, second)]
+    mean = (parts[0].sums + parts[1].sums) / 2
+    flips, influence = 0.0, 0.0
+    for part, sign in zip(parts, (1, -1), strict=True):
+        flips = flips + sign * (2 * part.along(mean) - part.own)
+        influence = influence + sign * 2 * (part.along(part.sums) - part.own)
+    return Gaps(*(values.T.double().cpu().numpy() for values in (flips, influence)))
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """Contributions of one algorithm, scaled so that its squared sums are shares of its variance.
+
+    ``z`` (n_models, n_directions), ``y`` (n_models, n_test), ``sums`` (n_test, n_directions) and
+    ``own`` (n_models, n_directions), squared contributions summed over test examples.
+    """
+
+    z: torch.Tensor
+    y: torch.Tensor
+    sums: torch.Tensor
+    own: torch.Tensor
+
+    def along(self, sums: torch.Tensor) -> torch.Tensor:
+        """``sum_x c_ix S_x``, shape (n_models, n_directions)."""
+        return self.z * (self.y @ sums)
+
+
+def _parts(outputs: Outputs, u: torch.Tensor) -> _Parts:
+    z = outputs.masks @ u.T
+    y = outputs.outputs / outputs.total**0.5
+    return _Parts(z, y, y.T @ z, z.square() * y.square().sum(1, keepdim=True))
+
+
+def combine(halves: list[list[Gaps]]) -> dict[str, np.ndarray]:
+    """Evidence over random splits, in each of which the two halves measured what the other found.
+
+    Parameters
+    ----------
+    halves : list of lists of Gaps
+        For each split one ``Gaps`` a half, all of the same directions.
+
+    Returns
+    -------
+    dict
+        ``gap``, ``low``, ``high`` (95% interval) and one-sided ``p``, each (n_directions,). The
+        two halves of a split share no model that measures; splits share all of them, so that their
+        mean z has at most the variance of one, and p-values err on the large side.
+    """
+    gap = np.mean([[half.gap for half in split] for split in halves], axis=(0, 1))
+    squared = [np.sum([half.error**2 for half in split], 0) / len(split) ** 2 for split in halves]
+    error = np.sqrt(np.mean(squared, 0))
+    z = np.mean([np.sum([half.z for half in split], 0) / len(split) ** 0.5 for split in halves], 0)
+    return {"gap": gap, "low": gap - 1.96 * error, "high": gap + 1.96 * error, "p": norm.sf(z)}
+
+
+def benjamini_hochberg(p: np.ndarray) -> np.ndarray:
+    """Adjusted p-values: calling those up to q significant makes q of the calls false, at most.
+
+    Benjamini and Hochberg (1995), for p-values that are independent or positively dependent.
+    """
+    p = np.asarray(p, float)
+    order = np.argsort(p)
+    ranked = p[order] * len(p) / np.arange(1, len(p) + 1)
+    adjusted = np.empty(len(p))
+    adjusted[order] = np.minimum(np.minimum.accumulate(ranked[::-1])[::-1], 1)
+    return adjusted
+
+
+def word(q: float, replication: float) -> str:
+    """Evidence in a word: ``strong``, ``weak`` or ``none``.
+
+    ``strong`` asks for 5% false calls at most and a direction that both halves of the models find
+    (mean |cos| at least one half); ``weak`` for 20%, or for the first without the second.
+    """
+    if q < STRONG and replication >= REPLICATES:
+        return "strong"
+    return "weak" if q < WEAK else "none"

@@ -8,7 +8,10 @@ import pandas as pd
 from mdhelpers import tasks
 from mdhelpers.comparison import Comparison
 from mdhelpers.datasets import Split
+from mdhelpers.findings import read_comparison
+from mdhelpers.store import ModelStore
 from mdhelpers.style import COMPARISONS
+from mdhelpers.tilting_stage import RANDOM, TILTING
 from mdhelpers.transforms import transform_images
 
 
@@ -88,6 +91,30 @@ def grades(found, comparison: Comparison, test: Split) -> pd.DataFrame | str:
         rows.append((row.feature, row.comparison, row.direction, row.auc_within_class, counted))
     columns = ["feature", "comparison", "direction", "AUC within class", "counted by pairs"]
     return pd.DataFrame(rows, columns=columns).set_index("feature").round(4)
+
+
+def tilted_inclusion(run, found) -> pd.DataFrame | str:
+    """How often a direction's heaviest training images were included along and against it."""
+    if found.table is None:
+        return "No models were trained here."
+    comparison, rows = read_comparison(run).comparison, []
+    (folder,) = run.path.glob("retrained/tilts_1-*")
+    trained = ModelStore.open(folder / "models_1.zarr", read_only=True).read_masks()
+    keys = found.table.loc[found.table["algorithm"] == 1, ["comparison", "direction"]]
+    shape = (len(keys), 2, run.manifest(TILTING)["parameters"]["n_pairs"])
+    groups = trained[: np.prod(shape)].reshape(*shape, -1)
+    assert (trained.sum(1) == trained.shape[1] // 2).all(), "a mask of another size"
+    for (name, direction), (along, against) in zip(keys.to_numpy(), groups, strict=True):
+        if name == RANDOM:
+            continue
+        chosen = comparison[name]
+        vector = chosen.directions[list(chosen.component).index(direction)]
+        heavy = vector >= np.quantile(vector, 0.9)
+        shares = along[:, heavy].mean(), against[:, heavy].mean()
+        assert shares[0] > shares[1], "the tilt went the other way"
+        rows.append((name.replace("_minus_", " ∖ "), direction, *shares))
+    columns = ["comparison", "direction", "included along it", "included against it"]
+    return pd.DataFrame(rows, columns=columns).set_index(columns[:2]).round(3)
 
 
 def effect(models, table: pd.DataFrame, hypotheses, *, seed: int) -> pd.DataFrame | str:

@@ -23,6 +23,7 @@ from mdhelpers.style import (
     need_columns,
 )
 
+EVIDENCE_ALPHA = {"strong": 1.0, "weak": 0.5, "none": 0.15}
 _LABEL_OFFSETS = [
     (r * np.cos(t), r * np.sin(t)) for r in (10, 14, 19) for t in np.arange(8) * np.pi / 4
 ]
@@ -144,9 +145,10 @@ def gap_bars(ax: Axes, table: pd.DataFrame, *, names: Sequence[str] = DEFAULT_NA
     ax : Axes
     table : DataFrame
         Columns comparison, direction, naive_gap, gap, low, high (the drawn interval; fractions of
-        variance), and
-        perhaps replication: how well halves of the models find the direction again, in [0, 1];
-        it is written under the direction's number. Rows are drawn in their order.
+        variance). With clean_gap, clean_low and clean_high these are drawn, and ``evidence`` makes
+        a bar the paler, the weaker it is. With replication (how well halves of the models find the
+        direction again, in [0, 1]) it is written under the direction's number. Rows are drawn in
+        their order.
     names : pair of str
         What to call algorithms 1 and 2.
 
@@ -161,16 +163,19 @@ def gap_bars(ax: Axes, table: pd.DataFrame, *, names: Sequence[str] = DEFAULT_NA
     """
     need_columns(table, ("comparison", "direction", "naive_gap", "gap", "low", "high"))
     start, ticks, tick_labels = 0.0, [], []
+    prefix, kind = ("clean_", "noise-free") if "clean_gap" in table else ("", "cross-fitted")
     for comparison, rows in table.groupby("comparison", sort=True):
         x = start + np.arange(1, len(rows) + 1)
-        gap, low, high = (100 * rows[c].to_numpy() for c in ("gap", "low", "high"))
+        gap, low, high = (100 * rows[prefix + c].to_numpy() for c in ("gap", "low", "high"))
         color = ALGORITHM_COLORS[compared(comparison)[0]]
         naive = "naive" if start == 0 else None
         outline = {"fill": False, "edgecolor": NULL_COLOR, "linewidth": 1.2}
         ax.bar(x, 100 * rows["naive_gap"], 0.84, label=naive, **outline)
         bars = np.clip([gap - low, high - gap], 0, None)
-        label = f"cross-fitted, {comparison_label(comparison, names)}"
-        ax.bar(x, gap, 0.56, color=color, label=label, yerr=bars, ecolor=INK, capsize=3)
+        label = f"{kind}, {comparison_label(comparison, names)}"
+        drawn = ax.bar(x, gap, 0.56, color=color, label=label, yerr=bars, ecolor=INK, capsize=3)
+        for bar, word in zip(drawn, rows.get("evidence", ()), strict=False):
+            bar.set_alpha(EVIDENCE_ALPHA[word])
         ticks += list(x)
         tick_labels += _direction_labels(rows)
         start = x[-1] + 1

@@ -4,7 +4,7 @@ A direction found in the residuals of two fits fits their noise too, and measure
 its gap is large even where an algorithm is compared with itself. So the models are split at
 random: directions come from one half, and their gap is measured on datamodels fitted to the other
 half, whose noise they never saw. An algorithm compared with itself then has a gap of zero but for
-chance (:func:`null_gaps`).
+chance (:mod:`mdhelpers.nulls`).
 
 A direction of the comparison on all models saw both halves, and projecting it on what one half
 found does not undo that: in simulations the gap of such a projection stayed at two thirds of the
@@ -12,16 +12,17 @@ real one under the null. It is therefore given the gaps of the half's own direct
 by the fourth power of its cosine with it: no bias under the null, less variance than taking the
 most similar direction alone, and planted differences came first more often.
 
+Where the fits know their models' outputs (:class:`Fitter`), each direction also gets a gap that is
+free of noise, its interval, and a p-value from exchanging the algorithms' models
+(:mod:`mdhelpers.evidence`), measured on the half that did not find it.
+
 Gaps are fractions of the variance of normalised datamodels (see :mod:`mdhelpers.comparison`),
 positive where the first-named algorithm relies on the direction more.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
-from itertools import combinations
 
 import numpy as np
 import pandas as pd
@@ -34,24 +35,21 @@ from mdhelpers.comparison import (
     principal_directions,
     residual_datamodels,
 )
-from mdhelpers.datamodels import fit_datamodels
+from mdhelpers.evidence import Gaps, Outputs, benjamini_hochberg, combine, gaps_along, word
+from mdhelpers.fitters import Fit, Fitter, fitter
 from mdhelpers.slots import split_models
 
 __all__ = [
-    "PAIRS",
     "CrossFit",
     "Fit",
+    "Fitter",
     "cross_fitted_gaps",
+    "find_directions",
     "fitter",
-    "null_gaps",
-    "null_totals",
+    "normalised",
     "order_by_gap",
+    "signed_gap",
 ]
-
-Fit = Callable[[np.ndarray], np.ndarray]
-"""Takes indices of models, gives their datamodels' weights (n_test, n_train)."""
-
-PAIRS = {"1 against 2": (1, 2), "1 against 1": (1, 1), "2 against 2": (2, 2)}
 
 
 @dataclass(frozen=True)
@@ -72,27 +70,14 @@ class CrossFit:
         ``comparison, direction, naive_gap, gap, low, high, replication``: for each direction
         (rank of its component) of the comparison on all models. ``replication`` is the mean over
         halves of its largest absolute cosine with a direction found there. Empty where no
-        comparison was given.
+        comparison was given. With :class:`Fitter` objects also ``clean_gap, clean_low,
+        clean_high`` (noise-free, 95% interval), ``z``, ``p``, ``q`` (Benjamini and Hochberg's, over
+        all directions of both comparisons) and ``evidence``, a word.
     """
 
     ranks: pd.DataFrame
     totals: pd.DataFrame
     directions: pd.DataFrame
-
-
-def fitter(
-    masks: np.ndarray, margins: np.ndarray, *, slots: np.ndarray | None = None, **options
-) -> Fit:
-    """What :func:`cross_fitted_gaps` asks for: fits datamodels on any choice of these models.
-
-    Parameters are those of :func:`mdhelpers.datamodels.fit_datamodels`.
-    """
-
-    def fit(models: np.ndarray) -> np.ndarray:
-        chosen = None if slots is None else slots[models]
-        return fit_datamodels(masks[models], margins[models], slots=chosen, **options).weights
-
-    return fit
 
 
 def cross_fitted_gaps(
@@ -136,90 +121,27 @@ def cross_fitted_gaps(
         If there are too few models, or a fit gives the wrong shape.
     """
     rng = np.random.default_rng(seed)
-    gaps = {name: [] for name in COMPARISONS}
-    matched = {name: [] for name in COMPARISONS}
+    record = _Record(comparison)
+    fitters = (fit_1, fit_2)
     for _ in range(n_splits):
         halves = split_models(n_models, 2, rng, slots)
-        fits = [_fitted((fit_1, fit_2), models) for models in halves]
-        for found, measured in (fits, fits[::-1]):
+        weights = [[fit(models) for fit in fitters] for models in halves]
+        rows = [normalised(pair) for pair in weights]
+        record.begin_split()
+        for found, other in ((0, 1), (1, 0)):
+            outputs = _outputs(fitters, halves[other], weights[found])
             for name in COMPARISONS:
-                directions = _find(name, *found, 2 * n_directions, center)
-                gap = _gap(name, *measured, directions)
-                gaps[name].append(gap[:n_directions])
-                if comparison is not None:
-                    matched[name].append(_match(comparison[name].directions, directions, gap))
-    return CrossFit(_rank_table(gaps), _total_table(gaps), _direction_table(comparison, matched))
-
-
-def null_gaps(
-    fit_1: Fit,
-    fit_2: Fit,
-    n_models: int,
-    *,
-    n_directions: int = 8,
-    n_splits: int = 4,
-    slots: np.ndarray | None = None,
-    center: bool = True,
-    seed: int = 0,
-) -> pd.DataFrame:
-    """Gaps of the two algorithms against each other, and of each against itself, at one budget.
-
-    Models are split in four quarters. Each party of a pair finds directions with one and measures
-    them with another, no quarter serving twice, so that an algorithm compared with itself is
-    fitted on disjoint models. All six choices of the two quarters that find are used. Each split
-    costs four fits an algorithm.
-
-    An algorithm against itself has an expected gap of exactly zero, the parties being exchangeable:
-    what these rows tell is how large a gap chance makes. At a quarter of the models gaps are
-    smaller and noisier than those of :func:`cross_fitted_gaps`; compare them with each other only.
-
-    Parameters are those of :func:`cross_fitted_gaps`.
-
-    Returns
-    -------
-    DataFrame
-        ``pair, comparison, direction, naive_gap, gap, split``: one row a pair ("1 against 2",
-        "1 against 1", "2 against 2"), comparison, rank of the direction and choice of quarters.
-        The naive gap is measured on the quarters that found the direction.
-    """
-    rng = np.random.default_rng(seed)
-    tables = []
-    for split in range(n_splits):
-        fitted = _fits_on((fit_1, fit_2), split_models(n_models, 4, rng, slots))
-        for choice, (i, j) in enumerate(combinations(range(4), 2)):
-            k, m = (quarter for quarter in range(4) if quarter not in (i, j))
-            for pair, (first, second) in PAIRS.items():
-                found = fitted(first, i), fitted(second, j)
-                measured = fitted(first, k), fitted(second, m)
-                table = _null_table(found, measured, n_directions, center)
-                tables.append(table.assign(pair=pair, split=6 * split + choice))
-    columns = ["pair", "comparison", "direction", "naive_gap", "gap", "split"]
-    return pd.concat(tables, ignore_index=True)[columns]
-
-
-def null_totals(gaps: pd.DataFrame) -> pd.DataFrame:
-    """Sums over directions of :func:`null_gaps`, averaged over splits.
-
-    Returns
-    -------
-    DataFrame
-        ``pair, comparison, naive_first, naive_gap, gap, low, high``: the naive gap of the first
-        direction, the sums of naive and cross-fitted gaps, and percentiles 5 and 95 of the latter
-        over splits and choices of quarters.
-    """
-    keys = ["pair", "comparison"]
-    sums = gaps.groupby([*keys, "split"], sort=False)[["naive_gap", "gap"]].sum()
-    groups = sums.groupby(keys, sort=False)
-    first = gaps[gaps["direction"] == 1].groupby(keys, sort=False)["naive_gap"].mean()
-    table = groups.mean().assign(
-        low=groups["gap"].quantile(0.05), high=groups["gap"].quantile(0.95), naive_first=first
-    )
-    columns = [*keys, "naive_first", "naive_gap", "gap", "low", "high"]
-    return table.reset_index()[columns]
+                directions = find_directions(name, *rows[found], 2 * n_directions, center)
+                gap = signed_gap(name, *rows[other], directions)
+                record.add(name, gap[:n_directions])
+                record.match(name, directions, gap, outputs)
+    return CrossFit(_rank_table(record.gaps), _total_table(record.gaps), record.table())
 
 
 def order_by_gap(comparison: Comparison, gaps: CrossFit | pd.DataFrame) -> Comparison:
-    """The comparison with the directions of the largest cross-fitted gap first.
+    """The comparison with the directions of the strongest evidence first.
+
+    That is the largest ``z``, or the largest cross-fitted gap where no evidence was weighed.
 
     Parameters
     ----------
@@ -229,7 +151,8 @@ def order_by_gap(comparison: Comparison, gaps: CrossFit | pd.DataFrame) -> Compa
     table = gaps.directions if isinstance(gaps, CrossFit) else gaps
     ordered = []
     for direction_set in comparison:
-        rows = table[table["comparison"] == direction_set.name].set_index("direction")["gap"]
+        rows = table[table["comparison"] == direction_set.name].set_index("direction")
+        rows = rows["z" if "z" in rows else "gap"]
         missing = np.setdiff1d(direction_set.component, rows.index)
         if len(missing):
             raise ValueError(
@@ -241,8 +164,58 @@ def order_by_gap(comparison: Comparison, gaps: CrossFit | pd.DataFrame) -> Compa
     return Comparison(*ordered, cosines=comparison.cosines, n_zero=comparison.n_zero)
 
 
-def _fitted(fits: tuple[Fit, Fit], models: np.ndarray) -> list[np.ndarray]:
-    rows = [normalise_rows(fit(models)) for fit in fits]
+class _Record:
+    """What the splits gave: gaps by rank, and those of the comparison's directions."""
+
+    def __init__(self, comparison: Comparison | None):
+        self.comparison = comparison
+        self.gaps = {name: [] for name in COMPARISONS}
+        self.matched = {name: [] for name in COMPARISONS}
+        self.evidence: dict[str, list[list[Gaps]]] = {name: [] for name in COMPARISONS}
+
+    def begin_split(self) -> None:
+        for halves in self.evidence.values():
+            halves.append([])
+
+    def add(self, name: str, gap: np.ndarray) -> None:
+        self.gaps[name].append(gap)
+
+    def match(self, name: str, directions, gap, outputs: tuple[Outputs, ...]) -> None:
+        """Give the gaps of a half's directions to the comparison's, by likeness."""
+        if self.comparison is None:
+            return
+        cosines = np.abs(self.comparison[name].directions @ directions.T)
+        weights = cosines**4 + 1e-12
+        weights /= weights.sum(1, keepdims=True)
+        self.matched[name].append(np.stack([weights @ gap, cosines.max(1)]))
+        if outputs:
+            pair = outputs if name == "1_minus_2" else outputs[::-1]
+            self.evidence[name][-1].append(gaps_along(*pair, directions).mixed(weights))
+
+    def table(self) -> pd.DataFrame:
+        table = _direction_table(self.comparison, self.matched)
+        if not len(table) or not self.evidence[COMPARISONS[0]][0]:
+            return table
+        found = pd.concat([pd.DataFrame(combine(e)) for e in self.evidence.values()])
+        found = found.reset_index(drop=True)
+        renamed = {key: f"clean_{key}" for key in ("gap", "low", "high")}
+        table = table.join(found.rename(columns=renamed))
+        table["q"] = benjamini_hochberg(table["p"])
+        table["evidence"] = list(map(word, table["q"], table["replication"]))
+        return table
+
+
+def _outputs(fitters: tuple[Fit, Fit], models: np.ndarray, weights: list) -> tuple[Outputs, ...]:
+    """Both algorithms' outputs in units of these weights' lengths; nothing for plain functions."""
+    if not all(isinstance(fit, Fitter) for fit in fitters):
+        return ()
+    lengths = [np.linalg.norm(rows, axis=1) for rows in weights]
+    return tuple(f.measured(models, n) for f, n in zip(fitters, lengths, strict=True))
+
+
+def normalised(weights: list[np.ndarray]) -> list[np.ndarray]:
+    """Both algorithms' normalised datamodels, of equal shapes."""
+    rows = [normalise_rows(rows) for rows in weights]
     if rows[0].shape != rows[1].shape or rows[0].ndim != 2:
         raise ValueError(
             f"fit_1 gave shape {rows[0].shape} and fit_2 {rows[1].shape}; expected "
@@ -251,38 +224,17 @@ def _fitted(fits: tuple[Fit, Fit], models: np.ndarray) -> list[np.ndarray]:
     return rows
 
 
-def _fits_on(fits: tuple[Fit, Fit], parts: list[np.ndarray]) -> Callable[[int, int], np.ndarray]:
-    """Fit of algorithm 1 or 2 on a part, made once."""
-    return cache(lambda algorithm, part: normalise_rows(fits[algorithm - 1](parts[part])))
-
-
-def _find(name: str, first, second, n_directions: int, center: bool) -> np.ndarray:
+def find_directions(name: str, first, second, n_directions: int, center: bool) -> np.ndarray:
+    """Directions of a comparison of two algorithms' normalised datamodels."""
     pair = (first, second) if name == "1_minus_2" else (second, first)
     n_directions = min(n_directions, *first.shape)
     return principal_directions(residual_datamodels(*pair), n_directions, center=center)
 
 
-def _gap(name: str, first, second, directions) -> np.ndarray:
+def signed_gap(name: str, first, second, directions) -> np.ndarray:
+    """Gap of directions, positive where the first-named algorithm relies on them more."""
     gap = explained_variance(first, directions) - explained_variance(second, directions)
     return gap if name == "1_minus_2" else -gap
-
-
-def _match(full: np.ndarray, half: np.ndarray, gap: np.ndarray) -> np.ndarray:
-    """Gap and replication of each direction of all models, (2, n_directions)."""
-    cosines = np.abs(full @ half.T)
-    weights = cosines**4 + 1e-12
-    return np.stack([weights @ gap / weights.sum(1), cosines.max(1)])
-
-
-def _null_table(found, measured, n_directions: int, center: bool) -> pd.DataFrame:
-    tables = []
-    for name in COMPARISONS:
-        directions = _find(name, *found, n_directions, center)
-        columns = {"comparison": name, "direction": np.arange(1, len(directions) + 1)}
-        columns["naive_gap"] = _gap(name, *found, directions)
-        columns["gap"] = _gap(name, *measured, directions)
-        tables.append(pd.DataFrame(columns))
-    return pd.concat(tables)
 
 
 def _spread(values: np.ndarray) -> dict[str, np.ndarray]:

@@ -33,6 +33,7 @@ from mdhelpers.slots import within_slots
 __all__ = ["Gaps", "Outputs", "benjamini_hochberg", "combine", "gaps_along", "word"]
 
 _LEAST_SHARE = 0.05
+_LEAST_LENGTH = 0.5
 STRONG, WEAK = 0.05, 0.2
 REPLICATES = 0.5
 
@@ -45,7 +46,7 @@ class Outputs:
     ----------
     masks : Tensor, shape (n_models, n_train), float32
     outputs : Tensor, shape (n_models, n_test), float32
-        In units of each test example's datamodel length; 0 for examples left out.
+        In units of each test example's datamodel length.
     total : float
         Noise-free squared length of all datamodels, in the units of :func:`gaps_along`.
     """
@@ -71,14 +72,17 @@ class Outputs:
         masks : ndarray, shape (n_models, n_train), bool
         margins : ndarray, shape (n_models, n_test)
         lengths : ndarray, shape (n_test,)
-            Of datamodels fitted on *other* models; examples with length 0 are left out.
+            Of datamodels fitted on *other* models. Half the median stands in for smaller ones,
+            which are hardly known and would otherwise outweigh all others.
         slots : ndarray, shape (n_models,), int, optional
         device : str
         """
         slots = np.zeros(len(masks), np.int64) if slots is None else slots
         groups = torch.from_numpy(np.unique(slots, return_inverse=True)[1]).to(device)
         everyone = torch.arange(len(masks), device=device)
-        scale = np.divide(1, lengths, out=np.zeros(len(lengths)), where=lengths > 0)
+        lengths = np.asarray(lengths, float)
+        least = _LEAST_LENGTH * np.median(lengths[lengths > 0]) if (lengths > 0).any() else 1.0
+        scale = 1 / np.maximum(lengths, least)
         x = torch.from_numpy(np.asarray(masks, np.float32)).to(device)
         y = torch.from_numpy(np.asarray(margins * scale, np.float32)).to(device)
         x, y = (within_slots(values, groups, everyone) for values in (x, y))
@@ -191,7 +195,7 @@ def combine(halves: list[list[Gaps]]) -> dict[str, np.ndarray]:
     Returns
     -------
     dict
-        ``gap``, ``low``, ``high`` (95% interval) and one-sided ``p``, each (n_directions,). The
+        ``gap``, ``low``, ``high`` (95% interval), ``z`` and one-sided ``p``, (n_directions,). The
         two halves of a split share no model that measures; splits share all of them, so that their
         mean z has at most the variance of one, and p-values err on the large side.
     """
@@ -199,7 +203,8 @@ def combine(halves: list[list[Gaps]]) -> dict[str, np.ndarray]:
     squared = [np.sum([half.error**2 for half in split], 0) / len(split) ** 2 for split in halves]
     error = np.sqrt(np.mean(squared, 0))
     z = np.mean([np.sum([half.z for half in split], 0) / len(split) ** 0.5 for split in halves], 0)
-    return {"gap": gap, "low": gap - 1.96 * error, "high": gap + 1.96 * error, "p": norm.sf(z)}
+    interval = {"low": gap - 1.96 * error, "high": gap + 1.96 * error}
+    return {"gap": gap, **interval, "z": z, "p": norm.sf(z)}
 
 
 def benjamini_hochberg(p: np.ndarray) -> np.ndarray:

@@ -14,7 +14,15 @@ from scipy.stats import rankdata
 from mdhelpers.comparison import DirectionSet, normalise_rows
 from mdhelpers.datamodels import Datamodels
 
-__all__ = ["ENDS", "grade", "random_same_class", "relative_influence", "subpopulations"]
+__all__ = [
+    "ENDS",
+    "grade",
+    "grade_scores",
+    "match_features",
+    "random_same_class",
+    "relative_influence",
+    "subpopulations",
+]
 
 ENDS = ("top", "bottom")
 
@@ -81,17 +89,77 @@ def grade(direction_set: DirectionSet, labels: np.ndarray, truth: pd.DataFrame) 
     ValueError
         If lengths disagree or a column is not bool.
     """
+    graded = grade_scores(direction_set.projections, labels, truth)
+    graded.insert(0, "comparison", direction_set.name)
+    graded["score"] = direction_set.component[graded["score"]]
+    return graded.rename(columns={"score": "direction"})
+
+
+def grade_scores(scores: np.ndarray, labels: np.ndarray, truth: pd.DataFrame) -> pd.DataFrame:
+    """`grade` for any numbers by which test examples can be put in order.
+
+    Parameters
+    ----------
+    scores : ndarray, shape (n_test, n_scores)
+    labels : ndarray, shape (n_test,), int
+    truth : DataFrame of n_test rows
+        A bool column for each feature: which test examples carry it.
+
+    Returns
+    -------
+    DataFrame
+        ``score``, the column of ``scores``, and the columns of `grade` from ``end`` on.
+
+    Raises
+    ------
+    ValueError
+        If lengths disagree or a column is not bool.
+    """
     labels = np.asarray(labels)
-    _check_truth(len(direction_set.projections), labels, truth)
+    _check_truth(len(scores), labels, truth)
     tables = []
     for feature in truth.columns:
         carries = truth[feature].to_numpy(dtype=bool)
         for end, sign in zip(ENDS, (1, -1), strict=True):
-            grades = _grade_feature(sign * direction_set.projections, carries, labels)
-            columns = {"comparison": direction_set.name, "direction": direction_set.component}
-            columns |= {"end": end, "feature": feature, **grades, "n": carries.sum()}
-            tables.append(pd.DataFrame(columns))
+            grades = _grade_feature(sign * scores, carries, labels)
+            columns = {"score": np.arange(scores.shape[1]), "end": end, "feature": feature}
+            tables.append(pd.DataFrame({**columns, **grades, "n": carries.sum()}))
     return pd.concat(tables, ignore_index=True)
+
+
+def match_features(grades: pd.DataFrame, *, at_least: float = 0.9) -> pd.DataFrame:
+    """The planted feature that each end of each direction picks out best.
+
+    Parameters
+    ----------
+    grades : DataFrame
+        From `grade`, of one or both comparisons.
+    at_least : float
+        The AUC within class from which on an end is said to match.
+
+    Returns
+    -------
+    DataFrame
+        One row an end, directions in the order of ``grades``: ``comparison, direction, end,
+        feature, auc_within_class, auc, precision_at_k, n, matched``. An end matches at most one
+        feature; the two ends of a direction may match two, and a feature several ends.
+
+    Raises
+    ------
+    ValueError
+        If ``at_least`` is not in [0.5, 1].
+    """
+    if not 0.5 <= at_least <= 1:
+        raise ValueError(f"at_least is {at_least}; expected an AUC in [0.5, 1].")
+    keys = ["comparison", "direction", "end"]
+    known = grades.dropna(subset="auc_within_class")
+    best = known.loc[known.groupby(keys, sort=False)["auc_within_class"].idxmax()]
+    columns = [*keys, "feature", "auc_within_class", "auc", "precision_at_k", "n"]
+    best = best[columns].assign(matched=best["auc_within_class"] >= at_least)
+    order = grades[keys[:2]].drop_duplicates()
+    places = pd.MultiIndex.from_frame(order).get_indexer(pd.MultiIndex.from_frame(best[keys[:2]]))
+    ends = best["end"].map(ENDS.index)
+    return best.iloc[np.lexsort([ends, places])].reset_index(drop=True)
 
 
 def relative_influence(

@@ -97,6 +97,18 @@ def algorithm_names(run: Run) -> tuple[str, str]:
     return tuple(figures.get(f"name_{a}", DEFAULT_NAMES[a - 1]) for a in (1, 2))
 
 
+GAP_COLUMNS = {
+    "naive_gap": "naive gap, %",
+    "gap": "cross-fitted gap, %",
+    "clean_gap": "noise-free gap, %",
+    "clean_low": "95% from",
+    "clean_high": "to",
+    "q": "q",
+    "replication": "found again (|cos|)",
+    "evidence": "evidence",
+}
+
+
 def gaps(found, names) -> pd.DataFrame:
     """Every direction's gaps, in percent of the datamodels' variance, in the order of evidence."""
     if found.gaps is None:
@@ -110,16 +122,15 @@ def gaps(found, names) -> pd.DataFrame:
         return pd.DataFrame(rows, columns=["comparison", "direction", "naive gap, %"]).round(2)
     table = found.gaps.copy()
     table["comparison"] = [comparison_label(name, names) for name in table["comparison"]]
-    for column in ("naive_gap", "gap", "low", "high"):
-        table[column] = (100 * table[column]).round(2)
+    percent = [name for name in GAP_COLUMNS if name.endswith(("gap", "low", "high"))]
+    percent = [name for name in percent if name in table]
+    table[percent] = (100 * table[percent]).round(2)
     table["replication"] = table["replication"].round(2)
-    return table.rename(
-        columns={
-            "naive_gap": "naive gap, %",
-            "gap": "cross-fitted gap, %",
-            "replication": "found again (|cos|)",
-        }
-    ).set_index(["comparison", "rank"])
+    table = table.set_index(["comparison", "rank", "direction"])
+    if "q" in table:
+        table["q"] = [f"{q:.2g}" if q >= 1e-4 else "<1e-4" for q in table["q"]]
+    shown = [name for name in GAP_COLUMNS if name in table]
+    return table[shown].rename(columns=GAP_COLUMNS)
 
 
 def null_gaps(run: Run, names) -> pd.DataFrame | str:

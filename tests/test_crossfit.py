@@ -6,11 +6,10 @@ from mdhelpers.comparison import COMPARISONS, compare
 from mdhelpers.crossfit import (
     cross_fitted_gaps,
     fitter,
-    null_gaps,
-    null_totals,
     order_by_gap,
     split_models,
 )
+from mdhelpers.nulls import null_gaps, null_totals
 
 N_MODELS, N_TRAIN, N_TEST = 400, 60, 90
 

@@ -4,7 +4,14 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from mdhelpers.comparison import DirectionSet, compare
-from mdhelpers.subpopulations import grade, random_same_class, relative_influence, subpopulations
+from mdhelpers.subpopulations import (
+    grade,
+    grade_scores,
+    match_features,
+    random_same_class,
+    relative_influence,
+    subpopulations,
+)
 
 
 def directions_with(projections):
@@ -77,6 +84,34 @@ def test_a_feature_nobody_carries_has_no_grade():
     table = grade(*draw()).query("feature == 'ring'")
     assert table[["auc_within_class", "auc", "precision_at_k"]].isna().all(axis=None)
     assert (table["n"] == 0).all()
+
+
+def test_scores_are_graded_as_projections_are():
+    direction_set, labels, truth = draw()
+    table = grade_scores(direction_set.projections, labels, truth)
+    whole = grade(direction_set, labels, truth)
+    assert list(direction_set.component[table["score"]]) == list(whole["direction"])
+    shared = ["end", "feature", "auc_within_class", "auc", "precision_at_k", "n"]
+    pd.testing.assert_frame_equal(table[shared], whole[shared])
+
+
+def test_each_end_matches_the_feature_that_lies_there():
+    """Tags at the top and rings at the bottom of one direction, nothing along the other."""
+    rng = np.random.default_rng(1)
+    labels = np.arange(120) % 2
+    truth = pd.DataFrame({"tag": (labels == 0) & (np.arange(120) < 40)})
+    truth["ring"] = (labels == 1) & (np.arange(120) > 80)
+    truth["nobody"] = False
+    planted = 4.0 * truth["tag"] - 4.0 * truth["ring"] + 0.1 * rng.normal(size=120)
+    projections = np.stack([rng.normal(size=120), planted], axis=1)
+    table = match_features(grade(directions_with(projections), labels, truth))
+    assert table["direction"].tolist() == [4, 4, 1, 1]
+    assert table["end"].tolist() == ["top", "bottom"] * 2
+    assert table["matched"].tolist() == [False, False, True, True]
+    assert table["feature"].tolist()[2:] == ["tag", "ring"]
+    assert (table.loc[table["matched"], "precision_at_k"] == 1).all()
+    with pytest.raises(ValueError, match="an AUC in"):
+        match_features(grade(*draw()), at_least=90)
 
 
 def test_grade_refuses():

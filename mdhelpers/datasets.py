@@ -10,14 +10,15 @@ from typing import Annotated, Literal
 
 import numpy as np
 import pandas as pd
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from mdhelpers.specs import Count, Seed, Share, Spec
 
 
 class DatasetSpec(Spec):
     """What notebook 01 prepares. ``n_train``, ``n_test``, ``share`` belong to scenes; ``root``,
-    ``classes``, ``limit_train`` and ``limit_test`` (images a class) to folders and CIFAR-10."""
+    ``classes``, ``limit_train`` and ``limit_test`` (images a class) to folders and CIFAR-10.
+    So many training images as ``duplicates`` says become near-copies of test images."""
 
     kind: Literal["scenes", "image_folder", "cifar10"] = "scenes"
     size: Annotated[int, Field(ge=16, le=256)] | None = None
@@ -29,12 +30,21 @@ class DatasetSpec(Spec):
     classes: list[str] = Field([])
     limit_train: Count | None = None
     limit_test: Count | None = None
+    duplicates: Annotated[int, Field(ge=0)] = 0
 
     @model_validator(mode="after")
     def _needs_root(self) -> DatasetSpec:
         if self.kind == "image_folder" and not self.root:
             raise ValueError("an image_folder needs root: the folder that holds train/ and test/")
         return self
+
+    @model_serializer(mode="wrap")
+    def _without_unused(self, handler: SerializerFunctionWrapHandler) -> dict:
+        """Leave out what was added later and is not used: runs made before stay current."""
+        shown = handler(self)
+        if not self.duplicates:
+            shown.pop("duplicates", None)
+        return shown
 
 
 @dataclass(frozen=True, eq=False)

@@ -33,6 +33,7 @@ def estimate(study: Study) -> dict[str, Any]:
     """
     n_train, n_test, n_classes = expected_sizes(study.dataset)
     total = study.n_models + study.n_heldout
+    again = study.n_repeats * study.n_heldout
     size = study.dataset.size or DEFAULT_SIZE[study.dataset.kind]
     device = resolve_device("auto" if study.scheduler != "local" else study.device)
     specs = (study.algorithm_1, study.algorithm_2)
@@ -41,14 +42,22 @@ def estimate(study: Study) -> dict[str, Any]:
     each = [seconds_per_model(spec, device=device, **trial) for spec in specs]
     workers = study.workers or (1 if device != "cpu" else cores())
     known = [seconds for seconds in each if seconds is not None]
+    anew = (each[study.application_algorithm - 1] or 0) * trained_anew(study, n_train)
     images = (n_train + n_test) * size * size * 4
     return {
         "models": 2 * total,
-        "seconds": total * sum(known) / workers + SECONDS_BESIDE_TRAINING,
+        "seconds": ((total + again) * sum(known) + anew) / workers + SECONDS_BESIDE_TRAINING,
         "bytes": int(images + 2 * total * (4 * n_test + n_train / 8 + 1024) + 50e6),
         "basis": f"a trial of training, one core: {in_words(specs, each)}; {workers} workers, and "
         f"{SECONDS_BESIDE_TRAINING} s for the rest",
     }
+
+
+def trained_anew(study: Study, n_train: int) -> float:
+    """Models that notebook 08 trains, counted in models on as many images as the study's."""
+    halves, whole = 3 * study.n_removal_tests, 1 + 2 * study.n_removal_tests
+    chosen = (1 + 2 * len(study.selection_targets)) * sum(study.selection_sizes)
+    return study.n_models_per_set * (halves + (whole + chosen / n_train) / study.alpha)
 
 
 def in_words(specs, each: list[float | None]) -> str:

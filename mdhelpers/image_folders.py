@@ -9,6 +9,7 @@ import pandas as pd
 from PIL import Image
 
 from mdhelpers.datasets import Dataset, DatasetSpec, Split
+from mdhelpers.duplicates import plant_duplicates
 from mdhelpers.paths import resolve
 from mdhelpers.scenes import make_scenes
 from mdhelpers.specs import unknown_word
@@ -30,11 +31,13 @@ def load_dataset(spec: DatasetSpec) -> Dataset:
     """
     size = spec.size or DEFAULT_SIZE[spec.kind]
     if spec.kind == "scenes":
-        return make_scenes(
+        data = make_scenes(
             n_train=spec.n_train, n_test=spec.n_test, size=size, share=spec.share, seed=spec.seed
         )
-    reader = read_image_folder if spec.kind == "image_folder" else read_cifar10
-    return reader(spec, size)
+    else:
+        reader = read_image_folder if spec.kind == "image_folder" else read_cifar10
+        data = reader(spec, size)
+    return plant_duplicates(data, spec.duplicates, seed=spec.seed) if spec.duplicates else data
 
 
 def read_image_folder(spec: DatasetSpec, size: int) -> Dataset:

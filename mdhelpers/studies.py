@@ -13,7 +13,8 @@ from pydantic import Field, model_validator
 from mdhelpers.algorithms import AnyAlgorithm
 from mdhelpers.datasets import DatasetSpec
 from mdhelpers.imported_models import given_models
-from mdhelpers.scenes import CLASS_NAMES
+from mdhelpers.scenes import CLASS_NAMES, PLANTED
+from mdhelpers.selection_study import HARDEST, check_targets
 from mdhelpers.specs import Count, Positive, Seed, Share, Spec, unknown_word
 from mdhelpers.transforms import get_transform
 
@@ -112,6 +113,17 @@ class Study(Spec):
     epsilon: float = 5.0
     delta: Positive = 10.0
 
+    application_algorithm: Literal[1, 2] = 1
+    n_removal_tests: Count = 20
+    n_models_per_set: Annotated[int, Field(ge=2)] = 8
+    n_clusters: Annotated[int, Field(ge=2)] = 12
+    selection_targets: list[str] = Field([HARDEST])
+    selection_sizes: list[Count] = Field([30, 60, 120])
+
+    n_tilted: Count = 3
+    n_random_tilts: Annotated[int, Field(ge=0)] = 2
+    n_tilt_pairs: Annotated[int, Field(ge=2)] = 24
+
     @model_validator(mode="after")
     def _fits_together(self) -> Study:
         if not self.epsilon < self.delta:
@@ -131,8 +143,11 @@ class Study(Spec):
             )
         if self.n_effect_models > self.n_models + self.n_heldout:
             raise ValueError(f"n_effect_models ({self.n_effect_models}) exceeds the models trained")
-        classes = CLASS_NAMES if self.dataset.kind == "scenes" else self.dataset.classes
+        scenes = self.dataset.kind == "scenes"
+        classes = CLASS_NAMES if scenes else self.dataset.classes
         check_hypotheses(self.hypotheses, self.placebo, classes)
+        if classes:
+            check_targets(self.selection_targets, [*(PLANTED if scenes else ()), *classes])
         return self
 
 

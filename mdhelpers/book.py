@@ -8,7 +8,7 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -16,11 +16,12 @@ from typing import Any
 import yaml
 
 from mdhelpers.book_assets import asset_files
-from mdhelpers.book_pages import expand, publishable, with_header
-from mdhelpers.paths import resolve, shown
+from mdhelpers.book_figures import expand_figures
+from mdhelpers.book_pages import expand, look_up, publishable, with_header
+from mdhelpers.paths import project_root, resolve, shown
 from mdhelpers.runs import Run, banner, provenance
 
-N_NOTEBOOKS = 7
+NUMBERED, ALL = "[0-9][0-9]_*.ipynb", (0, 99)
 _CONFIG_COMMAND = "from jupyter_book.cli.main import main; main()"
 
 
@@ -64,8 +65,9 @@ def build(
     run, out = Run(study, profile=profile, runs_dir=runs_dir), resolve(out)
     if not is_finished(run):
         raise FileNotFoundError(
-            f"{shown(run.folder)} holds no finished run (expected results.json and {N_NOTEBOOKS} "
-            f"executed notebooks). Run: {run.command()}"
+            f"{shown(run.folder)} holds no finished run (expected results.json and all executed "
+            f"notebooks; missing: {', '.join(_missing(run)) or 'results.json'}). "
+            f"Run: {run.command()}"
         )
     if _synchronise(assemble(run, resolve(book_dir)), out.parent / "src"):
         shutil.rmtree(out, ignore_errors=True)
@@ -75,11 +77,19 @@ def build(
 
 def is_finished(run: Run) -> bool:
     """Whether a run folder has its results and all executed notebooks."""
-    return bool(run.results) and len(_notebooks(run)) == N_NOTEBOOKS
+    return bool(run.results) and not _missing(run)
 
 
-def _notebooks(run: Run) -> list[Path]:
-    return sorted((run.folder / "notebooks").glob("0[1-7]_*.ipynb"))
+def _missing(run: Run) -> list[str]:
+    """The project's notebooks that the run has no executed copy of."""
+    wanted = {path.stem for path in (project_root() / "notebooks").glob(NUMBERED)}
+    return sorted(wanted - {path.stem for path in _notebooks(run)})
+
+
+def _notebooks(run: Run, numbers: Sequence[int] = ALL) -> list[Path]:
+    """A run's executed notebooks from the first to the last number, in order."""
+    found = sorted((run.folder / "notebooks").glob(NUMBERED))
+    return [path for path in found if numbers[0] <= int(path.name[:2]) <= numbers[1]]
 
 
 def assemble(run: Run, book_dir: Path) -> dict[str, bytes]:
@@ -89,7 +99,8 @@ def assemble(run: Run, book_dir: Path) -> dict[str, bytes]:
     ----------
     run : Run
         The run that the book is about. Further parts of ``_toc.yml`` that say ``run: name`` are
-        taken in where the folder beside it of that name holds a finished run.
+        taken in where the folder beside it of that name holds a finished run. A part that says
+        ``notebooks: [first, last]`` takes those of the run's notebooks alone.
     book_dir : Path
         As in `build`.
 
@@ -109,7 +120,7 @@ def assemble(run: Run, book_dir: Path) -> dict[str, bytes]:
     for page in (toc["root"], *(c["file"] for p in parts for c in p["chapters"])):
         source = book_dir / f"{page}.md"
         if source.is_file():
-            tree[f"{page}.md"] = _prose(source, run).encode()
+            tree[f"{page}.md"] = _prose(source, run, tree).encode()
     return tree
 
 
@@ -119,24 +130,30 @@ def _part(part: dict, this: Run, tree: dict[str, bytes]) -> dict | None:
         return part
     chapters = list(part.get("chapters", ()))
     other = Run(part["run"], runs_dir=this.folder.parent)
+    numbers = part.get("notebooks", ALL)
     if part["run"] == "this":
-        chapters += _pages(this, "", tree)
+        chapters += _pages(this, "", tree, numbers)
     elif other.folder != this.folder and is_finished(other):
-        chapters += _pages(other, f"{part['run']}/", tree)
+        chapters += _pages(other, f"{part['run']}/", tree, numbers)
     return {"caption": part["caption"], "chapters": chapters} if chapters else None
 
 
-def _pages(run: Run, folder: str, tree: dict[str, bytes]) -> list[dict[str, str]]:
+def _pages(
+    run: Run, folder: str, tree: dict[str, bytes], numbers: Sequence[int]
+) -> list[dict[str, str]]:
     """Put a run's notebooks into the tree, and return their entries in the contents."""
     header = _header(run.results, page=shown(run.folder))
-    for path in _notebooks(run):
+    for path in _notebooks(run, numbers):
         notebook = publishable(json.loads(path.read_text()), header, page=shown(path))
         tree[f"{folder}{path.name}"] = json.dumps(notebook, indent=1).encode()
-    return [{"file": f"{folder}{path.stem}"} for path in _notebooks(run)]
+    return [{"file": f"{folder}{path.stem}"} for path in _notebooks(run, numbers)]
 
 
-def _prose(source: Path, run: Run) -> str:
-    """Expand a prose page. It quotes this run, or the recorded one that bears the page's name."""
+def _prose(source: Path, run: Run, tree: dict[str, bytes]) -> str:
+    """Expand a prose page. It quotes this run, or the recorded one that bears the page's name.
+
+    Figures that it draws go into the tree.
+    """
     files = (source.parent / "recorded").glob("*.json")
     recorded = {file.stem: json.loads(file.read_text()) for file in files}
     results = recorded.get(source.stem, run.results)
@@ -144,8 +161,11 @@ def _prose(source: Path, run: Run) -> str:
     if not finding.is_file():
         finding = finding.with_name("default.md")
     text = source.read_text().replace("{{ finding }}", finding.read_text().strip())
-    text = expand(text, {"results": results, "recorded": recorded}, page=source.name)
-    return with_header(text, _header(results, page=source.name), page=source.name)
+    values, page = {"results": results, "recorded": recorded}, source.name
+    text, figures = expand_figures(text, lambda path: look_up(values, path, page=page), page=page)
+    tree |= figures
+    text = expand(text, values, page=page)
+    return with_header(text, _header(results, page=page), page=page)
 
 
 def _header(results: Mapping[str, Any], *, page: str) -> str:

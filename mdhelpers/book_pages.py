@@ -38,7 +38,7 @@ def expand(text: str, values: Mapping[str, Any], *, page: str) -> str:
 
     def replace(match: re.Match) -> str:
         path, spec = match.groups()
-        value = _lookup(values, path, page=page)
+        value = look_up(values, path, page=page)
         try:
             return format(value, spec or "")
         except (TypeError, ValueError) as error:
@@ -47,11 +47,12 @@ def expand(text: str, values: Mapping[str, Any], *, page: str) -> str:
                 "name a single number or string, or change the format."
             ) from error
 
-    text = expand_tables(text, lambda path: _lookup(values, path, page=page), page=page)
+    text = expand_tables(text, lambda path: look_up(values, path, page=page), page=page)
     return _PLACEHOLDER.sub(replace, text)
 
 
-def _lookup(values: Mapping[str, Any], path: str, *, page: str) -> Any:
+def look_up(values: Mapping[str, Any], path: str, *, page: str) -> Any:
+    """Return what lies at a dotted path; ValueError, which names the page, where nothing does."""
     value: Any = values
     for depth, key in enumerate(path.split(".")):
         try:

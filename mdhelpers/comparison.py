@@ -20,11 +20,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
-from sklearn.utils.extmath import randomized_svd
+from torch import Tensor
 
 from mdhelpers.datamodels import Datamodels
+from mdhelpers.principal import Components, Rows, principal_components
+from mdhelpers.residuals import ResidualPair, as_weights
 
 __all__ = [
     "COMPARISONS",
@@ -40,7 +43,6 @@ __all__ = [
 ]
 
 COMPARISONS = ("1_minus_2", "2_minus_1")
-_EXACT_UP_TO = 3000
 
 
 @dataclass(frozen=True)
@@ -118,8 +120,8 @@ class Comparison:
 
 
 def compare(
-    datamodels_1: Datamodels | np.ndarray,
-    datamodels_2: Datamodels | np.ndarray,
+    datamodels_1: Datamodels | np.ndarray | Tensor,
+    datamodels_2: Datamodels | np.ndarray | Tensor,
     *,
     n_directions: int = 8,
     center: bool = True,
@@ -127,9 +129,14 @@ def compare(
 ) -> Comparison:
     """Find the training directions that distinguish two algorithms.
 
+    Tensors are worked on where they are, on a CPU or a GPU; residuals are never formed (see
+    :mod:`mdhelpers.residuals`). Components are exact where one side has at most 1000 examples or
+    few more than ``n_directions``, and elsewhere found by iteration until they are known to lie
+    within a thousandth (the sine of the angle) of the true ones.
+
     Parameters
     ----------
-    datamodels_1, datamodels_2 : Datamodels, or ndarray of shape (n_test, n_train)
+    datamodels_1, datamodels_2 : Datamodels, or ndarray or Tensor of shape (n_test, n_train)
         Same test examples, same training examples, same order.
     n_directions : int
         Directions for each of the two comparisons.
@@ -137,22 +144,25 @@ def compare(
         Whether the mean residual is taken away before the principal components, as is usual and
         as the authors' code does. Without, a direction common to all test examples may come first.
     seed : int
-        Of the randomised decomposition that is used where both sides exceed 3000.
+        Of the iteration's first vectors.
 
     Raises
     ------
     ValueError
         If shapes disagree, a weight is not finite, or more directions are asked for than exist.
+
+    Warns
+    -----
+    RuntimeWarning
+        If the iteration ended before its directions were known so well.
     """
-    first, second = (_weights(d) for d in (datamodels_1, datamodels_2))
-    _check(first, second, n_directions)
-    first, second = normalise_rows(first), normalise_rows(second)
-    options = {"n_directions": n_directions, "center": center, "seed": seed}
+    pair = ResidualPair(as_weights(datamodels_1), as_weights(datamodels_2))
+    _check_count(n_directions, pair.shape)
+    found = principal_components(pair, n_directions, center=center, seed=seed)
     return Comparison(
-        one_minus_two=_direction_set("1_minus_2", first, second, **options),
-        two_minus_one=_direction_set("2_minus_1", first, second, **options),
-        cosines=(first * second).sum(1).astype(np.float32),
-        n_zero=np.array([(~d.any(1)).sum() for d in (first, second)]),
+        *_direction_sets(pair, found),
+        cosines=pair.cosines.float().cpu().numpy(),
+        n_zero=np.array(pair.n_zero),
     )
 
 
@@ -172,14 +182,9 @@ def principal_directions(
     residuals: np.ndarray, n_directions: int, *, center: bool = True, seed: int = 0
 ) -> np.ndarray:
     """Principal components of the rows, shape (n_directions, n_train), unit norm, unsigned."""
-    rows = residuals - residuals.mean(0) if center else residuals
-    if min(rows.shape) > _EXACT_UP_TO:
-        return randomized_svd(rows, n_directions, n_iter=7, random_state=seed)[2]
-    if rows.shape[1] <= rows.shape[0]:
-        return np.linalg.eigh(rows.T @ rows)[1][:, ::-1][:, :n_directions].T
-    basis = rows.T @ np.linalg.eigh(rows @ rows.T)[1][:, ::-1][:, :n_directions]
-    # Orthonormal also where a component has no variance left and its column vanishes.
-    return np.linalg.qr(basis)[0].T
+    rows = Rows(torch.from_numpy(residuals))
+    found = principal_components(rows, n_directions, center=center, seed=seed)
+    return found[0].directions.double().numpy()
 
 
 def explained_variance(rows: np.ndarray, directions: np.ndarray) -> np.ndarray:
@@ -188,19 +193,28 @@ def explained_variance(rows: np.ndarray, directions: np.ndarray) -> np.ndarray:
     return np.square(rows @ directions.T).sum(0) / max(total, np.finfo(float).tiny)
 
 
-def _direction_set(name, first, second, *, n_directions, center, seed) -> DirectionSet:
-    pair = (first, second) if name == "1_minus_2" else (second, first)
-    residuals = residual_datamodels(*pair)
-    directions = principal_directions(residuals, n_directions, center=center, seed=seed)
-    directions = directions * _signs(residuals @ directions.T, directions)[:, None]
-    variance = [explained_variance(rows, directions) for rows in (first, second)]
-    return DirectionSet(
-        name=name,
-        directions=directions.astype(np.float32),
-        projections=(residuals @ directions.T).astype(np.float32),
-        explained_variance=np.stack(variance, axis=1).astype(np.float32),
-        component=np.arange(1, n_directions + 1),
-    )
+def _direction_sets(pair: ResidualPair, found: list[Components]) -> list[DirectionSet]:
+    """Signed directions, and what one more product with both datamodels says about them."""
+    directions = [components.directions.double().cpu().numpy() for components in found]
+    columns = torch.from_numpy(np.concatenate(directions).T).to(pair.device, torch.float32)
+    along = [part.double().cpu().numpy() for part in pair.datamodels_times(columns)]
+    n_rows = np.array([pair.shape[0] - zero for zero in pair.n_zero])
+    fractions = np.stack([np.square(a).sum(0) for a in along], 1) / np.maximum(n_rows, 1)
+    cosines, sets, low = pair.cosines.cpu().numpy()[:, None], [], 0
+    for number, (name, vectors) in enumerate(zip(COMPARISONS, directions, strict=True)):
+        chosen = slice(low, low := low + len(vectors))
+        projections = along[number][:, chosen] - cosines * along[1 - number][:, chosen]
+        signs = _signs(projections, vectors)
+        sets.append(
+            DirectionSet(
+                name=name,
+                directions=(vectors * signs[:, None]).astype(np.float32),
+                projections=(projections * signs).astype(np.float32),
+                explained_variance=fractions[chosen].astype(np.float32),
+                component=np.arange(1, len(vectors) + 1),
+            )
+        )
+    return sets
 
 
 def _signs(projections: np.ndarray, directions: np.ndarray) -> np.ndarray:
@@ -211,27 +225,11 @@ def _signs(projections: np.ndarray, directions: np.ndarray) -> np.ndarray:
     return np.where(np.where(np.abs(third) > 1e-6 * second**1.5, third, largest) < 0, -1.0, 1.0)
 
 
-def _weights(datamodels: Datamodels | np.ndarray) -> np.ndarray:
-    return datamodels.weights if isinstance(datamodels, Datamodels) else np.asarray(datamodels)
-
-
-def _check(first: np.ndarray, second: np.ndarray, n_directions: int) -> None:
-    if first.ndim != 2 or first.shape != second.shape:
+def _check_count(n_directions: int, shape: tuple[int, int]) -> None:
+    if not 1 <= n_directions <= min(shape):
         raise ValueError(
-            f"datamodels have shapes {first.shape} and {second.shape}; expected (n_test, n_train) "
-            "twice, for the same examples. Was one of them transposed?"
-        )
-    for number, weights in ((1, first), (2, second)):
-        if not np.isfinite(weights).all():
-            example = np.argwhere(~np.isfinite(weights))[0][0]
-            raise ValueError(
-                f"the datamodel of test example {example} under algorithm {number} has "
-                "weights that are not finite. Fit it again, or leave the test example out."
-            )
-    if not 1 <= n_directions <= min(first.shape):
-        raise ValueError(
-            f"n_directions is {n_directions}; expected a number from 1 to {min(first.shape)}, the "
-            f"smaller of {first.shape[0]} test and {first.shape[1]} training examples."
+            f"n_directions is {n_directions}; expected a number from 1 to {min(shape)}, the "
+            f"smaller of {shape[0]} test and {shape[1]} training examples."
         )
 
 

@@ -6,7 +6,7 @@ returns the results in memory.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +14,25 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from mdhelpers import crossfit
+from mdhelpers import crossfit, nulls
+from mdhelpers.analyses import (
+    Analyses,
+    ModelsGiven,
+    analyse,
+    figures_of,
+    read_analyses,
+    write_analyses,
+)
 from mdhelpers.comparison import Comparison, compare, load_comparison, save_comparison
 from mdhelpers.datamodels import Datamodels, FitOptions, load_datamodels
 from mdhelpers.datasets import read_dataset
+from mdhelpers.influences import class_shares, influence_table
 from mdhelpers.paths import resolve
 from mdhelpers.records import file_digest
 from mdhelpers.runs import Run
 from mdhelpers.scores import load_scores
 from mdhelpers.stages import DATA, DATAMODELS, MODELS, StudyModels, read_models
-from mdhelpers.subpopulations import grade, subpopulations
+from mdhelpers.subpopulations import grade, match_features, subpopulations
 
 COMPARISON, SUBPOPULATIONS = "04_residual_pca", "05_subpopulation_inspection"
 PAIRS = ("1_minus_2", "2_minus_1")
@@ -44,6 +53,8 @@ class StudyComparison:
         Gaps of the algorithms against each other and against themselves, or None.
     datamodels
         Both algorithms' datamodels, as compared.
+    further
+        The analyses of appendices F.1 to F.4, or None where the run was made without them.
 
     """
 
@@ -51,6 +62,7 @@ class StudyComparison:
     gaps: pd.DataFrame | None
     null: pd.DataFrame | None
     datamodels: tuple[Datamodels, Datamodels]
+    further: Analyses | None = None
 
 
 def compare_algorithms(
@@ -107,6 +119,10 @@ def compare_algorithms(
             comparison = crossfit.order_by_gap(comparison, found.gaps)
             outputs += write_tables(run.path, {"gaps": ordered(found.gaps), "null": found.null})
             figures = gap_figures(found)
+        given = None if elsewhere else models_given(run, seed)
+        further = analyse(datamodels, comparison, given, seed=seed)
+        outputs += write_analyses(further, run.path)
+        figures |= figures_of(further)
         save_comparison(comparison, outputs[0])
         cosines = comparison.cosines
         stage.finish(outputs, figures=figures | {"cosine_median": float(np.nanmedian(cosines))})
@@ -142,7 +158,13 @@ def read_comparison(run: Run, datamodels=None) -> StudyComparison:
         raise FileNotFoundError(f"no comparison in {run.path}; run notebook {COMPARISON} first")
     tables = [run.path / f"{name}.parquet" for name in ("gaps", "null")]
     gaps, null = (pd.read_parquet(p) if p.exists() else None for p in tables)
-    return StudyComparison(load_comparison(path), gaps, null, datamodels or read_datamodels(run))
+    return StudyComparison(
+        load_comparison(path),
+        gaps,
+        null,
+        datamodels or read_datamodels(run),
+        read_analyses(run.path),
+    )
 
 
 def write_tables(folder: Path, tables: dict[str, pd.DataFrame]) -> list[Path]:
@@ -164,25 +186,33 @@ def cross_fit(
     run: Run, comparison: Comparison, n_splits: int, n_null_splits: int, seed: int
 ) -> CrossFitted:
     """Refit on halves and quarters of the models, as stage 03 fitted on all of them."""
-    models = read_models(run)
-    given = run.manifest(DATAMODELS)["parameters"]
-    options = {"method": given["method"], "seed": seed}
-    if given["method"] == "lasso":
-        options["options"] = FitOptions(**given["options"])
+    given = models_given(run, seed)
     with tqdm(total=4 * n_splits + 8 * n_null_splits, unit="fit", mininterval=2.0) as bar:
-        fits = [counted(fitter_for(models, a, given["relative"], options), bar) for a in (1, 2)]
-        slots = models.slots(models.fitting(1))
-        shared = {"n_directions": comparison_size(comparison), "slots": slots, "seed": seed}
-        n = models.plan.n_models - models.n_heldout
+        fits, n = [replace(fit, after=bar.update) for fit in given.fits], given.n_models
+        shared = {"n_directions": comparison_size(comparison), "slots": given.slots, "seed": seed}
         split = crossfit.cross_fitted_gaps(
             *fits, n, comparison=comparison, n_splits=n_splits, **shared
         )
-        null = crossfit.null_gaps(*fits, n, n_splits=n_null_splits, **shared)
+        null = nulls.null_gaps(*fits, n, n_splits=n_null_splits, **shared)
     return CrossFitted(split.directions, split.totals, null)
 
 
 def comparison_size(comparison: Comparison) -> int:
     return max(len(comparison[name]) for name in PAIRS)
+
+
+def models_given(run: Run, seed: int) -> ModelsGiven:
+    """Fits on any of the run's models as stage 03 made them, and all models' margins."""
+    models, given = read_models(run), run.manifest(DATAMODELS)["parameters"]
+    options = {"method": given["method"], "seed": seed}
+    if "options" in given:
+        options["options"] = FitOptions(**given["options"])
+    return ModelsGiven(
+        fits=tuple(fitter_for(models, a, given["relative"], options) for a in (1, 2)),
+        n_models=models.plan.n_models - models.n_heldout,
+        slots=models.slots(models.fitting(1)),
+        margins=tuple(models.all(a).margins for a in (1, 2)),
+    )
 
 
 def fitter_for(models: StudyModels, algorithm: int, relative: bool, options: dict):
@@ -191,18 +221,10 @@ def fitter_for(models: StudyModels, algorithm: int, relative: bool, options: dic
     return crossfit.fitter(fitting.masks, outputs, slots=models.slots(fitting), **options)
 
 
-def counted(fit, bar: tqdm):
-    def wrapped(models: np.ndarray) -> np.ndarray:
-        weights = fit(models)
-        bar.update()
-        return weights
-
-    return wrapped
-
-
 def ordered(gaps: pd.DataFrame) -> pd.DataFrame:
-    """Rows by cross-fitted gap, numbered by ``rank``; ``direction`` stays the PCA's number."""
-    ranked = gaps.sort_values(["comparison", "gap"], ascending=[True, False])
+    """Rows by evidence, numbered by ``rank``; ``direction`` stays the PCA's number."""
+    by = "z" if "z" in gaps else "gap"
+    ranked = gaps.sort_values(["comparison", by], ascending=[True, False], kind="stable")
     ranked.insert(1, "rank", ranked.groupby("comparison").cumcount() + 1)
     return ranked.reset_index(drop=True)
 
@@ -217,7 +239,9 @@ def gap_figures(found: CrossFitted) -> dict[str, Any]:
         figures[f"gap_{name}"] = 100 * totals["gap"]
         figures[f"gap_{name}_low"] = 100 * totals["low"]
         figures[f"gap_{name}_high"] = 100 * totals["high"]
-    for row in crossfit.null_totals(found.null).itertuples():
+        if "evidence" in rows:
+            figures[f"evidence_{name}"] = rows["evidence"].value_counts().to_dict()
+    for row in nulls.null_totals(found.null).itertuples():
         key = f"null_{row.pair.replace(' ', '_')}_{row.comparison}"
         figures[key] = {
             "naive_gap": 100 * row.naive_gap,
@@ -230,10 +254,14 @@ def gap_figures(found: CrossFitted) -> dict[str, Any]:
 
 @dataclass(frozen=True, eq=False)
 class StudySubpopulations:
-    """What stage 05 made: members at both ends of every direction, graded where truth is known."""
+    """What stage 05 made: members at both ends of every direction, graded where truth is known.
+
+    ``classes`` is what `mdhelpers.influences.class_shares` says of the members.
+    """
 
     members: pd.DataFrame
     grades: pd.DataFrame | None
+    classes: pd.DataFrame
 
 
 def inspect_subpopulations(run: Run, *, top_k: int = 24) -> StudySubpopulations:
@@ -241,8 +269,8 @@ def inspect_subpopulations(run: Run, *, top_k: int = 24) -> StudySubpopulations:
     stage = run.stage(SUBPOPULATIONS, {"top_k": top_k}, after=[COMPARISON])
     stage.say()
     if not stage.is_current:
-        comparison = read_comparison(run).comparison
-        test = read_models(run).dataset.test
+        found = read_comparison(run)
+        comparison, test = found.comparison, read_models(run).dataset.test
         members = pd.concat(
             [subpopulations(comparison[name], top_k=top_k) for name in PAIRS], ignore_index=True
         )
@@ -253,11 +281,14 @@ def inspect_subpopulations(run: Run, *, top_k: int = 24) -> StudySubpopulations:
                 ignore_index=True,
             )
         outputs = write_tables(run.path, tables)
-        stage.finish(outputs, figures=grade_figures(tables.get("grades")))
-    grades = run.path / "grades.parquet"
+        influence = influence_table(comparison, *found.datamodels, top_k=top_k)
+        figures = {"influence": influence.to_dict("records")}
+        stage.finish(outputs, figures=figures | grade_figures(tables.get("grades")))
+    grades, members = run.path / "grades.parquet", read_subpopulations(run)
     return StudySubpopulations(
-        pd.read_parquet(run.path / "subpopulations.parquet"),
+        members,
         pd.read_parquet(grades) if grades.exists() else None,
+        class_shares(members, read_dataset(run.path / "data", mmap=True).test.labels),
     )
 
 
@@ -267,8 +298,11 @@ def read_subpopulations(run: Run) -> pd.DataFrame:
 
 
 def grade_figures(grades: pd.DataFrame | None) -> dict[str, Any]:
-    """The best direction for each planted feature, by AUC within its class."""
-    return {} if grades is None else {"best": best_directions(grades).to_dict("records")}
+    """The best direction for each planted feature, and the feature that each end matches."""
+    if grades is None:
+        return {}
+    tables = {"best": best_directions(grades), "matches": match_features(grades)}
+    return {name: table.to_dict("records") for name, table in tables.items()}
 
 
 def best_directions(grades: pd.DataFrame) -> pd.DataFrame:

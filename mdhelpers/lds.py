@@ -7,12 +7,13 @@ both the masks and the test examples, since a study draws both.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from scipy.stats import rankdata
 
-__all__ = ["LDS", "lds"]
+__all__ = ["LDS", "Ranks", "lds", "resamples", "row_correlations"]
 
 
 @dataclass(frozen=True)
@@ -66,28 +67,39 @@ def lds(
         If shapes disagree, there are fewer than 3 models, or a value is not finite.
     """
     true, predicted = _checked(true_margins, predicted_margins)
-    rng = np.random.default_rng(seed)
     n_test, n_models = true.shape
-    ranks = _Ranks(true), _Ranks(predicted)
-    per_example = _correlation(*(r.weighted(np.ones(n_models)) for r in ranks), np.ones(n_models))
+    once = np.ones(n_models)
+    ranks = Ranks(true), Ranks(predicted)
+    per_example = row_correlations(*(r.weighted(once) for r in ranks), once)
     means = np.empty(n_bootstrap)
-    for b in range(n_bootstrap):
-        counts = np.bincount(rng.integers(n_models, size=n_models), minlength=n_models)
-        rows = rng.integers(n_test, size=n_test)
-        resampled = _correlation(*(r.weighted(counts) for r in ranks), counts)
+    for b, (counts, rows) in enumerate(resamples(n_models, n_test, n_bootstrap, seed=seed)):
+        resampled = row_correlations(*(r.weighted(counts) for r in ranks), counts)
         means[b] = resampled[rows].mean()
     low, high = np.percentile(means, [2.5, 97.5]) if n_bootstrap else (np.nan, np.nan)
     return LDS(
         spearman=float(per_example.mean()),
         low=float(low),
         high=float(high),
-        pearson=float(_correlation(true, predicted, np.ones(n_models)).mean()),
+        pearson=float(row_correlations(true, predicted, once).mean()),
         per_example=per_example.astype(np.float32),
         n_constant=int((np.ptp(predicted, axis=1) == 0).sum()),
     )
 
 
-class _Ranks:
+def resamples(
+    n_models: int, n_test: int, n: int, *, seed: int
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Draws of masks and test examples with replacement, for intervals over both.
+
+    Each is how often every mask was drawn, shape (n_models,), and the test examples, (n_test,).
+    """
+    rng = np.random.default_rng(seed)
+    for _ in range(n):
+        counts = np.bincount(rng.integers(n_models, size=n_models), minlength=n_models)
+        yield counts, rng.integers(n_test, size=n_test)
+
+
+class Ranks:
     """Average ranks of each row when column i is drawn ``counts[i]`` times.
 
     A value's rank is the middle of the places its ties take: what is smaller comes before, so two
@@ -106,7 +118,7 @@ class _Ranks:
         return (before + np.take_along_axis(running, self.through, axis=1) + 1) / 2
 
 
-def _correlation(x: np.ndarray, y: np.ndarray, counts: np.ndarray) -> np.ndarray:
+def row_correlations(x: np.ndarray, y: np.ndarray, counts: np.ndarray) -> np.ndarray:
     """Row by row correlation of columns drawn ``counts`` times; 0 where a row is constant."""
     weights = (counts / counts.sum()).astype(x.dtype)
     x = x - (x @ weights)[:, None]

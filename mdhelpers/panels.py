@@ -25,9 +25,24 @@ def draw_if(data, draw, ax, **options):
 
 
 def draw_predictions(axes, fits, *, names) -> None:
-    """Foretold against true outputs of held-out models, one panel an algorithm."""
+    """Foretold against true outputs of held-out models, one panel an algorithm.
+
+    The test images in colour are foretold better than 95, 70, 45 and 20% of all.
+    """
+    parts = (axes, names, fits.true, fits.predicted, fits.lds)
+    for ax, name, true, predicted, score in zip(*parts, strict=True):
+        order = np.argsort(score.per_example)
+        examples = order[(np.array([0.95, 0.7, 0.45, 0.2]) * (len(order) - 1)).astype(int)]
+        chosen = {"examples": examples, "scores": score.per_example}
+        predicted_against_true(ax, true, predicted, **chosen).set_title(name)
+
+
+def draw_deviations(axes, fits, *, names) -> None:
+    """As `draw_predictions`, each test image's mean over the held-out models taken away."""
     for ax, name, true, predicted in zip(axes, names, fits.true, fits.predicted, strict=True):
-        predicted_against_true(ax, true, predicted, examples=range(4)).set_title(name)
+        parts = (values - values.mean(0) for values in (true, predicted))
+        predicted_against_true(ax, *parts).set_title(name)
+        ax.set(xlabel="predicted margin, less its mean", ylabel="true margin, less its mean")
 
 
 def draw_captions(axes, captions: pd.DataFrame | None, draw) -> None:

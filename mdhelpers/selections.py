@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from mdhelpers.datasets import Split
+from mdhelpers.influences import most_influenced, used_by
 from mdhelpers.style import COMPARISONS, comparison_label
 from mdhelpers.subpopulations import random_same_class, relative_influence
 from mdhelpers.transforms import TRANSFORMS, transform_images
@@ -85,6 +86,24 @@ def relative_influence_rows(compared, members, train: Split, names, *, n: int = 
         label = comparison_label(name, names)
         rows[f"{label} #{direction}\nmore under {names[0]}"] = train.images[order[::-1][:n]]
         rows[f"{label} #{direction}\nmore under {names[1]}"] = train.images[order[:n]]
+    return rows
+
+
+def influenced_rows(compared, members, test: Split, names, *, n: int = 12) -> Rows:
+    """Test images that the first subpopulations' training images pull on most (App. D).
+
+    The training images are those that matter more to the subpopulation under the algorithm that is
+    named first; a row for each algorithm shows what they influence most there.
+    """
+    rows = {}
+    for algorithm, name in enumerate(COMPARISONS, 1):
+        direction = compared.comparison[name].component[0]
+        index = members_at(members, name, direction, "top")
+        train = used_by(algorithm, *compared.datamodels, index, n=n)
+        label = f"{comparison_label(name, names)} #{direction}"
+        for datamodels, own in zip(compared.datamodels, names, strict=True):
+            images = test.images[most_influenced(datamodels, train, n=n)]
+            rows[f"{label}\npulled under {own}"] = images
     return rows
 
 

@@ -57,6 +57,22 @@ def null_verdict(figures: dict, names) -> str:
     )
 
 
+def evidence(run: Run) -> Markdown:
+    """How many directions of either comparison have strong, weak and no evidence."""
+    figures, names = run.results.get(COMPARISON, {}), algorithm_names(run)
+    lines = []
+    for name in PAIRS:
+        counts = figures.get(f"evidence_{name}")
+        if counts is None:
+            return Markdown("Without models no evidence can be weighed.")
+        n_all = sum(counts.values())
+        lines.append(
+            f"*{comparison_label(name, names)}*: of {n_all} directions **{counts.get('strong', 0)}"
+            f"** have strong evidence, {counts.get('weak', 0)} weak, {counts.get('none', 0)} none."
+        )
+    return Markdown(" ".join(lines))
+
+
 def grades(run: Run) -> Markdown:
     """Which planted features were found, by which direction."""
     best = run.results[SUBPOPULATIONS].get("best")

@@ -11,6 +11,7 @@ from mdhelpers.datasets import Dataset
 from mdhelpers.runs import Run
 from mdhelpers.stages import DATAMODELS, MODELS, SPLITS, StudyModels
 from mdhelpers.style import COMPARISONS, DEFAULT_NAMES, comparison_label
+from mdhelpers.subpopulations import ENDS, match_features
 
 
 def classes(data: Dataset) -> pd.DataFrame:
@@ -131,6 +132,27 @@ def gaps(found, names) -> pd.DataFrame:
         table["q"] = [f"{q:.2g}" if q >= 1e-4 else "<1e-4" for q in table["q"]]
     shown = [name for name in GAP_COLUMNS if name in table]
     return table[shown].rename(columns=GAP_COLUMNS)
+
+
+def matches(found, names) -> pd.DataFrame | str:
+    """The planted feature that each end of each direction picks out best.
+
+    A cell has the feature, its AUC within class (★ from 0.9 on), over all images, and the share of
+    carriers among as many outermost images as there are carriers.
+    """
+    if found.grades is None:
+        return "No truth is known for this data: nothing to match."
+    best = match_features(found.grades)
+    best["comparison"] = [comparison_label(name, names) for name in best["comparison"]]
+    best["cell"] = [
+        f"{row.feature} {'★ ' if row.matched else ''}{row.auc_within_class:.2f}, {row.auc:.2f}, "
+        f"{row.precision_at_k:.0%}"
+        for row in best.itertuples()
+    ]
+    keys = ["comparison", "direction"]
+    table = best.set_index([*keys, "end"])["cell"].unstack("end")
+    order = pd.MultiIndex.from_frame(best[keys].drop_duplicates())
+    return table.loc[order, list(ENDS)].rename_axis(columns=None)
 
 
 def null_gaps(run: Run, names) -> pd.DataFrame | str:

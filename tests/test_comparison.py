@@ -1,9 +1,11 @@
 import numpy as np
 import pytest
+import torch
 from scipy.stats import skew
 from sklearn.decomposition import PCA
 
 from mdhelpers import comparison as module
+from mdhelpers import principal
 from mdhelpers.comparison import compare, load_comparison, save_comparison
 
 
@@ -130,13 +132,60 @@ def test_zero_datamodels_stay_zero_and_are_counted():
     assert all(np.isfinite(s.explained_variance).all() for s in found)
 
 
-def test_randomised_decomposition_agrees_with_the_exact(monkeypatch):
-    first, second = draw(200, 150)
-    exact = compare(first, second, n_directions=2)
-    monkeypatch.setattr(module, "_EXACT_UP_TO", 100)
-    randomised = compare(first, second, n_directions=2, seed=1)
-    cosines = (exact["1_minus_2"].directions * randomised["1_minus_2"].directions).sum(1)
-    assert cosines.min() > 0.999
+def test_changing_the_sign_of_all_weights_changes_no_direction_but_in_sign():
+    first, second = draw()
+    plain, negated = compare(first, second), compare(-first, -second)
+    for one, other in zip(plain, negated, strict=True):
+        cosines = np.abs((one.directions * other.directions).sum(1))
+        np.testing.assert_allclose(cosines, 1, atol=1e-5)
+        np.testing.assert_allclose(one.explained_variance, other.explained_variance, atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(420, 300), (260, 500)])
+@pytest.mark.parametrize("center", [True, False])
+def test_found_by_iteration_it_agrees_with_an_independent_implementation(
+    shape, center, monkeypatch
+):
+    """Large matrices' way on small ones, with factors of falling strength to tell apart."""
+    monkeypatch.setattr(principal, "EXACT_UP_TO", 100)
+    rng = np.random.default_rng(0)
+    first, second = draw(*shape)
+    for weights in (first, second):
+        scores = rng.normal(size=(shape[0], 8)) * 2.0 * 0.8 ** np.arange(8)
+        weights += (scores @ rng.normal(size=(8, shape[1]))).astype(np.float32)
+    found = compare(first, second, n_directions=6, center=center, seed=1)
+    directions, projections, fractions = naive(first, second, 7, center)
+    variances = np.square(projections - center * projections.mean(0)).sum(0)
+    ratios = variances[1:] / variances[:-1]
+    separated = (np.r_[0, ratios[:-1]] < 0.97) & (ratios < 0.97)
+    assert separated.sum() >= 4
+    cosines = np.abs((found["1_minus_2"].directions * directions[:6]).sum(1))
+    assert cosines[separated].min() > 0.9999
+    np.testing.assert_allclose(
+        found["1_minus_2"].explained_variance[separated], fractions[:6][separated], atol=1e-5
+    )
+
+
+def test_equal_datamodels_leave_nothing_and_that_is_no_failure(monkeypatch):
+    """What remains is rounding; it must not be iterated on for ever, nor be given a gap."""
+    monkeypatch.setattr(principal, "EXACT_UP_TO", 100)
+    first, _ = draw(420, 300)
+    found = compare(first, first.copy())
+    np.testing.assert_allclose(found.cosines, 1, atol=1e-5)
+    for direction_set in found:
+        assert np.abs(direction_set.naive_gap).max() < 1e-5
+        assert np.abs(direction_set.projections).max() < 1e-4
+        np.testing.assert_allclose(
+            direction_set.directions @ direction_set.directions.T, np.eye(8), atol=1e-4
+        )
+
+
+@pytest.mark.gpu
+def test_tensors_are_compared_where_they_are():
+    first, second = (torch.from_numpy(weights) for weights in draw())
+    here, there = compare(first, second), compare(first.cuda(), second.cuda())
+    for one, other in zip(here, there, strict=True):
+        np.testing.assert_allclose(one.projections, other.projections, atol=1e-4)
 
 
 def test_save_and_load(tmp_path):

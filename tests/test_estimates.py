@@ -25,6 +25,15 @@ def test_models_of_both_algorithms_are_counted():
     assert found["bytes"] > 64 * 4 * 30
 
 
+def test_models_trained_anew_are_counted_by_their_images():
+    sizes = {"n_removal_tests": 5, "n_models_per_set": 2, "selection_sizes": [6, 12]}
+    found = estimates.trained_anew(study(NETWORK, NETWORK, **sizes), 24)
+    half = 5 * 3
+    whole = 1 + 5 * 2
+    chosen = 3 * (6 + 12) / 24
+    assert found == pytest.approx(2 * (half + 2 * whole + 2 * chosen))
+
+
 def test_more_epochs_take_longer():
     short, long = (
         estimates.estimate(study(NETWORK | {"epochs": n}, NETWORK))["seconds"] for n in (1, 1000)

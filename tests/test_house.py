@@ -92,8 +92,10 @@ def files():
     return [path for path in paths if path.is_file()]
 
 
-def test_there_are_seven_notebooks():
-    assert [path.name[:3] for path in NOTEBOOKS] == [f"0{n}_" for n in range(1, 8)]
+def test_notebooks_are_numbered_without_gaps():
+    assert [path.name[:3] for path in NOTEBOOKS] == [
+        f"{n:02d}_" for n in range(1, len(NOTEBOOKS) + 1)
+    ]
 
 
 @each_notebook

@@ -1,0 +1,230 @@
+"""The further analyses of stage 04: similarity, many components, fewer models, disagreement.
+
+Appendices F.1 to F.4 of the paper on one study. Where models are at hand, two samples that share
+none are fitted at several sizes; they serve F.1 (an algorithm's cosine with itself), F.2 (what
+components explain on other models) and F.3. All of it is written into the run's ``analyses/``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from mdhelpers.comparison import Comparison, compare
+from mdhelpers.datamodels import Datamodels
+from mdhelpers.disagreement import directions_without, usually_right
+from mdhelpers.model_counts import ModelCounts, effect_of_model_count, fit_samples
+from mdhelpers.similarity import Similarity, similarity
+from mdhelpers.variance_curves import N_COMPONENTS, curves_of, variance_curves
+
+__all__ = [
+    "FOLDER",
+    "Analyses",
+    "ModelsGiven",
+    "analyse",
+    "figures_of",
+    "read_analyses",
+    "write_analyses",
+]
+
+FOLDER = "analyses"
+_TABLES = ("similarity", "curves", "cosines", "components", "directions", "disagreement")
+
+
+@dataclass(frozen=True, eq=False)
+class ModelsGiven:
+    """What the analyses need of the models.
+
+    Attributes
+    ----------
+    fits : pair of callables
+        As `mdhelpers.crossfit.fitter` makes them, of algorithms 1 and 2.
+    n_models : int
+        Models of each algorithm that can be fitted on.
+    slots : ndarray of int, shape (n_models,), or None
+    margins : pair of ndarray, shape (any models, n_test)
+        Correct-class margins, as the models gave them.
+    """
+
+    fits: tuple
+    n_models: int
+    slots: np.ndarray | None
+    margins: tuple[np.ndarray, np.ndarray]
+
+
+@dataclass(frozen=True, eq=False)
+class Analyses:
+    """Results of the further analyses; None where there were no models, or too few.
+
+    Attributes
+    ----------
+    curves : DataFrame
+        As `mdhelpers.variance_curves.variance_curves` gives it, with a column ``on``: "all" (found
+        and measured on all models), "half" (on one half) and "others" (found on one half and
+        measured on the other).
+    similarity : Similarity or None
+        Of the algorithms, named "1" and "2", each with fits on two halves of its models.
+    counts : ModelCounts or None
+    disagreement : DataFrame or None
+        Both tables of `mdhelpers.disagreement.directions_without`, with a column ``kept``: "agree"
+        or "right", and ``n``, the test examples that stay.
+    """
+
+    curves: pd.DataFrame
+    similarity: Similarity | None
+    counts: ModelCounts | None
+    disagreement: pd.DataFrame | None
+
+    def named(self, names) -> Similarity | None:
+        """The similarity with the algorithms' own names in place of their numbers."""
+        if self.similarity is None:
+            return None
+        label = dict(zip(("1", "2"), names, strict=True))
+        table = self.similarity.cosines.copy()
+        table["first"], table["second"] = table["first"].map(label), table["second"].map(label)
+        return Similarity(tuple(names), table)
+
+    def curves_on(self, on: str) -> pd.DataFrame | None:
+        """The curves of one kind, or None where there are none."""
+        rows = self.curves[self.curves["on"] == on]
+        return rows if len(rows) else None
+
+
+def analyse(
+    datamodels: tuple[Datamodels, Datamodels],
+    comparison: Comparison,
+    given: ModelsGiven | None = None,
+    *,
+    seed: int = 0,
+) -> Analyses:
+    """Carry out F.1 to F.4 as far as there are models for them.
+
+    Parameters
+    ----------
+    datamodels : pair of Datamodels
+        As compared.
+    comparison : Comparison
+        Of these datamodels.
+    given : ModelsGiven, optional
+    seed : int
+        Of the samples of models and of test examples.
+    """
+    weights = tuple(d.weights for d in datamodels)
+    curves = [variance_curves(*weights, seed=seed).assign(on="all")]
+    if given is None:
+        return Analyses(curves[0], None, None, None)
+    options = {"slots": given.slots, "seed": seed}
+    samples = fit_samples(*given.fits, given.n_models, everyone=weights, **options)
+    alike, counts = None, None
+    if samples.halves:
+        halves = samples.halves[max(samples.halves)]
+        curves += _curves_of_halves(halves, seed)
+        by_algorithm = zip(("1", "2"), zip(*halves, strict=True), strict=True)
+        alike = similarity({number: list(fits) for number, fits in by_algorithm})
+        counts = effect_of_model_count(samples, n_directions=_most(comparison))
+    disagreement = _disagreement(weights, comparison, given.margins, seed)
+    return Analyses(pd.concat(curves, ignore_index=True), alike, counts, disagreement)
+
+
+def _curves_of_halves(halves: list, seed: int) -> list[pd.DataFrame]:
+    """Curves of one half's components on itself and on the other half."""
+    n_components = min(N_COMPONENTS, *halves[0][0].shape)
+    found = compare(*halves[0], n_directions=n_components, seed=seed)
+    return [
+        curves_of(found).assign(on="half"),
+        curves_of(found, measured_on=halves[1]).assign(on="others"),
+    ]
+
+
+def _most(comparison: Comparison) -> int:
+    return max(len(directions) for directions in comparison)
+
+
+def _disagreement(weights, comparison, margins, seed: int) -> pd.DataFrame | None:
+    """Without the test examples of which one algorithm's models are usually right and the other's
+    wrong, and with those alone that both usually get right."""
+    right = [usually_right(m) for m in margins]
+    choices, tables = {"agree": right[0] == right[1], "right": right[0] & right[1]}, []
+    for name, kept in choices.items():
+        if kept.sum() > _most(comparison):
+            table = directions_without(*weights, kept, comparison, seed=seed)
+            tables.append(table.assign(kept=name, n=int(kept.sum())))
+    return pd.concat(tables, ignore_index=True) if tables else None
+
+
+def figures_of(found: Analyses) -> dict[str, Any]:
+    """What results.json holds of the analyses."""
+    figures: dict[str, Any] = {"curves": _curve_figures(found.curves)}
+    if found.similarity is not None:
+        matrix, corrected = found.similarity.matrix, found.similarity.corrected
+        figures["similarity"] = {
+            "itself_1": matrix.loc["1", "1"],
+            "itself_2": matrix.loc["2", "2"],
+            "pair": matrix.loc["1", "2"],
+            "pair_corrected": corrected.loc["1", "2"],
+        }
+    if found.counts is not None:
+        figures["model_counts"] = found.counts.cosines.to_dict("records")
+        subspaces = found.counts.directions.query("direction == 0").drop(columns="direction")
+        figures["directions_by_models"] = subspaces.to_dict("records")
+    if found.disagreement is not None:
+        figures["disagreement"] = _disagreement_figures(found.disagreement)
+    return {"analyses": figures}
+
+
+def _curve_figures(curves: pd.DataFrame) -> list[dict]:
+    """For each comparison and kind: components, sum of gaps in percent, share above zero."""
+    rows = []
+    for (comparison, on), part in curves.groupby(["comparison", "on"], sort=False):
+        row = {"comparison": comparison, "on": on, "components": len(part)}
+        row |= {"gap": 100 * part["gap"].sum(), "share_positive": (part["gap"] > 0).mean()}
+        rows.append(row)
+    return rows
+
+
+def _disagreement_figures(table: pd.DataFrame) -> list[dict]:
+    rows = []
+    for (kept, comparison), part in table.groupby(["kept", "comparison"], sort=False):
+        row = {"kept": kept, "comparison": comparison, "n": int(part["n"].iloc[0])}
+        row |= {name: float(part[name].median()) for name in ("cosine", "random")}
+        rows.append(row | {"least": float(part["cosine"].min())})
+    return rows
+
+
+def write_analyses(found: Analyses, folder: Path) -> list[Path]:
+    """Write the tables into a folder of their own; what is not there is removed from it."""
+    folder = folder / FOLDER
+    folder.mkdir(exist_ok=True)
+    tables = {"curves": found.curves, "disagreement": found.disagreement}
+    if found.similarity is not None:
+        tables["similarity"] = found.similarity.cosines
+    if found.counts is not None:
+        tables |= {name: getattr(found.counts, name) for name in _TABLES[2:5]}
+    paths = []
+    for name in _TABLES:
+        path = folder / f"{name}.parquet"
+        if tables.get(name) is None:
+            path.unlink(missing_ok=True)
+        else:
+            tables[name].to_parquet(path)
+            paths.append(path)
+    return paths
+
+
+def read_analyses(folder: Path) -> Analyses | None:
+    """What :func:`write_analyses` wrote into a run's folder, or None where it did not."""
+    folder = folder / FOLDER
+    if not (folder / "curves.parquet").exists():
+        return None
+    tables = {
+        name: pd.read_parquet(path)
+        for name in _TABLES
+        if (path := folder / f"{name}.parquet").exists()
+    }
+    alike = Similarity(("1", "2"), tables["similarity"]) if "similarity" in tables else None
+    counts = ModelCounts(*(tables[n] for n in _TABLES[2:5])) if "cosines" in tables else None
+    return Analyses(tables["curves"], alike, counts, tables.get("disagreement"))

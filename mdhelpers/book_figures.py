@@ -1,0 +1,125 @@
+"""Figures of prose pages, drawn from what benchmarks recorded when the book is built."""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from io import BytesIO
+from typing import Any
+
+import matplotlib
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, NullFormatter
+
+from mdhelpers.style import EXAMPLE_COLORS, INK, legend_below, use_style
+
+_FIGURE = re.compile(r"\{\{\s*figure\s+(\S+)\s+(\S+)\s*\}\}")
+_MARKERS = "osD^vP"
+_STEP = 1.025  # markers of methods stand side by side, each this much further right
+
+
+def expand_figures(
+    text: str, look_up: Callable[[str], Any], *, page: str
+) -> tuple[str, dict[str, bytes]]:
+    """Replace ``{{ figure lds_by_method recorded.budgets_scenes }}`` by an image.
+
+    Parameters
+    ----------
+    text : str
+        Markdown. A figure is one of ``FIGURES`` and the dotted path to what it is drawn from.
+    look_up : callable
+        Gives what lies at a dotted path.
+    page : str
+        Name of the page, for messages.
+
+    Returns
+    -------
+    text : str
+        With images and their text alternatives.
+    files : dict of str to bytes
+        The PNG files by their path below the source folder.
+
+    Raises
+    ------
+    ValueError
+        When there is no figure of that name.
+    """
+    files: dict[str, bytes] = {}
+
+    def replace(match: re.Match) -> str:
+        name, path = match.groups()
+        if name not in FIGURES:
+            raise ValueError(f"{page}: no figure {name!r}; there are {', '.join(FIGURES)}.")
+        file = f"figures/{path.split('.')[-1]}-{name}.png"
+        files[file], alternative = drawn(FIGURES[name], look_up(path))
+        return f"![{alternative}]({file})"
+
+    return _FIGURE.sub(replace, text), files
+
+
+def drawn(draw: Callable[[Any], tuple[Figure, str]], data: Any) -> tuple[bytes, str]:
+    """A figure in the book's style as PNG, the same bytes each time, and its text alternative."""
+    with matplotlib.rc_context(), BytesIO() as file:
+        use_style()
+        figure, alternative = draw(data)
+        figure.savefig(file, format="png")
+        plt.close(figure)
+        return file.getvalue(), alternative
+
+
+def lds_by_method(budgets: Mapping[str, Any]) -> tuple[Figure, str]:
+    """LDS of each method against the number of models, a panel an algorithm."""
+    rows, settings = budgets["rows"], budgets["settings"]
+    figure, axes = plt.subplots(1, 2, figsize=(9, 4.4), sharey=True)
+    told = []
+    for algorithm, (ax, name) in enumerate(zip(axes, settings["names"], strict=True), 1):
+        ceiling = settings["ceilings"].get(f"ceiling_{algorithm}")
+        draw_methods(ax, rows, f"lds_{algorithm}", ceiling=ceiling).set_title(name)
+        told.append(f"for {name} {in_words(rows, f'lds_{algorithm}')}")
+    axes[0].set_ylabel("LDS (Spearman, held-out masks)")
+    axes[1].get_legend().remove()
+    return figure, f"LDS against the number of models, {'; '.join(told)}."
+
+
+def draw_methods(
+    ax: Axes, rows: Sequence[Mapping[str, Any]], score: str, *, ceiling: float | None = None
+) -> Axes:
+    """One line a method: ``score`` with ``score_low`` and ``score_high`` against ``models``."""
+    for number, (method, own) in enumerate(by_method(rows).items()):
+        x = np.array([row["models"] for row in own]) * _STEP**number
+        y, low, high = (np.array([r[score + end] for r in own]) for end in ("", "_low", "_high"))
+        style = {"color": EXAMPLE_COLORS[number], "marker": _MARKERS[number], "markersize": 5}
+        spread = np.clip([y - low, high - y], 0, None)
+        ax.errorbar(x, y, spread, **style, linewidth=1.5, capsize=2, label=method)
+    if ceiling is not None:
+        ax.axhline(ceiling, color=INK, linestyle=":", linewidth=1.5, label="noise ceiling")
+    ticks = sorted({row["models"] for row in rows})
+    shown = [n for i, n in enumerate(ticks) if not i or n / ticks[i - 1] > 1.5]
+    ax.set(xscale="log", xlabel="models", ylim=(0, None))
+    ax.set_xticks(shown)
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
+    ax.xaxis.set_minor_formatter(NullFormatter())
+    ax.grid(True, axis="y")
+    legend_below(ax, columns=2)
+    return ax
+
+
+def by_method(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
+    """Rows of each method, fewest models first."""
+    methods = dict.fromkeys(row["method"] for row in rows)
+    ordered = sorted(rows, key=lambda row: row["models"])
+    return {method: [r for r in ordered if r["method"] == method] for method in methods}
+
+
+def in_words(rows: Sequence[Mapping[str, Any]], score: str) -> str:
+    """Each method's first and last point."""
+    parts = [
+        f"{method} from {own[0][score]:.2f} with {own[0]['models']} to {own[-1][score]:.2f} with "
+        f"{own[-1]['models']}"
+        for method, own in by_method(rows).items()
+    ]
+    return ", ".join(parts)
+
+
+FIGURES: dict[str, Callable[[Any], tuple[Figure, str]]] = {"lds_by_method": lds_by_method}

@@ -1,0 +1,69 @@
+import numpy as np
+import pytest
+
+from mdhelpers.comparison import compare
+from mdhelpers.disagreement import directions_without, usually_right
+
+
+def draw(n_test=200, n_train=60, seed=0):
+    """A difference on the first 20 test examples, and one spread over all."""
+    rng = np.random.default_rng(seed)
+    shared = rng.normal(size=(n_test, 4)) @ rng.normal(size=(4, n_train))
+    first, second = (shared + 0.2 * rng.normal(size=shared.shape) for _ in range(2))
+    first[:20, :6] += 5
+    first += rng.normal(size=(n_test, 1)) * np.r_[np.zeros(30), np.ones(10), np.zeros(20)]
+    return first, second
+
+
+def test_the_most_common_outcome():
+    margins = np.array([[1.0, -1.0, 0.5], [2.0, -1.0, -0.5], [-1.0, 3.0, -0.5]])
+    assert usually_right(margins).tolist() == [True, False, False]
+    with pytest.raises(ValueError, match="expected"):
+        usually_right(margins[0])
+
+
+def test_a_difference_on_what_is_left_out_is_lost_and_the_other_stays():
+    first, second = draw()
+    comparison = compare(first, second, n_directions=2)
+    directions = comparison["1_minus_2"].directions
+    of_block = np.abs(directions[:, :6]).sum(1).argmax()
+    of_all = np.abs(directions[:, 30:40]).sum(1).argmax()
+    assert of_block != of_all
+    kept = np.arange(200) >= 20
+    table = directions_without(first, second, kept, comparison)
+    rows = table[table["comparison"] == "1_minus_2"].reset_index()
+    assert rows.loc[of_block, "cosine"] < 0.5
+    assert rows.loc[of_all, "cosine"] > 0.97
+    assert rows.loc[of_all, "gap_kept"] > 0.05
+    assert (rows["random"] > 0.97).all()  # twenty at random take two of the block's away
+
+
+def test_agrees_with_a_comparison_of_the_rest():
+    first, second = draw()
+    comparison = compare(first, second, n_directions=3)
+    kept = np.random.default_rng(1).random(200) < 0.6
+    table = directions_without(first, second, kept, comparison, n_random=0)
+    rest = compare(first[kept], second[kept], n_directions=3)["2_minus_1"]
+    cosines = np.abs(comparison["2_minus_1"].directions @ rest.directions.T)
+    rows = table[table["comparison"] == "2_minus_1"]
+    np.testing.assert_allclose(rows["cosine"], cosines.max(1))
+    assert rows["found_as"].tolist() == (cosines.argmax(1) + 1).tolist()
+    np.testing.assert_allclose(rows["gap_kept"], rest.naive_gap[cosines.argmax(1)])
+    assert rows["random"].isna().all()
+
+
+def test_leaving_nothing_out_changes_nothing():
+    first, second = draw()
+    comparison = compare(first, second, n_directions=4)
+    table = directions_without(first, second, np.ones(200, bool), comparison)
+    np.testing.assert_allclose(table[["cosine", "random"]], 1, atol=1e-5)
+    assert table["found_as"].tolist() == 2 * [1, 2, 3, 4]
+
+
+def test_refuses():
+    first, second = draw()
+    comparison = compare(first, second, n_directions=4)
+    with pytest.raises(ValueError, match="expected 200 bools"):
+        directions_without(first, second, np.ones(200), comparison)
+    with pytest.raises(ValueError, match="3 test examples stay"):
+        directions_without(first, second, np.arange(200) < 3, comparison)

@@ -1,0 +1,73 @@
+"""Stages 04 and 05 on models so small that they say nothing, but go through every file."""
+
+import numpy as np
+import pytest
+import torch
+
+from mdhelpers import findings, selections, stages
+from mdhelpers.runs import Run
+
+DATA = {"kind": "scenes", "size": 16, "n_train": 24, "n_test": 30, "share": 0.3}
+MODELS = {
+    "algorithm_1": {"name": "a", "epochs": 1, "width": 4},
+    "algorithm_2": {"name": "b", "epochs": 2, "width": 4},
+    "n_models": 32,
+    "n_heldout": 8,
+    "n_effect_models": 4,
+    "alpha": 0.5,
+    "n_slots": 2,
+    "stack": 4,
+    "seed": 0,
+}
+BUDGET = {"n_directions": 3, "n_splits": 1, "n_null_splits": 1}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Run:
+    run = Run("s", runs_dir=tmp_path_factory.mktemp("runs"))
+    stages.prepare_data(run, DATA)
+    stages.train_models(run, MODELS, workers=1)
+    stages.fit_datamodels(run, method="difference_of_means")
+    return run
+
+
+def test_the_comparison_has_its_further_analyses(run, capsys):
+    found = findings.compare_algorithms(run, **BUDGET)
+    assert found.further.counts.cosines["n_models"].max() == 16
+    assert set(found.further.disagreement["comparison"]) == set(findings.PAIRS)
+    figures = run.results["04_residual_pca"]["analyses"]
+    alike = found.further.similarity.matrix.loc["1", "2"]
+    assert figures["similarity"]["pair"] == pytest.approx(alike)
+    again = findings.compare_algorithms(run, **BUDGET)
+    assert "finished before" in capsys.readouterr().out
+    assert again.further.curves.equals(found.further.curves)
+    (run.path / "analyses" / "curves.parquet").unlink()
+    remade = findings.compare_algorithms(run, **BUDGET)
+    assert remade.further.curves.equals(found.further.curves)
+
+
+def test_subpopulations_have_classes_and_influences(run):
+    findings.compare_algorithms(run, **BUDGET)
+    found = findings.inspect_subpopulations(run, top_k=5)
+    assert len(found.classes) == 2 * 3 * 2
+    assert found.classes["share"].between(0.2, 1).all()
+    influence = run.results["05_subpopulation_inspection"]["influence"]
+    assert {row["direction"] for row in influence} == {1, 2, 3}
+    compared, test = findings.read_comparison(run), stages.read_models(run).dataset.test
+    rows = selections.influenced_rows(compared, found.members, test, ("a", "b"), n=4)
+    assert [row.shape for row in rows.values()] == 4 * [(4, 16, 16, 3)]
+    first = compared.comparison.one_minus_two.component[0]
+    assert list(rows)[1] == f"a ∖ b #{first}\npulled under b"
+
+
+def test_scores_made_elsewhere_have_curves_and_no_more(tmp_path):
+    rng = np.random.default_rng(0)
+    for number in (1, 2):
+        weights = torch.from_numpy(rng.normal(size=(20, 30)).astype(np.float32))
+        torch.save({"weight": weights}, tmp_path / f"{number}.pt")
+    scores = tuple(str(tmp_path / f"{number}.pt") for number in (1, 2))
+    run = Run("scores", runs_dir=tmp_path / "runs")
+    found = findings.compare_algorithms(run, n_directions=3, scores=scores)
+    assert set(found.further.curves["on"]) == {"all"}
+    assert found.further.counts is None
+    assert list(run.results["04_residual_pca"]["analyses"]) == ["curves"]

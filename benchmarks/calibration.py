@@ -129,7 +129,10 @@ def main() -> None:
         if r["pair"] != PAIRS[2]
     ]
     if options.out:
-        report = {"machine": machine(), "method": options.method, "rows": rows, "bars": bars}
+        models = stages.read_models(run_at(options.run))
+        pool = models.plan.n_models - models.n_heldout
+        report = {"machine": machine(), "method": options.method, "pool": pool}
+        report |= {"splits": options.splits, "rows": rows, "bars": bars}
         options.out.write_text(json.dumps(report, indent=2))
 
 

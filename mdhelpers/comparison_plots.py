@@ -185,6 +185,8 @@ def gap_bars(ax: Axes, table: pd.DataFrame, *, names: Sequence[str] = DEFAULT_NA
     below = " (below it: replication)" if replicated else ""
     ax.set(xlabel=f"direction{below}", ylabel="gap in variance explained (%)")
     legend_below(ax, columns=3, tick_lines=1 + replicated)
+    for handle in ax.get_legend().legend_handles:
+        handle.set_alpha(1)
     return ax
 
 

@@ -42,7 +42,7 @@ def tilt_scatter(
     need_columns(changes, ("algorithm", "predicted", "measured"))
     for algorithm, rows in changes.groupby("algorithm"):
         r = np.corrcoef(rows["predicted"], rows["measured"])[0, 1]
-        style = {"s": 9, "alpha": 0.45, "linewidths": 0, "marker": _MARKERS[algorithm]}
+        style = {"s": 14, "alpha": 0.5, "linewidths": 0, "marker": _MARKERS[algorithm]}
         label = f"{names[algorithm - 1]} (r = {r:.2f})"
         color = ALGORITHM_COLORS[algorithm]
         ax.scatter(rows["predicted"], rows["measured"], color=color, label=label, **style)
@@ -51,6 +51,8 @@ def tilt_scatter(
     ax.axhline(0, color=NULL_COLOR, linewidth=0.8)
     ax.set(xlabel="foretold change of the margin", ylabel="measured change", title=title)
     legend_below(ax, columns=1)
+    for handle in ax.get_legend().legend_handles:
+        handle.set(sizes=[45], alpha=1)
     return ax
 
 

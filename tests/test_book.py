@@ -178,7 +178,7 @@ def test_the_book_is_whole_from_disk_without_a_network(built):
     faults = []
     with offline_page(1280, faults) as page:
         page_faults(page, built / "05_subpopulation_inspection.html", 1280)
-        page.click("text=more")
+        page.click(".cell_output >> text=more")
         assert page.inner_text(".cell_output b") == "42"
     assert faults == []
 

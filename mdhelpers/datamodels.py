@@ -40,10 +40,12 @@ __all__ = [
     "fit_datamodels",
     "lds",
     "load_datamodels",
+    "method_for",
     "save_datamodels",
 ]
 
 METHODS = ("lasso", "ridge", "difference_of_means", "fast_l1")
+_FEW_MODELS = 3  # a training example; below that ridge regression was best on all data tried
 _ARRAYS = ("weights", "bias", "lam", "lam_at_edge", "slot_ids", "slot_effects")
 
 
@@ -108,6 +110,16 @@ class Datamodels:
         return self.slot_effects[np.searchsorted(self.slot_ids, slots)]
 
 
+def method_for(n_models: int, n_train: int) -> str:
+    """What ``"auto"`` stands for: the estimator that was best at such a budget.
+
+    ``benchmarks/budgets.py`` measured it, on scenes and on photographs: below three models a
+    training example ridge regression foretells held-out margins best and finds planted features
+    with the fewest models; above, the lasso with the paper's single split is as good.
+    """
+    return "ridge" if n_models < _FEW_MODELS * n_train else "lasso"
+
+
 def fit_datamodels(
     masks: np.ndarray | PackedMasks,
     margins: np.ndarray,
@@ -125,7 +137,7 @@ def fit_datamodels(
     refits on all models at that penalty. ``"ridge"`` chooses by exact leave-one-out.
     ``"difference_of_means"`` takes the mean margin of the models that saw a training example less
     the mean of those that did not; with slots, the same within slots. ``"fast_l1"`` is the lasso
-    by that package, where it is installed.
+    by that package, where it is installed. ``"auto"`` is what :func:`method_for` says.
 
     Parameters
     ----------
@@ -149,6 +161,8 @@ def fit_datamodels(
         If shapes disagree, a margin is not finite, masks are not 0/1, a slot has one model only, or
         the method is unknown or cannot be had.
     """
+    if method == "auto":
+        method = method_for(*masks.shape)
     if method not in METHODS:
         near = get_close_matches(method, METHODS, n=1, cutoff=0) or METHODS[:1]
         raise ValueError(

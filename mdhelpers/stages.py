@@ -258,7 +258,8 @@ def fit_datamodels(
     run
         The run's folder, with stage 02 finished.
     method
-        One of `mdhelpers.datamodels.METHODS`; the paper's is "lasso" (App. B.3).
+        One of `mdhelpers.datamodels.METHODS`, of which the paper's is "lasso" (App. B.3), or
+        "auto", which goes by the number of models.
     options
         Of the lasso: the path's length and reach, and what scores it.
     relative
@@ -268,6 +269,10 @@ def fit_datamodels(
 
     """
     options = options or dm.FitOptions()
+    if method == "auto" and run.manifest(MODELS):
+        given = read_models(run, device=device)
+        method = dm.method_for(given.plan.n_models - given.n_heldout, given.plan.n_train)
+        print(f"method: {method}, chosen by the numbers of models and of training images")
     parameters = {"method": method, "relative": relative, "seed": seed}
     if method in ("lasso", "fast_l1"):
         parameters["options"] = asdict(options)

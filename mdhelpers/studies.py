@@ -87,7 +87,7 @@ class Study(Spec):
     models_2_given: dict[str, Any] = Field({})
     margins_dtype: Literal["float32", "float16"] = "float32"
 
-    method: Literal["lasso", "ridge", "difference_of_means", "fast_l1"] = "lasso"
+    method: Literal["auto", "lasso", "ridge", "difference_of_means", "fast_l1"] = "auto"
     folds: Annotated[int, Field(ge=1, le=1000)] = 1
     n_repeats: Annotated[int, Field(ge=0)] = 1
     relative_to_class: bool = True

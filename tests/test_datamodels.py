@@ -238,3 +238,12 @@ def test_lds_names_what_is_not_finite():
         lds(true, np.zeros((5, 3)))
     with pytest.raises(ValueError, match="same test examples"):
         lds(np.zeros((5, 3)), np.zeros((3, 5)))
+
+
+@pytest.mark.parametrize(("n_models", "method"), [(59, "ridge"), (60, "lasso")])
+def test_auto_takes_what_suits_the_budget(n_models, method):
+    rng = np.random.default_rng(0)
+    masks, margins = rng.random((n_models, 20)) < 0.5, rng.normal(size=(n_models, 3))
+    chosen = fit_datamodels(masks, margins, method="auto")
+    assert chosen.method == method
+    assert np.array_equal(chosen.weights, fit_datamodels(masks, margins, method=method).weights)

@@ -54,7 +54,7 @@ def test_noise_is_taken_out_of_the_size_and_shows_in_the_ceiling():
     assert abs(silent.correlation) < 0.1
 
 
-def test_what_makes_no_sense_is_refused(direction):
+def test_what_makes_no_sense_is_refused():
     with pytest.raises(ValueError, match="tilts nothing"):
         tilted_masks(np.ones(N_TRAIN), 2)
     with pytest.raises(ValueError, match="expected"):

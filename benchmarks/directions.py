@@ -1,0 +1,184 @@
+"""Which way of finding directions recovers planted features best, from as many models.
+
+From a finished run of scenes with many models, disjoint sets of models are drawn. Every way gets
+the same datamodels of a set: fitted on all of its models, and on two halves. Graded are the first
+eight directions of either comparison: the best AUC within class for each planted feature, at which
+rank it comes, and the summed noise-free gap measured on another set of models.
+
+    python benchmarks/directions.py runs/augmentation --budgets 256 512 1024 --out directions.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
+os.environ.update(dict.fromkeys(THREADS, "1"))
+
+import numpy as np  # noqa: E402
+import pandas as pd  # noqa: E402
+from scipy.linalg import eigh  # noqa: E402
+from tqdm import tqdm  # noqa: E402
+
+from mdhelpers import stages  # noqa: E402
+from mdhelpers.comparison import (  # noqa: E402
+    normalise_rows,
+    principal_directions,
+    residual_datamodels,
+)
+from mdhelpers.evidence import gaps_along  # noqa: E402
+from mdhelpers.fitters import fitter  # noqa: E402
+from mdhelpers.machine import machine  # noqa: E402
+from mdhelpers.runs import run_at  # noqa: E402
+from mdhelpers.slots import split_models  # noqa: E402
+from mdhelpers.subpopulations import grade_scores  # noqa: E402
+
+N_DIRECTIONS, N_SETS, FOUND = 8, 4, 0.9
+# The comparison in which a feature of the default study is planted to appear.
+EXPECTED = {"tag": "1_minus_2", "ring": "2_minus_1"}
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Normalised datamodels (n_test, n_train) of the first-named algorithm and the other.
+
+    ``first`` and ``other`` are fitted on all models, the halves on halves.
+    """
+
+    first: np.ndarray
+    other: np.ndarray
+    first_halves: tuple[np.ndarray, np.ndarray]
+    other_halves: tuple[np.ndarray, np.ndarray]
+    labels: np.ndarray
+
+    @property
+    def residuals(self) -> np.ndarray:
+        return residual_datamodels(self.first, self.other)
+
+    @property
+    def residual_halves(self) -> list[np.ndarray]:
+        pairs = zip(self.first_halves, self.other_halves, strict=True)
+        return [residual_datamodels(*pair) for pair in pairs]
+
+
+def top(matrix: np.ndarray) -> np.ndarray:
+    """Eigenvectors of the largest eigenvalues, as rows."""
+    n = len(matrix)
+    return eigh(matrix, subset_by_index=(n - N_DIRECTIONS, n - 1))[1][:, ::-1].T
+
+
+def across(halves) -> np.ndarray:
+    """Covariance of two halves' rows, in which their noise has no part, (n_train, n_train)."""
+    one, two = (rows - rows.mean(0) for rows in halves)
+    return (one.T @ two + two.T @ one) / 2
+
+
+def covariance(rows: np.ndarray) -> np.ndarray:
+    rows = rows - rows.mean(0)
+    return rows.T @ rows
+
+
+def generalised(rows: Rows) -> np.ndarray:
+    """Most variance under the first for its variance under the other, the latter shrunk."""
+    own, other = covariance(rows.first), covariance(rows.other)
+    shrunk = other + np.trace(other) / len(other) * np.eye(len(other))
+    n = len(own)
+    vectors = eigh(own, shrunk, subset_by_index=(n - N_DIRECTIONS, n - 1))[1][:, ::-1].T
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+def by_class(rows: Rows) -> np.ndarray:
+    """The first components of each class's residuals, classes in turn."""
+    residuals, classes = rows.residuals, np.unique(rows.labels)
+    each = -(-N_DIRECTIONS // len(classes))
+    found = [principal_directions(residuals[rows.labels == c], each) for c in classes]
+    return np.stack(found, axis=1).reshape(-1, residuals.shape[1])[:N_DIRECTIONS]
+
+
+WAYS: dict[str, Callable[[Rows], np.ndarray]] = {
+    "residual PCA (paper)": lambda r: principal_directions(r.residuals, N_DIRECTIONS),
+    "residual PCA, not centred": lambda r: principal_directions(
+        r.residuals, N_DIRECTIONS, center=False
+    ),
+    "residual PCA by class": by_class,
+    "residuals, covariance of halves": lambda r: top(across(r.residual_halves)),
+    "contrast of covariances": lambda r: top(covariance(r.first) - covariance(r.other)),
+    "contrast, covariances of halves": lambda r: top(
+        across(r.first_halves) - across(r.other_halves)
+    ),
+    "generalised eigenvectors": generalised,
+}
+
+
+def compare_ways(pool: dict, budget: int, number: int, method: str) -> list[dict]:
+    """One set of ``budget`` models, graded; another of as many measures the gaps."""
+    slots, rng = pool["slots"], np.random.default_rng([number, budget])
+    parts = split_models(len(slots), len(slots) // budget, rng, slots)[:2]
+    fits = {a: fitter(*pool[a], slots=slots, method=method) for a in (1, 2)}
+    halves = split_models(len(parts[0]), 2, rng, slots[parts[0]])
+    weights = {a: fit(parts[0]) for a, fit in fits.items()}
+    split = {a: [normalise_rows(fit(parts[0][h])) for h in halves] for a, fit in fits.items()}
+    full = {a: normalise_rows(w) for a, w in weights.items()}
+    lengths = {a: np.linalg.norm(w, axis=1) for a, w in weights.items()}
+    outputs = {a: fit.measured(parts[1], lengths[a]) for a, fit in fits.items()}
+    rows = []
+    for name, (a, b) in {"1_minus_2": (1, 2), "2_minus_1": (2, 1)}.items():
+        given = Rows(full[a], full[b], tuple(split[a]), tuple(split[b]), pool["labels"])
+        for way, find in WAYS.items():
+            directions = find(given)
+            grades = grade_scores(given.residuals @ directions.T, pool["labels"], pool["truth"])
+            gap = gaps_along(outputs[a], outputs[b], directions).gap.sum()
+            head = {"way": way, "models": budget, "comparison": name, "gap": gap}
+            for feature, part in grades.groupby("feature"):
+                best = part.loc[part["auc_within_class"].idxmax()]
+                found = {"auc": best["auc_within_class"], "rank": int(best["score"]) + 1}
+                rows.append(head | {"feature": feature} | found)
+    return rows
+
+
+def summarise(table: pd.DataFrame) -> list[dict]:
+    rows = []
+    for (way, budget), part in table.groupby(["way", "models"], sort=False):
+        row = {"way": way, "models": int(budget)}
+        for feature, comparison in EXPECTED.items():
+            these = part[(part["feature"] == feature) & (part["comparison"] == comparison)]
+            row |= {f"auc_{feature}": these["auc"].mean(), f"rank_{feature}": these["rank"].mean()}
+            row[f"found_{feature}"] = float((these["auc"] >= FOUND).mean())
+            row[f"gap_{comparison}"] = 100 * these["gap"].mean()
+        rows.append(row)
+    return sorted(rows, key=lambda row: row["models"])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("run", type=Path, help="folder of a finished run on scenes")
+    parser.add_argument("--budgets", type=int, nargs="+", default=[256, 512, 1024])
+    parser.add_argument("--method", default="lasso")
+    parser.add_argument("--quick", action="store_true", help="the smallest budget, two sets")
+    parser.add_argument("--out", type=Path, help="write JSON here")
+    options = parser.parse_args()
+    models = stages.read_models(run_at(options.run))
+    fitting = [models.fitting(a) for a in (1, 2)]
+    test = models.dataset.test
+    pool = {a: (f.masks, models.outputs(f, relative=True)) for a, f in enumerate(fitting, 1)}
+    pool |= {"slots": models.slots(fitting[0]), "labels": test.labels, "truth": test.truth}
+    budgets = options.budgets[:1] if options.quick else options.budgets
+    jobs = [(b, n) for b in budgets for n in range(2 if options.quick else N_SETS)]
+    rows = []
+    for budget, number in tqdm(jobs, mininterval=5):
+        rows += compare_ways(pool, budget, number, options.method)
+    found = summarise(pd.DataFrame(rows))
+    for row in found:
+        print({k: round(v, 2) if isinstance(v, float) else v for k, v in row.items()})
+    if options.out:
+        report = {"machine": machine(), "method": options.method, "sets": N_SETS}
+        options.out.write_text(json.dumps(report | {"rows": found, "bars": []}, indent=2))
+
+
+if __name__ == "__main__":
+    main()

@@ -33,7 +33,7 @@ def removals(run: Run) -> pd.DataFrame:
             "flips found": block["flips_found"],
             "flips by random sets": block["flips_of_controls"],
         }
-    return pd.DataFrame(rows).T.rename_axis("left out of")
+    return pd.DataFrame(rows).rename_axis(columns="left out of")
 
 
 def with_ends(block: dict, name: str) -> str:

@@ -99,13 +99,13 @@ def algorithm_names(run: Run) -> tuple[str, str]:
 
 
 GAP_COLUMNS = {
-    "naive_gap": "naive gap, %",
-    "gap": "cross-fitted gap, %",
-    "clean_gap": "noise-free gap, %",
-    "clean_low": "95% from",
+    "naive_gap": "naive gap",
+    "gap": "cross-fitted",
+    "clean_gap": "noise-free",
+    "clean_low": "from",
     "clean_high": "to",
     "q": "q",
-    "replication": "found again (|cos|)",
+    "replication": "found again",
     "evidence": "evidence",
 }
 

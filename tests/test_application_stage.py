@@ -112,7 +112,7 @@ def test_tables_and_sentences_say_the_figures(run, found, models):
     said = application_tables.removal_sentence(run).data
     assert f"of {half['flips_foretold']} predictions" in said
     assert f"{half['correlation']:.2f} [" in said
-    assert application_tables.removals(run).loc["half of the images", "test images"] == 4
+    assert application_tables.removals(run).loc["test images", "half of the images"] == 4
     share = figures["duplicates"]["pixels"]["among_3"]
     assert f"by distance in pixels **{100 * share:.0f}%**" in (
         application_tables.duplicates_sentence(run, models).data

@@ -181,6 +181,7 @@ def test_equal_datamodels_leave_nothing_and_that_is_no_failure(monkeypatch):
 
 
 @pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_tensors_are_compared_where_they_are():
     first, second = (torch.from_numpy(weights) for weights in draw())
     here, there = compare(first, second), compare(first.cuda(), second.cuda())

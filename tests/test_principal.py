@@ -129,6 +129,7 @@ def test_refuses_components_that_do_not_exist(k):
 
 
 @pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.usefixtures("iterated")
 def test_the_same_on_a_gpu():
     rows = torch.from_numpy(draw())

@@ -9,7 +9,14 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, Tag, model_validator
+from pydantic import (
+    Discriminator,
+    Field,
+    SerializerFunctionWrapHandler,
+    Tag,
+    model_serializer,
+    model_validator,
+)
 
 from mdhelpers.datasets import DatasetSpec
 from mdhelpers.specs import Count, Positive, Share, Spec, unknown_word, validate
@@ -55,11 +62,13 @@ class PretrainingSpec(Spec):
 class InitialisationSpec(Spec):
     """Where training starts: ``random``, ``torchvision`` (its ImageNet weights), ``checkpoint``
     (a safetensors file at ``path``, or torchvision's own ``.pth`` read with weights only), or
-    ``pretraining`` on a ``source``. A single word or a mapping."""
+    ``pretraining`` on a ``source``. A single word or a mapping. ``scheme`` says what random layers
+    are drawn from: what their ``architecture`` says, or ``torch``'s defaults for each layer."""
 
     kind: Literal["random", "torchvision", "checkpoint", "pretraining"] = "random"
     path: str = ""
     source: PretrainingSpec | None = None
+    scheme: Literal["architecture", "torch"] = "architecture"
 
     @model_validator(mode="before")
     @classmethod
@@ -73,6 +82,14 @@ class InitialisationSpec(Spec):
         if (self.kind == "pretraining") != (self.source is not None):
             raise ValueError("kind: pretraining and source belong together")
         return self
+
+    @model_serializer(mode="wrap")
+    def _without_unused(self, handler: SerializerFunctionWrapHandler) -> dict:
+        """Leave out what was added later and is not used: models made before stay current."""
+        shown = handler(self)
+        if self.scheme == "architecture":
+            shown.pop("scheme", None)
+        return shown
 
 
 class AlgorithmSpec(Spec):

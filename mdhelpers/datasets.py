@@ -16,7 +16,8 @@ from mdhelpers.specs import Count, Seed, Share, Spec
 
 
 class DatasetSpec(Spec):
-    """What notebook 01 prepares. ``n_train``, ``n_test``, ``share`` belong to scenes; ``root``,
+    """What notebook 01 prepares. ``n_train``, ``n_test``, ``share``, ``planted`` (which class each
+    feature marks) and ``distractors`` (features of every class) belong to scenes; ``root``,
     ``classes``, ``limit_train`` and ``limit_test`` (images a class) to folders and CIFAR-10.
     So many training images as ``duplicates`` says become near-copies of test images."""
 
@@ -26,6 +27,8 @@ class DatasetSpec(Spec):
     n_train: Count = 240
     n_test: Count = 600
     share: Share = 0.25
+    planted: dict[str, str] = Field({})
+    distractors: list[str] = Field([])
     root: str = ""
     classes: list[str] = Field([])
     limit_train: Count | None = None
@@ -42,8 +45,9 @@ class DatasetSpec(Spec):
     def _without_unused(self, handler: SerializerFunctionWrapHandler) -> dict:
         """Leave out what was added later and is not used: runs made before stay current."""
         shown = handler(self)
-        if not self.duplicates:
-            shown.pop("duplicates", None)
+        for key in ("duplicates", "planted", "distractors"):
+            if not getattr(self, key):
+                shown.pop(key, None)
         return shown
 
 

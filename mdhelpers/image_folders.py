@@ -32,7 +32,13 @@ def load_dataset(spec: DatasetSpec) -> Dataset:
     size = spec.size or DEFAULT_SIZE[spec.kind]
     if spec.kind == "scenes":
         data = make_scenes(
-            n_train=spec.n_train, n_test=spec.n_test, size=size, share=spec.share, seed=spec.seed
+            n_train=spec.n_train,
+            n_test=spec.n_test,
+            size=size,
+            share=spec.share,
+            planted=spec.planted,
+            distractors=spec.distractors,
+            seed=spec.seed,
         )
     else:
         reader = read_image_folder if spec.kind == "image_folder" else read_cifar10

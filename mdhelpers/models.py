@@ -21,7 +21,7 @@ def make_model(spec: NetworkSpec, size: tuple[int, int], n_classes: int) -> nn.M
     Parameters
     ----------
     spec
-        Names the architecture and its ``channels``.
+        Names the architecture, its ``channels`` and the ``initialisation.scheme``.
     size
         (height, width) of the images in pixels, at least 16.
     n_classes
@@ -44,7 +44,12 @@ def make_model(spec: NetworkSpec, size: tuple[int, int], n_classes: int) -> nn.M
             f"{spec.architecture} takes images of at least {SMALLEST_SIDE} × {SMALLEST_SIDE} "
             f"pixels, got {size[0]} × {size[1]}; resize them"
         )
-    return ARCHITECTURES[spec.architecture](spec.channels, tuple(size), n_classes)
+    model = ARCHITECTURES[spec.architecture](spec.channels, tuple(size), n_classes)
+    if spec.initialisation.scheme == "torch":
+        for layer in model.modules():
+            if hasattr(layer, "reset_parameters"):
+                layer.reset_parameters()
+    return model
 
 
 def cnn(channels: int, size: tuple[int, int], n_classes: int) -> nn.Module:

@@ -13,6 +13,7 @@ import pandas as pd
 from PIL import Image, ImageDraw
 
 from mdhelpers.datasets import Dataset, Split
+from mdhelpers.specs import unknown_word
 from mdhelpers.transforms import CORNERS, TRANSFORMS, draw_tag
 
 CLASS_NAMES = ("boat", "fish", "house")
@@ -37,13 +38,20 @@ SUPERSAMPLING = 4
 
 
 def make_scenes(
-    *, n_train: int, n_test: int, size: int = 24, share: float = 0.25, seed: int = 0
+    *,
+    n_train: int,
+    n_test: int,
+    size: int = 24,
+    share: float = 0.25,
+    planted: dict[str, str] | None = None,
+    distractors: list[str] | tuple[str, ...] = (),
+    seed: int = 0,
 ) -> Dataset:
-    """Draw a data set in which each feature of `PLANTED` marks ``share`` of one class.
+    """Draw a data set in which each planted feature marks ``share`` of one class.
 
-    The tag sits in the top left corner of some boats; the same share of the other classes carries
-    it in the top right corner, so that a tag as such says nothing and its side says "boat".
-    Rings lie anywhere, stripes everywhere.
+    The tag sits in the top left corner of its carriers; the same share of the other classes carries
+    it in the top right corner, so that a tag as such says nothing and its side tells the class.
+    Rings, crosses and squares lie anywhere; stripes, webs and dots everywhere.
 
     Parameters
     ----------
@@ -53,14 +61,21 @@ def make_scenes(
         Height and width in pixels, 16 to 64.
     share
         Part of a class that carries its feature, in (0, 1).
+    planted
+        The class that each feature of `FEATURES` marks; `PLANTED` where none is given.
+    distractors
+        Features that ``share`` of every class carries, so that they tell nothing of it.
     seed
         Draws the same pictures again.
 
     """
+    planted = dict(planted or PLANTED)
     check_scene_arguments(n_train=n_train, n_test=n_test, size=size, share=share)
+    check_features(planted, distractors)
     rngs = np.random.default_rng([seed, 101]).spawn(2)
     train, test = (
-        planted_split(n, size, share, rng) for n, rng in zip((n_train, n_test), rngs, strict=True)
+        planted_split(n, size, share, planted, distractors, rng)
+        for n, rng in zip((n_train, n_test), rngs, strict=True)
     )
     return Dataset.build("scenes", train, test, CLASS_NAMES)
 
@@ -75,20 +90,50 @@ def check_scene_arguments(*, n_train: int, n_test: int, size: int, share: float)
         raise ValueError(f"share is {share}; it must lie between 0 and 1")
 
 
-def planted_split(n: int, size: int, share: float, rng: np.random.Generator) -> Split:
+def check_features(planted: dict[str, str], distractors) -> None:
+    """Refuse features and classes that are not drawn, and one feature in both parts."""
+    for name in (*planted, *distractors):
+        if name not in FEATURES:
+            raise ValueError(unknown_word(name, FEATURES, "feature"))
+        if name in planted and name in distractors:
+            raise ValueError(f"{name} is planted and a distractor; it can be one of the two")
+    for class_name in planted.values():
+        if class_name not in CLASS_NAMES:
+            raise ValueError(unknown_word(class_name, CLASS_NAMES, "class"))
+
+
+def planted_split(
+    n: int,
+    size: int,
+    share: float,
+    planted: dict[str, str],
+    distractors,
+    rng: np.random.Generator,
+) -> Split:
     labels = np.arange(n) % len(CLASS_NAMES)
     factors = draw_factors(labels, rng)
     for name in FEATURES:
         factors[f"feature_{name}"] = False
-    for name, class_name in PLANTED.items():
-        members = rng.permutation(np.flatnonzero(labels == CLASS_NAMES.index(class_name)))
-        factors.loc[members[: round(share * len(members))], f"feature_{name}"] = True
+    for name, class_name in planted.items():
+        members = labels == CLASS_NAMES.index(class_name)
+        factors.loc[some_of(members, share, rng), f"feature_{name}"] = True
     factors["tag_corner"] = np.where(factors["feature_tag"], CORNERS[0], "")
-    others = rng.permutation(np.flatnonzero(labels != CLASS_NAMES.index(PLANTED["tag"])))
-    decoys = others[: round(share * len(others))]
-    factors.loc[decoys, "tag_corner"] = CORNERS[1]
+    if "tag" in planted:
+        others = labels != CLASS_NAMES.index(planted["tag"])
+        factors.loc[some_of(others, share, rng), "tag_corner"] = CORNERS[1]
+    for name in distractors:
+        for label in range(len(CLASS_NAMES)):
+            factors.loc[some_of(labels == label, share, rng), f"feature_{name}"] = True
+        if name == "tag":
+            factors["tag_corner"] = np.where(factors["feature_tag"], CORNERS[0], "")
     order = rng.permutation(n)
     return render(factors.iloc[order].reset_index(drop=True), size, rng)
+
+
+def some_of(members: np.ndarray, share: float, rng: np.random.Generator) -> np.ndarray:
+    """Indices of a random ``share`` of the rows where ``members`` (n,) is True."""
+    found = rng.permutation(np.flatnonzero(members))
+    return found[: round(share * len(found))]
 
 
 def random_scenes(n: int, *, size: int = 24, seed: int = 0, rate: float = 0.15) -> Split:

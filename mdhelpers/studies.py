@@ -10,10 +10,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from mdhelpers.algorithms import AnyAlgorithm
+from mdhelpers.algorithms import AlgorithmSpec, AnyAlgorithm
 from mdhelpers.datasets import DatasetSpec
 from mdhelpers.imported_models import given_models
-from mdhelpers.scenes import CLASS_NAMES, PLANTED
+from mdhelpers.scenes import CLASS_NAMES, PLANTED, check_features
 from mdhelpers.selection_study import HARDEST, check_targets
 from mdhelpers.specs import Count, Positive, Seed, Share, Spec, unknown_word
 from mdhelpers.transforms import get_transform
@@ -144,11 +144,20 @@ class Study(Spec):
         if self.n_effect_models > self.n_models + self.n_heldout:
             raise ValueError(f"n_effect_models ({self.n_effect_models}) exceeds the models trained")
         scenes = self.dataset.kind == "scenes"
+        for dataset in (self.dataset, *sources(self.algorithm_1, self.algorithm_2)):
+            if dataset.kind == "scenes":
+                check_features(dataset.planted, dataset.distractors)
         classes = CLASS_NAMES if scenes else self.dataset.classes
         check_hypotheses(self.hypotheses, self.placebo, classes)
         if classes:
-            check_targets(self.selection_targets, [*(PLANTED if scenes else ()), *classes])
+            check_targets(self.selection_targets, [*(self.dataset.planted or PLANTED if scenes else ()), *classes])
         return self
+
+
+def sources(*algorithms: AlgorithmSpec) -> list[DatasetSpec]:
+    """The data sets of the source models that algorithms start from."""
+    starts = [getattr(spec, "initialisation", None) for spec in algorithms]
+    return [start.source.dataset for start in starts if start and start.source]
 
 
 def check_hypotheses(hypotheses: list[Hypothesis], placebo: Placebo, classes) -> None:

@@ -94,3 +94,20 @@ def test_max_pool_has_torchs_values_and_gradients_in_its_inputs_format(format):
         results.append((pooled.detach(), leaf.grad))
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
     assert results[0][1].is_contiguous(memory_format=format)
+
+
+def test_torch_s_own_scheme_draws_each_layer_as_torch_does():
+    model = model_of("cnn", (24, 24), 3, initialisation={"scheme": "torch"})
+    for name in ("conv1", "conv2", "conv3", "linear"):
+        layer = getattr(model, name)
+        fan_in = layer.weight[0].numel()
+        assert layer.weight.abs().max() <= fan_in**-0.5
+        assert layer.weight.std().item() == pytest.approx((3 * fan_in) ** -0.5, rel=0.1)
+        assert layer.bias.abs().max() > 0
+    assert model_of("cnn", (24, 24), 3).conv1.bias.abs().max() == 0
+
+
+def test_a_scheme_that_is_not_chosen_leaves_the_specification_as_it_was():
+    assert "scheme" not in NetworkSpec(name="a").model_dump()["initialisation"]
+    chosen = NetworkSpec(name="a", initialisation={"scheme": "torch"})
+    assert chosen.model_dump()["initialisation"]["scheme"] == "torch"

@@ -60,6 +60,26 @@ def test_foreground_covers_the_object(data):
     assert share.max() < 0.5
 
 
+def test_other_features_can_be_planted_and_distractors_are_in_every_class():
+    data = make_scenes(
+        n_train=240,
+        n_test=600,
+        planted={"dots": "house", "web": "house"},
+        distractors=["tag", "ring"],
+    )
+    for split in (data.train, data.test):
+        per_class = len(split) // 3
+        assert set(split.truth.columns) == {"dots", "web", "tag", "ring"}
+        for feature in ("dots", "web"):
+            carriers = split.labels[split.truth[feature]]
+            assert len(carriers) == round(0.25 * per_class)
+            assert (carriers == CLASS_NAMES.index("house")).all()
+        for feature in ("tag", "ring"):
+            counts = np.bincount(split.labels[split.truth[feature]])
+            assert (counts == round(0.25 * per_class)).all()
+        assert set(split.metadata["tag_corner"]) == {"", CORNERS[0]}
+
+
 def test_random_scenes_have_every_feature_in_every_class():
     split = random_scenes(900, seed=3)
     for feature in FEATURES:
@@ -74,6 +94,10 @@ def test_random_scenes_have_every_feature_in_every_class():
         ({"n_train": 2}, "n_train is 2"),
         ({"size": 8}, "size is 8"),
         ({"share": 1.2}, r"share is 1\.2"),
+        ({"planted": {"rings": "fish"}}, "unknown feature 'rings'; did you mean 'ring'"),
+        ({"planted": {"ring": "fisch"}}, "unknown class 'fisch'; did you mean 'fish'"),
+        ({"distractors": ["rings"]}, "unknown feature 'rings'"),
+        ({"distractors": ["ring"], "planted": {"ring": "fish"}}, "planted and a distractor"),
     ],
 )
 def test_bad_arguments_are_refused(changes, message):

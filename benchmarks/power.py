@@ -5,7 +5,10 @@ treatment effect differs between the algorithms by at least ten points; it is fo
 direction that is called significant at 5% sorts its carriers from others of their class with an AUC
 of 0.9.
 
-    python benchmarks/power.py parameters/augmentation.yaml --models 128 256 --seeds 10
+    python benchmarks/power.py parameters/augmentation.yaml --models 256 512 --seeds 10 --out FILE
+
+Rows that FILE has already are kept unless they are measured anew, so that larger budgets can be
+added for fewer data seeds.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 
 from mdhelpers import stages
@@ -35,14 +39,16 @@ N_KEPT, N_SPLITS = 16, 4
 MODEL_KEYS = ("algorithm_1", "algorithm_2", "alpha", "n_slots")
 
 
-def train(study: Study, seed: int, n_models: int, folder: Path) -> tuple[Run, stages.StudyModels]:
-    """A study of one drawing of the data; resumes where it was."""
+def train(
+    study: Study, seed: int, n_models: int, folder: Path, *, workers: int = 0
+) -> tuple[Run, stages.StudyModels]:
+    """A study of one drawing of the data; resumes where it was, and extends a smaller one."""
     run = Run(f"{study.study}-seed{seed}", runs_dir=folder)
     stages.prepare_data(run, study.dataset.model_dump() | {"seed": seed})
     given = study.model_dump()
     parameters = {key: given[key] for key in MODEL_KEYS}
     parameters |= {"n_models": n_models, "n_heldout": N_KEPT, "n_effect_models": N_KEPT}
-    return run, stages.train_models(run, parameters | {"seed": seed})
+    return run, stages.train_models(run, parameters | {"seed": seed}, workers=workers)
 
 
 def differences(run: Run, study: Study) -> dict[str, float]:
@@ -53,8 +59,10 @@ def differences(run: Run, study: Study) -> dict[str, float]:
     return rows.sort_values("intensity").groupby("hypothesis")["effect"].last().to_dict()
 
 
-def directions(models: stages.StudyModels, budget: int, seed: int):
-    """Grades of every direction from so many models, and which are significant."""
+def directions(
+    models: stages.StudyModels, budget: int, seed: int
+) -> tuple[dict[str, pd.DataFrame], dict[str, list[int]]]:
+    """Grades of every direction from so many models, and the significant ones, surest first."""
     fitting = [models.fitting(a) for a in (1, 2)]
     slots = fitting[0].slots
     rng = np.random.default_rng(seed)
@@ -70,9 +78,8 @@ def directions(models: stages.StudyModels, budget: int, seed: int):
     comparison = compare(*(fit(everyone) for fit in fits))
     options = {"n_splits": N_SPLITS, "slots": slots[rows], "seed": seed}
     table = cross_fitted_gaps(*fits, len(rows), comparison=comparison, **options).directions
-    test, called = models.dataset.test, set()
-    for row in table[table["q"] < LEVEL].itertuples():
-        called.add((row.comparison, row.direction))
+    sure, test = table[table["q"] < LEVEL].sort_values("z", ascending=False), models.dataset.test
+    called = {c.name: list(sure["direction"][sure["comparison"] == c.name]) for c in comparison}
     return {c.name: grade(c, test.labels, test.truth) for c in comparison}, called
 
 
@@ -81,14 +88,22 @@ def measure(run: Run, models, study: Study, budgets: list[int], seed: int) -> li
     for budget in budgets:
         grades, called = directions(models, budget, seed)
         for feature, difference in effects.items():
-            name = "1_minus_2" if difference > 0 else "2_minus_1"
-            table = grades[name][grades[name]["feature"] == feature]
-            sure = [(name, d) in called for d in table["direction"]]
-            best = table.loc[sure, "auc_within_class"].max() if any(sure) else 0.0
             row = {"seed": seed, "models": budget, "feature": feature, "difference": difference}
-            row |= {"auc": float(best), "auc_any": float(table["auc_within_class"].max())}
-            rows.append(row | {"significant": len(called)})
+            name = "1_minus_2" if difference > 0 else "2_minus_1"
+            row |= shown(grades[name], called[name], feature)
+            rows.append(row | {"significant": sum(map(len, called.values()))})
     return rows
+
+
+def shown(grades: pd.DataFrame, called: list[int], feature: str) -> dict:
+    """How well a feature is seen in significant directions, and the first that shows it."""
+    auc = grades[grades["feature"] == feature].groupby("direction")["auc_within_class"].max()
+    clear = [rank for rank, d in enumerate(called, 1) if auc[d] >= FOUND]
+    return {
+        "auc": float(auc[called].max()) if called else 0.0,
+        "auc_any": float(auc.max()),
+        "rank": clear[0] if clear else None,
+    }
 
 
 def summarise(rows: list[dict]) -> list[dict]:
@@ -97,15 +112,25 @@ def summarise(rows: list[dict]) -> list[dict]:
     for budget, feature in sorted({(r["models"], r["feature"]) for r in rows}):
         these = [r for r in rows if (r["models"], r["feature"]) == (budget, feature)]
         differ = [r for r in these if abs(r["difference"]) >= DIFFERENCE]
+        alike = [r for r in these if abs(r["difference"]) < DIFFERENCE]
         row = {"models": budget, "feature": feature, "seeds": len(these), "differs": len(differ)}
-        row["found"] = sum(r["auc"] >= FOUND for r in differ)
-        row["auc"] = float(np.median([r["auc"] for r in differ])) if differ else None
         row["difference"] = float(np.median([r["difference"] for r in these]))
-        row["found where it does not differ"] = sum(
-            r["auc"] >= FOUND for r in these if abs(r["difference"]) < DIFFERENCE
-        )
-        found.append(row)
+        row["significant"] = float(np.median([r["significant"] for r in these]))
+        found.append(row | seen(differ, "found") | seen(alike, "found where alike"))
     return found
+
+
+def seen(rows: list[dict], name: str) -> dict:
+    """In how many of some data seeds a feature is found, how clearly, and how early."""
+    if not rows:
+        return {name: None}
+    ranks = [r["rank"] for r in rows if r["rank"] is not None]
+    summary = {name: sum(r["auc"] >= FOUND for r in rows)}
+    if name == "found":
+        for key in ("auc", "auc_any"):
+            summary[key] = float(np.median([r[key] for r in rows]))
+        summary["rank"] = float(np.median(ranks)) if ranks else None
+    return summary
 
 
 def main() -> None:
@@ -114,24 +139,42 @@ def main() -> None:
     parser.add_argument("--models", type=int, nargs="+", default=[512, 1024])
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--folder", type=Path, default=Path("runs/power"))
+    parser.add_argument("--workers", type=int, default=0, help="processes; 0: one a core")
     parser.add_argument("--quick", action="store_true", help="two data seeds, 64 models")
     parser.add_argument("--out", type=Path, help="write JSON here, after every data seed")
     options = parser.parse_args()
     torch.set_num_threads(1)
     study, _ = complete(merge(options.study), Study)
     budgets = [64] if options.quick else sorted(options.models)
-    rows = []
+    rows = kept_rows(options.out, study.study)
     for seed in range(2 if options.quick else options.seeds):
         start = time.perf_counter()
-        run, models = train(study, seed, budgets[-1], options.folder)
-        rows += measure(run, models, study, budgets, seed)
-        print(f"data seed {seed}: {time.perf_counter() - start:.0f} s", rows[-3:], flush=True)
-        report = {"machine": machine(), "study": study.study, "rows": summarise(rows)}
-        report |= {"each": rows, "bars": bars_of(summarise(rows))}
+        run, models = train(study, seed, budgets[-1], options.folder, workers=options.workers)
+        new = measure(run, models, study, budgets, seed)
+        made = {(r["seed"], r["models"]) for r in new}
+        rows = [r for r in rows if (r["seed"], r["models"]) not in made] + new
+        print(f"data seed {seed}: {time.perf_counter() - start:.0f} s", flush=True)
         if options.out:
-            options.out.write_text(json.dumps(report, indent=2))
+            options.out.write_text(json.dumps(report(study, rows), indent=2))
     for row in summarise(rows):
         print(row)
+
+
+def kept_rows(path: Path | None, study: str) -> list[dict]:
+    """What an earlier call measured."""
+    if not path or not path.exists():
+        return []
+    found = json.loads(path.read_text())
+    if found["study"] != study:
+        raise SystemExit(f"{path} is of the study {found['study']}; give another --out")
+    return found["each"]
+
+
+def report(study: Study, rows: list[dict]) -> dict:
+    found = summarise(rows)
+    about = {"machine": machine(), "study": study.study, "default": study.n_models}
+    about |= {"names": [study.algorithm_1.name, study.algorithm_2.name]}
+    return about | {"rows": found, "each": rows, "bars": bars_of(found)}
 
 
 def bars_of(rows: list[dict]) -> list[dict]:

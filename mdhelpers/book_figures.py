@@ -11,8 +11,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
+from scipy.stats import binomtest
 
-from mdhelpers.style import EXAMPLE_COLORS, INK, legend_below, use_style
+from mdhelpers.style import EXAMPLE_COLORS, INK, NULL_COLOR, legend_below, use_style
 
 _FIGURE = re.compile(r"\{\{\s*figure\s+(\S+)\s+(\S+)\s*\}\}")
 _MARKERS = "osD^vP"
@@ -94,9 +95,15 @@ def draw_methods(
         ax.errorbar(x, y, spread, **style, linewidth=1.5, capsize=2, label=method)
     if ceiling is not None:
         ax.axhline(ceiling, color=INK, linestyle=":", linewidth=1.5, label="noise ceiling")
+    ax.set_ylim(0, None)
+    return against_models(ax, rows)
+
+
+def against_models(ax: Axes, rows: Sequence[Mapping[str, Any]]) -> Axes:
+    """A logarithmic axis of the rows' numbers of models, a grid and the legend."""
     ticks = sorted({row["models"] for row in rows})
     shown = [n for i, n in enumerate(ticks) if not i or n / ticks[i - 1] > 1.5]
-    ax.set(xscale="log", xlabel="models", ylim=(0, None))
+    ax.set(xscale="log", xlabel="models")
     ax.set_xticks(shown)
     ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
     ax.xaxis.set_minor_formatter(NullFormatter())
@@ -122,4 +129,29 @@ def in_words(rows: Sequence[Mapping[str, Any]], score: str) -> str:
     return ", ".join(parts)
 
 
-FIGURES: dict[str, Callable[[Any], tuple[Figure, str]]] = {"lds_by_method": lds_by_method}
+def power(recorded: Mapping[str, Any]) -> tuple[Figure, str]:
+    """Share of data seeds that show each feature that differs, against the number of models."""
+    rows = [row for row in recorded["rows"] if row["differs"]]
+    figure, ax = plt.subplots(figsize=(6.4, 4.2))
+    told = []
+    for number, feature in enumerate(dict.fromkeys(row["feature"] for row in rows)):
+        own = [row for row in rows if row["feature"] == feature]
+        x = np.array([row["models"] for row in own]) * _STEP**number
+        share = np.array([row["found"] / row["differs"] for row in own])
+        exact = [binomtest(row["found"], row["differs"]).proportion_ci() for row in own]
+        style = {"color": EXAMPLE_COLORS[number], "marker": _MARKERS[number], "markersize": 6}
+        spread = np.abs(np.array([(each.low, each.high) for each in exact]).T - share)
+        ax.errorbar(x, share, spread, **style, linewidth=1.5, capsize=2, label=feature)
+        counts = [f"{row['found']} of {row['differs']} with {row['models']}" for row in own]
+        told.append(f"{feature} in {', '.join(counts)} models")
+    ax.axhline(0.9, color=INK, linestyle=":", linewidth=1.5, label="the aim")
+    ax.axvline(recorded["default"], color=NULL_COLOR, linewidth=1, label="default budget")
+    ax.set(ylim=(-0.03, 1.03), ylabel="share of drawings that show it")
+    against_models(ax, rows)
+    return figure, f"Shares of drawings in which features are found: {'; '.join(told)}."
+
+
+FIGURES: dict[str, Callable[[Any], tuple[Figure, str]]] = {
+    "lds_by_method": lds_by_method,
+    "power": power,
+}

@@ -8,7 +8,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
-from mdhelpers.book_figures import draw_methods, expand_figures
+from mdhelpers.book_figures import draw_methods, expand_figures, power
 
 RECORDED = Path(__file__).parents[1] / "book" / "recorded"
 
@@ -71,3 +71,25 @@ def test_what_was_recorded_can_be_drawn(path):
     text, files = expand_figures("{{ figure lds_by_method b }}", lambda _: budgets, page="p.md")
     assert len(files) == 1
     assert all(name in text for name in budgets["settings"]["names"])
+
+
+def test_power_shows_shares_of_the_drawings_in_which_a_feature_differs():
+    found = [
+        {"models": models, "feature": feature, "differs": differs, "found": hits}
+        for models, feature, differs, hits in (
+            (256, "ring", 10, 4),
+            (512, "ring", 10, 10),
+            (256, "tag", 8, 6),
+            (256, "dots", 0, None),
+        )
+    ]
+    figure, told = power({"rows": found, "default": 1024})
+    ring, tag = figure.axes[0].containers
+    np.testing.assert_allclose(ring.lines[0].get_ydata(), [0.4, 1.0])
+    np.testing.assert_allclose(tag.lines[0].get_ydata(), [0.75])
+    (bars,) = ring.lines[2]
+    low, high = bars.get_segments()[0][:, 1]
+    assert (low, high) == pytest.approx((0.1216, 0.7376), abs=1e-4)  # Clopper and Pearson's
+    assert "ring in 4 of 10 with 256, 10 of 10 with 512 models" in told
+    assert "dots" not in told
+    plt.close("all")

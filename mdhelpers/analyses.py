@@ -14,12 +14,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from mdhelpers.algorithms import NetworkSpec
 from mdhelpers.comparison import Comparison, compare
 from mdhelpers.datamodels import Datamodels
-from mdhelpers.disagreement import directions_without, usually_right
+from mdhelpers.disagreement import directions_without, most_common_predictions, usually_right
 from mdhelpers.model_counts import ModelCounts, effect_of_model_count, fit_samples
+from mdhelpers.plans import TrainingPlan
 from mdhelpers.similarity import Similarity, similarity
+from mdhelpers.stages import StudyModels
 from mdhelpers.variance_curves import N_COMPONENTS, curves_of, variance_curves
+from mdhelpers.verification import UNCHANGED, confidences
 
 __all__ = [
     "FOLDER",
@@ -27,6 +31,7 @@ __all__ = [
     "ModelsGiven",
     "analyse",
     "figures_of",
+    "predictions_of_kept",
     "read_analyses",
     "write_analyses",
 ]
@@ -48,12 +53,15 @@ class ModelsGiven:
     slots : ndarray of int, shape (n_models,), or None
     margins : pair of ndarray, shape (any models, n_test)
         Correct-class margins, as the models gave them.
+    predictions : pair of ndarray of int, shape (any models, n_test), or None
+        Classes that models of each algorithm predict, see :func:`predictions_of_kept`.
     """
 
     fits: tuple
     n_models: int
     slots: np.ndarray | None
     margins: tuple[np.ndarray, np.ndarray]
+    predictions: tuple[np.ndarray, np.ndarray] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,8 +78,11 @@ class Analyses:
         Of the algorithms, named "1" and "2", each with fits on two halves of its models.
     counts : ModelCounts or None
     disagreement : DataFrame or None
-        Both tables of `mdhelpers.disagreement.directions_without`, with a column ``kept``: "agree"
-        or "right", and ``n``, the test examples that stay.
+        Tables of `mdhelpers.disagreement.directions_without`, with further columns. ``rule``:
+        "predictions" (the paper's: most common ones are compared) or "margins" (their signs).
+        ``kept``: the examples where these "agree"; by margins also, apart, those that both
+        algorithms usually get "right". ``n`` and ``left_out``: how many stay and do not.
+        ``n_models``: how many of each algorithm were asked, the fewer of the two.
     """
 
     curves: pd.DataFrame
@@ -126,7 +137,7 @@ def analyse(
         by_algorithm = zip(("1", "2"), zip(*halves, strict=True), strict=True)
         alike = similarity({number: list(fits) for number, fits in by_algorithm})
         counts = effect_of_model_count(samples, n_directions=_most(comparison))
-    disagreement = _disagreement(weights, comparison, given.margins, seed)
+    disagreement = _disagreement(weights, comparison, given, seed)
     return Analyses(pd.concat(curves, ignore_index=True), alike, counts, disagreement)
 
 
@@ -144,16 +155,59 @@ def _most(comparison: Comparison) -> int:
     return max(len(directions) for directions in comparison)
 
 
-def _disagreement(weights, comparison, margins, seed: int) -> pd.DataFrame | None:
-    """Without the test examples of which one algorithm's models are usually right and the other's
-    wrong, and with those alone that both usually get right."""
-    right = [usually_right(m) for m in margins]
-    choices, tables = {"agree": right[0] == right[1], "right": right[0] & right[1]}, []
-    for name, kept in choices.items():
+def predictions_of_kept(models: StudyModels) -> tuple[np.ndarray, np.ndarray] | None:
+    """Classes that both algorithms' kept networks predict on the test images.
+
+    Read as stage 09 reads them, whose tables hold confidences but not the classes.
+
+    Parameters
+    ----------
+    models : StudyModels
+        What stage 02 made.
+
+    Returns
+    -------
+    pair of ndarray of int64, shape (n_kept, n_test), or None
+        None where an algorithm keeps no networks: models made elsewhere, classifiers and functions
+        (which would have to be trained again), checkpoints that are gone.
+    """
+    if not all(_keeps_networks(models.plan, algorithm) for algorithm in (1, 2)):
+        return None
+    found = (confidences(models, a, [UNCHANGED], seed=0)[UNCHANGED] for a in (1, 2))
+    return tuple(probabilities.argmax(axis=-1) for probabilities in found)
+
+
+def _keeps_networks(plan: TrainingPlan, algorithm: int) -> bool:
+    tasks = range(-(-plan.n_keep // plan.stack))
+    return (
+        isinstance(plan.algorithms[algorithm - 1], NetworkSpec)
+        and len(tasks) > 0
+        and all(plan.checkpoint_path(algorithm, task).exists() for task in tasks)
+    )
+
+
+def _disagreement(weights, comparison, given: ModelsGiven, seed: int) -> pd.DataFrame | None:
+    """Directions without the test examples on which predictions differ, as far as is known."""
+    rule, models = "predictions", given.predictions
+    if models is None:
+        rule, models = "margins", given.margins
+    about, tables = {"rule": rule, "n_models": min(map(len, models))}, []
+    for name, kept in _choices(rule, models).items():
         if kept.sum() > _most(comparison):
             table = directions_without(*weights, kept, comparison, seed=seed)
-            tables.append(table.assign(kept=name, n=int(kept.sum())))
+            counts = {"n": int(kept.sum()), "left_out": int((~kept).sum())}
+            tables.append(table.assign(kept=name, **counts, **about))
     return pd.concat(tables, ignore_index=True) if tables else None
+
+
+def _choices(rule: str, models: tuple[np.ndarray, np.ndarray]) -> dict[str, np.ndarray]:
+    """The test examples that stay, (n_test,) bool. Signs of margins cannot tell whether two
+    algorithms are wrong in the same way, so that there are two choices by them."""
+    if rule == "predictions":
+        first, second = map(most_common_predictions, models)
+        return {"agree": first == second}
+    first, second = map(usually_right, models)
+    return {"agree": first == second, "right": first & second}
 
 
 def figures_of(found: Analyses) -> dict[str, Any]:
@@ -189,7 +243,8 @@ def _curve_figures(curves: pd.DataFrame) -> list[dict]:
 def _disagreement_figures(table: pd.DataFrame) -> list[dict]:
     rows = []
     for (kept, comparison), part in table.groupby(["kept", "comparison"], sort=False):
-        row = {"kept": kept, "comparison": comparison, "n": int(part["n"].iloc[0])}
+        row = {"kept": kept, "comparison": comparison}
+        row |= part[["rule", "n_models", "n", "left_out"]].iloc[0].to_dict()
         row |= {name: float(part[name].median()) for name in ("cosine", "random")}
         rows.append(row | {"least": float(part["cosine"].min())})
     return rows

@@ -12,6 +12,10 @@ from mdhelpers.style import COMPARISONS, compared, comparison_label
 from mdhelpers.tables import algorithm_names
 
 NOTHING = "This run has no models to divide, so there is nothing to say here."
+TOO_FEW = (
+    "This run has no models, or their predictions agree on too few test images, so there is "
+    "nothing to say here."
+)
 
 
 def figures_of(run: Run) -> dict:
@@ -89,14 +93,13 @@ def model_counts(run: Run) -> Markdown:
 def without_disagreement(further: Analyses | None, names) -> pd.DataFrame | str:
     """F.4's table: |cos| of every direction with itself when test images are left out."""
     if further is None or further.disagreement is None:
-        return NOTHING
+        return TOO_FEW
     table, columns = further.disagreement, {}
-    titles = {"agree": "outcomes agree", "right": "both right"}
-    for kept, part in table.groupby("kept", sort=False):
-        indexed = part.set_index(["comparison", "direction"])
-        title = f"{titles[kept]} ({part['n'].iloc[0]} images)"
-        columns[title] = indexed["cosine"]
-        columns[f"as many at random ({titles[kept]})"] = indexed["random"]
+    rules = table.get("rule", pd.Series("margins", table.index))  # older runs do not say
+    for (rule, kept), part in table.groupby([rules, "kept"], sort=False):
+        indexed, title = part.set_index(["comparison", "direction"]), TITLES[rule, kept]
+        columns[f"{title} ({part['n'].iloc[0]} images)"] = indexed["cosine"]
+        columns[f"as many at random ({title})"] = indexed["random"]
     shown = pd.DataFrame(columns)
     shown.index = pd.MultiIndex.from_tuples(
         [(comparison_label(name, names), number) for name, number in shown.index],
@@ -105,13 +108,37 @@ def without_disagreement(further: Analyses | None, names) -> pd.DataFrame | str:
     return shown.round(3)
 
 
+TITLES = {
+    ("predictions", "agree"): "predictions agree",
+    ("margins", "agree"): "signs of margins agree",
+    ("margins", "right"): "both right",
+}
+
+
+def left_out(row: dict) -> list[str]:
+    """How many test images are left out, and by which rule; nothing where an older run is mute."""
+    if "rule" not in row:
+        return []
+    count = f"**{row['left_out']} of {row['n'] + row['left_out']}** test images are left out"
+    if row["rule"] == "predictions":
+        return [
+            f"{count}: those on which the most common predictions of the algorithms differ, over "
+            f"{row['n_models']} kept models of each.\n"
+        ]
+    return [
+        f"{count}: those that one algorithm's models usually get right and the other's wrong, by "
+        "the signs of margins. There are no kept networks of both algorithms to predict with, so "
+        "on images that both usually get wrong the predictions may still differ.\n"
+    ]
+
+
 def disagreement(run: Run) -> Markdown:
     """Whether directions hang on the test images that are predicted differently (F.4)."""
     rows, names = figures_of(run).get("disagreement", []), algorithm_names(run)
     rows = [row for row in rows if row["kept"] == "agree"]
     if not rows:
-        return Markdown(NOTHING)
-    lines = []
+        return Markdown(TOO_FEW)
+    lines = left_out(rows[0])
     for row in rows:
         same = row["cosine"] > row["random"] - 0.05
         verdict = (

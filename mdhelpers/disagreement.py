@@ -14,7 +14,48 @@ import pandas as pd
 from mdhelpers.comparison import Comparison, DirectionSet, compare
 from mdhelpers.datamodels import Datamodels
 
-__all__ = ["directions_without", "usually_right"]
+__all__ = ["directions_without", "most_common_predictions", "usually_right"]
+
+
+def most_common_predictions(predictions: np.ndarray) -> np.ndarray:
+    """The class that most models of an algorithm predict, the "mode" of appendix F.4.
+
+    Parameters
+    ----------
+    predictions : ndarray
+        Logits or probabilities, shape (n_models, n_test, n_classes), float; or the classes that
+        the models chose, shape (n_models, n_test), int.
+
+    Returns
+    -------
+    ndarray, shape (n_test,), int64
+        Ties go to the smaller class: those of a model's scores, and those of the models' votes.
+
+    Raises
+    ------
+    ValueError
+        For other shapes or types, no models, scores that are NaN, or negative classes.
+    """
+    chosen = _chosen_classes(np.asarray(predictions))
+    n_test, n_classes = chosen.shape[1], int(chosen.max(initial=0)) + 1
+    cells = chosen + n_classes * np.arange(n_test)
+    votes = np.bincount(cells.ravel(), minlength=n_test * n_classes)
+    return votes.reshape(n_test, n_classes).argmax(axis=1)
+
+
+def _chosen_classes(predictions: np.ndarray) -> np.ndarray:
+    """Each model's first choice, (n_models, n_test) int64."""
+    kind, shape = predictions.dtype.kind, predictions.shape
+    if (kind, len(shape)) not in (("f", 3), ("i", 2), ("u", 2)) or not shape[0] or not shape[-1]:
+        raise ValueError(
+            f"predictions have shape {shape} and dtype {predictions.dtype}; expected scores "
+            "(n_models, n_test, n_classes) of a float dtype, or classes (n_models, n_test) of an "
+            "integer one."
+        )
+    if np.isnan(predictions).any() if kind == "f" else (predictions < 0).any():
+        raise ValueError("predictions hold NaN or negative classes; leave such models out.")
+    chosen = predictions.argmax(axis=-1) if kind == "f" else predictions
+    return chosen.astype(np.int64)
 
 
 def usually_right(margins: np.ndarray) -> np.ndarray:
@@ -27,9 +68,10 @@ def usually_right(margins: np.ndarray) -> np.ndarray:
 
     Notes
     -----
-    With two classes this is the most common prediction. With more, two algorithms that are
-    usually wrong may usually predict different classes, which margins do not tell: keep the
-    examples that both usually get right to be sure that none of these remains.
+    It stands in for :func:`most_common_predictions` where margins are all that is known. With two
+    classes it says the same. With more, two algorithms that are usually wrong may usually predict
+    different classes, which margins do not tell: keep the examples that both usually get right to
+    be sure that none of these remains.
     """
     margins = np.asarray(margins)
     if margins.ndim != 2 or not len(margins):

@@ -1,16 +1,22 @@
 """The further analyses on a small world with planted truth, and the words about them."""
 
+from collections import Counter
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from mdhelpers import analysis_panels, analysis_sentences
+from mdhelpers import analysis_panels, analysis_sentences, stages, tasks
+from mdhelpers.algorithms import parse_algorithm
 from mdhelpers.analyses import (
     ModelsGiven,
     analyse,
     figures_of,
+    predictions_of_kept,
     read_analyses,
     write_analyses,
 )
@@ -18,6 +24,7 @@ from mdhelpers.comparison import compare
 from mdhelpers.crossfit import fitter
 from mdhelpers.datamodels import fit_datamodels
 from mdhelpers.records import plain
+from mdhelpers.runs import Run
 from mdhelpers.style import use_style
 
 N_MODELS, N_TRAIN, N_TEST, NAMES = 400, 40, 60, ("plain", "augmented")
@@ -33,7 +40,8 @@ class FakeRun:
 
 
 def world(n_models=N_MODELS, seed=0):
-    """Models of two algorithms with a planted block each; on tests 50-59 only 1 is right."""
+    """Models of two algorithms with a planted block each; of tests 40-49 both choose a wrong
+    class, each another, and on tests 50-59 only 1 is right."""
     rng = np.random.default_rng(seed)
     masks = rng.random((n_models, N_TRAIN)).argsort(1) < N_TRAIN // 2
     shared = 0.4 * rng.normal(size=(N_TEST, 3)) @ rng.normal(size=(3, N_TRAIN))
@@ -46,8 +54,16 @@ def world(n_models=N_MODELS, seed=0):
         weights.append(fit_datamodels(masks, made, method="difference_of_means"))
         level = np.full(N_TEST, 20.0)
         level[50:] = -20 if algorithm else 20
+        level[40:50] = -20
         margins.append(made + level)
     return tuple(weights), ModelsGiven(tuple(fits), n_models, None, tuple(margins))
+
+
+def first_choices(margins, n_models=12):
+    """Classes that models with these margins may choose, where every label is 0."""
+    chosen = [np.where(m[:n_models] > 0, 0, 1 + a) for a, m in enumerate(margins)]
+    chosen[1][: n_models // 3] = 3  # a few choose otherwise, and are outvoted
+    return tuple(chosen)
 
 
 @pytest.fixture(scope="module")
@@ -71,10 +87,87 @@ def test_every_analysis_is_made(found):
     assert matrix.loc["plain", "plain"] > matrix.loc["plain", "augmented"]
 
 
-def test_disagreement_leaves_out_what_only_one_gets_right(found):
-    assert dict(found.disagreement.groupby("kept")["n"].first()) == {"agree": 50, "right": 50}
-    first = found.disagreement.query("kept == 'agree' and direction == 1")
+def test_margins_leave_out_what_only_one_gets_right(found):
+    table = found.disagreement
+    assert dict(table.groupby("kept")["n"].first()) == {"agree": 50, "right": 40}
+    assert dict(table.groupby("kept")["left_out"].first()) == {"agree": 10, "right": 20}
+    assert set(table["rule"]) == {"margins"}
+    first = table.query("kept == 'agree' and direction == 1")
     assert (first["cosine"] > 0.9).all()  # the planted blocks are elsewhere
+
+
+@pytest.fixture(scope="module")
+def predicted():
+    datamodels, given = world()
+    given = replace(given, predictions=first_choices(given.margins))
+    return analyse(datamodels, compare(*datamodels, n_directions=4), given)
+
+
+def test_predictions_leave_out_what_both_get_wrong_in_different_ways_too(predicted, found):
+    table = predicted.disagreement
+    assert set(table["rule"]) == {"predictions"}
+    assert set(table["kept"]) == {"agree"}
+    assert table[["n", "left_out", "n_models"]].drop_duplicates().to_numpy().tolist() == [
+        [40, 20, 12]
+    ]
+    right = found.disagreement.query("kept == 'right'")  # here the same 40 examples
+    np.testing.assert_allclose(table["cosine"], right["cosine"])
+    rows = figures_of(predicted)["analyses"]["disagreement"]
+    assert [(row["rule"], row["left_out"], row["n_models"]) for row in plain(rows)] == 2 * [
+        ("predictions", 20, 12)
+    ]
+
+
+def test_the_page_says_by_which_rule(predicted, found):
+    text = analysis_sentences.disagreement(FakeRun(figures_of(predicted))).data
+    assert text.startswith("**20 of 60** test images are left out: those on which the most common")
+    assert "over 12 kept models of each" in text
+    assert list(analysis_sentences.without_disagreement(predicted, NAMES)) == [
+        "predictions agree (40 images)",
+        "as many at random (predictions agree)",
+    ]
+    text = analysis_sentences.disagreement(FakeRun(figures_of(found))).data
+    assert text.startswith("**10 of 60** test images are left out")
+    assert "by the signs of margins" in text
+
+
+def test_runs_made_before_there_was_a_rule_can_be_shown(found):
+    added = ["rule", "left_out", "n_models"]
+    old = replace(found, disagreement=found.disagreement.drop(columns=added))
+    assert next(iter(analysis_sentences.without_disagreement(old, NAMES))).startswith("signs of")
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    run = Run("s", runs_dir=tmp_path_factory.mktemp("runs"))
+    stages.prepare_data(run, {"kind": "scenes", "size": 16, "n_train": 24, "n_test": 40})
+    network = {"epochs": 2, "width": 4}
+    parameters = {"algorithm_1": network | {"name": "a"}, "algorithm_2": network | {"name": "b"}}
+    parameters |= {"n_models": 6, "n_heldout": 2, "n_effect_models": 6, "stack": 4}
+    parameters |= {"alpha": 0.5, "n_slots": 2, "seed": 0}
+    return stages.train_models(run, parameters, workers=1)
+
+
+def test_kept_networks_predict_as_they_did_when_they_were_trained(models):
+    labels = models.dataset.test.labels
+    for algorithm, chosen in enumerate(predictions_of_kept(models), 1):
+        assert chosen.shape == (6, 40)  # the second stack of four is kept by halves
+        np.testing.assert_array_equal(chosen == labels, models.all(algorithm).margins[:6] > 0)
+        kept = tasks.load_kept(models.plan, algorithm, 6)
+        logits = torch.cat([stack.logits(models.dataset.test.images) for stack in kept])[:6]
+        np.testing.assert_array_equal(chosen, logits.argmax(-1))
+        assert len(Counter(chosen.ravel().tolist())) > 1
+
+
+def test_without_kept_networks_there_are_no_predictions(models, tmp_path):
+    tree = parse_algorithm({"kind": "sklearn", "name": "t", "classifier": "DecisionTreeClassifier"})
+    for change in (
+        {"n_keep": 0},
+        {"folder": tmp_path},  # checkpoints that are gone
+        {"algorithms": (models.plan.algorithms[0], tree)},
+    ):
+        bare = replace(models, plan=replace(models.plan, **change))
+        assert predictions_of_kept(bare) is None
 
 
 def test_gaps_are_smaller_on_other_models(found):
@@ -123,10 +216,12 @@ def test_sentences_quote_the_figures(found):
 def test_sentences_say_what_is_missing(nothing):
     run = FakeRun(figures_of(nothing))
     for say in ("similarity", "model_counts", "disagreement"):
-        assert getattr(analysis_sentences, say)(run).data == analysis_sentences.NOTHING
-        assert getattr(analysis_sentences, say)(FakeRun()).data == analysis_sentences.NOTHING
+        expected = "TOO_FEW" if say == "disagreement" else "NOTHING"
+        for empty in (run, FakeRun()):
+            text = getattr(analysis_sentences, say)(empty).data
+            assert text == getattr(analysis_sentences, expected)
     assert "on the other" not in analysis_sentences.curves(run).data
-    assert analysis_sentences.without_disagreement(nothing, NAMES) == analysis_sentences.NOTHING
+    assert analysis_sentences.without_disagreement(nothing, NAMES) == analysis_sentences.TOO_FEW
 
 
 def test_directions_that_turn_are_said_to():
@@ -143,7 +238,7 @@ def test_noise_that_cannot_be_corrected_for_is_said(found):
 
 def test_table_of_disagreement(found):
     table = analysis_sentences.without_disagreement(found, NAMES)
-    assert next(iter(table)) == "outcomes agree (50 images)"
+    assert next(iter(table)) == "signs of margins agree (50 images)"
     assert table.index.names == ["comparison", "direction"]
     assert ("augmented ∖ plain", 3) in table.index
 

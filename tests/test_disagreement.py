@@ -1,8 +1,11 @@
+from collections import Counter
+
 import numpy as np
 import pytest
+from scipy.special import softmax
 
 from mdhelpers.comparison import compare
-from mdhelpers.disagreement import directions_without, usually_right
+from mdhelpers.disagreement import directions_without, most_common_predictions, usually_right
 
 
 def draw(n_test=200, n_train=60, seed=0):
@@ -20,6 +23,54 @@ def test_the_most_common_outcome():
     assert usually_right(margins).tolist() == [True, False, False]
     with pytest.raises(ValueError, match="expected"):
         usually_right(margins[0])
+
+
+def test_the_most_common_prediction_is_counted_one_by_one():
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=(16, 50, 5)).round(1)  # ties of scores, and of sixteen votes
+    chosen = [[list(scores).index(max(scores)) for scores in model] for model in logits]
+    counted, n_ties = [], 0
+    for votes in map(Counter, zip(*chosen, strict=True)):
+        winners = [c for c in range(5) if votes[c] == max(votes.values())]
+        counted.append(min(winners))
+        n_ties += len(winners) > 1
+    assert n_ties > 5
+    assert most_common_predictions(logits).tolist() == counted
+    assert most_common_predictions(logits.astype(np.float32)).tolist() == counted
+    assert most_common_predictions(np.array(chosen, np.uint8)).tolist() == counted
+    assert most_common_predictions(np.array(chosen)[::-1]).tolist() == counted
+    clear = rng.normal(size=(16, 50, 5))
+    of_probabilities = most_common_predictions(softmax(clear, axis=-1))
+    assert of_probabilities.tolist() == most_common_predictions(clear).tolist()
+
+
+def test_ties_go_to_the_smaller_class():
+    assert most_common_predictions(np.array([[2, 0], [1, 3], [1, 3], [2, 0]])).tolist() == [1, 0]
+    assert most_common_predictions(np.array([[[0.2, 0.4, 0.4]]])).tolist() == [1]
+
+
+def test_two_wrong_predictions_differ_where_margins_agree():
+    labels, first, second = np.array([0, 0]), np.array([[1, 0]] * 3), np.array([[2, 0]] * 3)
+    right = [usually_right(np.where(chosen == labels, 1, -1)) for chosen in (first, second)]
+    assert (right[0] == right[1]).all()
+    agree = most_common_predictions(first) == most_common_predictions(second)
+    assert agree.tolist() == [False, True]
+
+
+@pytest.mark.parametrize(
+    ("predictions", "message"),
+    [
+        (np.ones((4, 5)), "of an integer one"),  # margins, not classes
+        (np.ones((4, 5), bool), "of an integer one"),  # right or wrong
+        (np.ones((4, 5, 3), int), r"shape \(4, 5, 3\)"),
+        (np.ones((0, 5), int), r"shape \(0, 5\)"),
+        (np.full((4, 5, 3), np.nan), "NaN"),
+        (np.full((4, 5), -1), "negative"),
+    ],
+)
+def test_what_is_no_prediction_is_refused(predictions, message):
+    with pytest.raises(ValueError, match=message):
+        most_common_predictions(predictions)
 
 
 def test_a_difference_on_what_is_left_out_is_lost_and_the_other_stays():

@@ -1,0 +1,134 @@
+"""What the studies on scenes found, side by side: collected from their finished runs.
+
+For each study: effects of the planted features, the direction that shows each best and its
+evidence, how far directions turn without the test images on which predictions differ (appendix
+F.4), and how foretold changes fit measured ones (Proposition 1).
+
+    mdhelpers run parameters/pretraining.yaml
+    python benchmarks/studies.py augmentation pretraining --out book/recorded/studies.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import pandas as pd
+
+from mdhelpers.runs import Run
+from mdhelpers.style import comparison_label
+
+COMPARISONS = ("1_minus_2", "2_minus_1")
+
+
+def collect(run: Run) -> dict:
+    """The figures of one finished run, as rows for tables."""
+    results = run.results
+    names = [results["02_mask_training"][f"name_{a}"] for a in (1, 2)]
+    facts = results["run"]
+    return {
+        "about": {"study": run.study, "models": facts["n_models"], "names": names}
+        | {key: facts[key] for key in ("commit", "date", "machine")},
+        "algorithms": [algorithm_row(results, a, names) for a in (1, 2)],
+        "features": feature_rows(run, names),
+        "evidence": [evidence_row(results, c, names) for c in COMPARISONS],
+        "disagreement": disagreement_rows(results, names),
+        "reweighting": reweighting_rows(results, names),
+    }
+
+
+def algorithm_row(results: dict, a: int, names: list[str]) -> dict:
+    trained, fitted = results["02_mask_training"], results["03_datamodel_fitting"]
+    row = {"algorithm": names[a - 1], "accuracy": trained[f"accuracy_{a}"]}
+    for key in ("lds", "lds_low", "lds_high", "ceiling"):
+        stem, _, end = key.partition("_")
+        row[key] = fitted.get(f"{stem}_{a}_{end}".rstrip("_"))
+    return row
+
+
+def feature_rows(run: Run, names: list[str]) -> list[dict]:
+    """Each tested feature: its effects, and the direction of its side that shows it best."""
+    effects = run.results["07_counterfactual_verification"]
+    best = pd.DataFrame(run.results["05_subpopulation_inspection"].get("best", []))
+    gaps = pd.read_parquet(run.path / "gaps.parquet")
+    rows = []
+    for feature, found in effects.items():
+        if not isinstance(found, dict) or "effect_1" not in found:
+            continue
+        keys = ("effect_1", "effect_2", "difference", "difference_low", "difference_high")
+        row = {"feature": feature, **{key: found[key] for key in keys}}
+        row["outcome"] = found["outcome"]
+        side = COMPARISONS[0] if found["difference"] > 0 else COMPARISONS[1]
+        rows.append(row | shown_by(best, gaps, feature, side, names))
+    return rows
+
+
+def shown_by(best: pd.DataFrame, gaps: pd.DataFrame, feature: str, side: str, names) -> dict:
+    """The direction that shows a feature best, with its evidence and rank in that order."""
+    if best.empty or feature not in set(best["feature"]):
+        return {}
+    row = best[(best["feature"] == feature) & (best["comparison"] == side)].iloc[0]
+    ordered = gaps[gaps["comparison"] == side].sort_values("z", ascending=False)
+    place = list(ordered["direction"]).index(row["direction"])
+    return {
+        "side": comparison_label(side, names),
+        "auc": row["auc_within_class"],
+        "precision": row["precision_at_k"],
+        "rank": place + 1,
+        "evidence": ordered["evidence"].iloc[place],
+    }
+
+
+def evidence_row(results: dict, comparison: str, names: list[str]) -> dict:
+    found = results["04_residual_pca"]
+    words = found[f"evidence_{comparison}"]
+    return {
+        "comparison": comparison_label(comparison, names),
+        "naive": found[f"naive_gap_{comparison}"],
+        "gap": found[f"gap_{comparison}"],
+        "low": found[f"gap_{comparison}_low"],
+        "high": found[f"gap_{comparison}_high"],
+    } | {word: words.get(word, 0) for word in ("strong", "weak", "none")}
+
+
+def disagreement_rows(results: dict, names: list[str]) -> list[dict]:
+    """Appendix F.4's table: cosines with the directions without some test images."""
+    rows = results["04_residual_pca"]["analyses"]["disagreement"]
+    label = {c: comparison_label(c, names) for c in COMPARISONS}
+    return [row | {"comparison": label[row["comparison"]]} for row in rows]
+
+
+def reweighting_rows(results: dict, names: list[str]) -> list[dict]:
+    """Correlation of foretold and measured changes, for directions of each side and at random."""
+    rows = []
+    for key, found in results.get("10_reweighting", {}).items():
+        stem, _, a = key.rpartition("_algorithm_")
+        if stem:
+            what = comparison_label(stem, names) if stem in COMPARISONS else "random directions"
+            rows.append({"directions": what, "algorithm": names[int(a) - 1], **found})
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("studies", nargs="+", help="names of finished studies")
+    parser.add_argument("--profile", default="full")
+    parser.add_argument("--runs-dir", type=Path, default=Path("runs"))
+    parser.add_argument("--out", type=Path, help="write JSON here; other studies there are kept")
+    options = parser.parse_args()
+    found = json.loads(options.out.read_text()) if options.out and options.out.exists() else {}
+    for study in options.studies:
+        run = Run(study, profile=options.profile, runs_dir=options.runs_dir)
+        if not run.results:
+            raise SystemExit(f"{run.folder} holds no finished run; run `{run.command()}`")
+        found[study] = collect(run)
+        print(study)
+        for part in ("algorithms", "features", "evidence", "disagreement", "reweighting"):
+            print(pd.DataFrame(found[study][part]).round(3).to_string(index=False), end="\n\n")
+    if options.out:
+        options.out.write_text(json.dumps(found, indent=2))
+
+
+if __name__ == "__main__":
+    main()

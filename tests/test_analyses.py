@@ -140,12 +140,16 @@ def test_runs_made_before_there_was_a_rule_can_be_shown(found):
 @pytest.fixture(scope="module")
 def models(tmp_path_factory):
     run = Run("s", runs_dir=tmp_path_factory.mktemp("runs"))
-    stages.prepare_data(run, {"kind": "scenes", "size": 16, "n_train": 24, "n_test": 40})
+    data = {"kind": "scenes", "size": 16, "n_train": 24, "n_test": 40}
+    dataset = stages.prepare_data(run, data)
     network = {"epochs": 2, "width": 4}
     parameters = {"algorithm_1": network | {"name": "a"}, "algorithm_2": network | {"name": "b"}}
     parameters |= {"n_models": 6, "n_heldout": 2, "n_effect_models": 6, "stack": 4}
     parameters |= {"alpha": 0.5, "n_slots": 2, "seed": 0}
-    return stages.train_models(run, parameters, workers=1)
+    plan = stages.training_plan(run, stages.MODEL_DEFAULTS | parameters, "cpu")
+    for algorithm, task in tasks.unfinished_tasks(plan):
+        tasks.run_task(plan, algorithm, task)
+    return stages.StudyModels(plan, dataset, parameters["n_heldout"])
 
 
 def test_kept_networks_predict_as_they_did_when_they_were_trained(models):

@@ -16,6 +16,9 @@ from pathlib import Path
 
 import pandas as pd
 
+from mdhelpers.comparison import normalise_rows
+from mdhelpers.datamodels import load_datamodels
+from mdhelpers.datasets import read_dataset
 from mdhelpers.runs import Run
 from mdhelpers.style import comparison_label
 
@@ -60,21 +63,32 @@ def feature_rows(run: Run, names: list[str]) -> list[dict]:
         row = {"feature": feature, **{key: found[key] for key in keys}}
         row["outcome"] = found["outcome"]
         side = COMPARISONS[0] if found["difference"] > 0 else COMPARISONS[1]
-        rows.append(row | shown_by(best, gaps, feature, side, names))
+        if not best.empty and feature in set(best["feature"]):
+            one = best[(best["feature"] == feature) & (best["comparison"] == side)].iloc[0]
+            row |= shown_by(one, gaps, names) | reliance(run, feature)
+        rows.append(row)
     return rows
 
 
-def shown_by(best: pd.DataFrame, gaps: pd.DataFrame, feature: str, side: str, names) -> dict:
-    """The direction that shows a feature best, with its evidence and rank in that order."""
-    if best.empty or feature not in set(best["feature"]):
-        return {}
-    row = best[(best["feature"] == feature) & (best["comparison"] == side)].iloc[0]
-    ordered = gaps[gaps["comparison"] == side].sort_values("z", ascending=False)
-    place = list(ordered["direction"]).index(row["direction"])
+def reliance(run: Run, feature: str) -> dict:
+    """Share of carriers' datamodels (squared weights, %) that lies on training carriers."""
+    data = read_dataset(run.path / "data")
+    train, test = (split.truth[feature].to_numpy() for split in (data.train, data.test))
+    shares = {}
+    for a in (1, 2):
+        rows = normalise_rows(load_datamodels(run.path / f"datamodels_{a}.safetensors").weights)
+        shares[f"reliance_{a}"] = 100 * float((rows[test][:, train] ** 2).sum(1).mean())
+    return shares
+
+
+def shown_by(one: pd.Series, gaps: pd.DataFrame, names: list[str]) -> dict:
+    """A direction that shows a feature, with its evidence and rank in that order."""
+    ordered = gaps[gaps["comparison"] == one["comparison"]].sort_values("z", ascending=False)
+    place = list(ordered["direction"]).index(one["direction"])
     return {
-        "side": comparison_label(side, names),
-        "auc": row["auc_within_class"],
-        "precision": row["precision_at_k"],
+        "side": comparison_label(one["comparison"], names),
+        "auc": one["auc_within_class"],
+        "precision": one["precision_at_k"],
         "rank": place + 1,
         "evidence": ordered["evidence"].iloc[place],
     }

@@ -127,8 +127,8 @@ def left_out(row: dict) -> list[str]:
         ]
     return [
         f"{count}: those that one algorithm's models usually get right and the other's wrong, by "
-        "the signs of margins. There are no kept networks of both algorithms to predict with, so "
-        "on images that both usually get wrong the predictions may still differ.\n"
+        "the signs of margins, without predictions of kept networks. On images that both usually "
+        "get wrong the predictions may still differ.\n"
     ]
 
 

@@ -20,6 +20,7 @@ from mdhelpers.analyses import (
     ModelsGiven,
     analyse,
     figures_of,
+    predictions_of_kept,
     read_analyses,
     write_analyses,
 )
@@ -119,7 +120,7 @@ def compare_algorithms(
             comparison = crossfit.order_by_gap(comparison, found.gaps)
             outputs += write_tables(run.path, {"gaps": ordered(found.gaps), "null": found.null})
             figures = gap_figures(found)
-        given = None if elsewhere else models_given(run, seed)
+        given = None if elsewhere else with_predictions(run, seed)
         further = analyse(datamodels, comparison, given, seed=seed)
         outputs += write_analyses(further, run.path)
         figures |= figures_of(further)
@@ -213,6 +214,11 @@ def models_given(run: Run, seed: int) -> ModelsGiven:
         slots=models.slots(models.fitting(1)),
         margins=tuple(models.all(a).margins for a in (1, 2)),
     )
+
+
+def with_predictions(run: Run, seed: int) -> ModelsGiven:
+    """The same with what kept networks predict; apart, as cross-fitting has no use for it."""
+    return replace(models_given(run, seed), predictions=predictions_of_kept(read_models(run)))
 
 
 def fitter_for(models: StudyModels, algorithm: int, relative: bool, options: dict):

@@ -150,7 +150,10 @@ class Study(Spec):
         classes = CLASS_NAMES if scenes else self.dataset.classes
         check_hypotheses(self.hypotheses, self.placebo, classes)
         if classes:
-            check_targets(self.selection_targets, [*(self.dataset.planted or PLANTED if scenes else ()), *classes])
+            check_targets(
+                self.selection_targets,
+                [*(self.dataset.planted or PLANTED if scenes else ()), *classes],
+            )
         return self
 
 

@@ -1,10 +1,12 @@
 """Stages 04 and 05 on models so small that they say nothing, but go through every file."""
 
+from collections import Counter
+
 import numpy as np
 import pytest
 import torch
 
-from mdhelpers import findings, selections, stages
+from mdhelpers import findings, selections, stages, tasks
 from mdhelpers.runs import Run
 
 DATA = {"kind": "scenes", "size": 16, "n_train": 24, "n_test": 30, "share": 0.3}
@@ -44,6 +46,26 @@ def test_the_comparison_has_its_further_analyses(run, capsys):
     (run.path / "analyses" / "curves.parquet").unlink()
     remade = findings.compare_algorithms(run, **BUDGET)
     assert remade.further.curves.equals(found.further.curves)
+
+
+def votes(models, algorithm) -> list[int]:
+    """The class that most of the kept models predict of each test image, counted one by one."""
+    kept = tasks.load_kept(models.plan, algorithm, 4)
+    chosen = torch.cat([s.logits(models.dataset.test.images) for s in kept]).argmax(-1)
+    counts = [Counter(image.tolist()) for image in chosen.T]
+    return [min(count, key=lambda c, n=count: (-n[c], c)) for count in counts]
+
+
+def test_predictions_of_kept_networks_say_which_images_are_left_out(run):
+    findings.compare_algorithms(run, **BUDGET)
+    models = stages.read_models(run)
+    differ = sum(one != two for one, two in zip(votes(models, 1), votes(models, 2), strict=True))
+    assert differ > 0
+    rows = run.results["04_residual_pca"]["analyses"]["disagreement"]
+    assert [row["rule"] for row in rows] == 2 * ["predictions"]
+    assert {(row["left_out"], row["n"], row["n_models"]) for row in rows} == {
+        (differ, 30 - differ, 4)
+    }
 
 
 def test_subpopulations_have_classes_and_influences(run):

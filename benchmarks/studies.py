@@ -16,9 +16,6 @@ from pathlib import Path
 
 import pandas as pd
 
-from mdhelpers.comparison import normalise_rows
-from mdhelpers.datamodels import load_datamodels
-from mdhelpers.datasets import read_dataset
 from mdhelpers.runs import Run
 from mdhelpers.style import comparison_label
 
@@ -65,20 +62,9 @@ def feature_rows(run: Run, names: list[str]) -> list[dict]:
         side = COMPARISONS[0] if found["difference"] > 0 else COMPARISONS[1]
         if not best.empty and feature in set(best["feature"]):
             one = best[(best["feature"] == feature) & (best["comparison"] == side)].iloc[0]
-            row |= shown_by(one, gaps, names) | reliance(run, feature)
+            row |= shown_by(one, gaps, names)
         rows.append(row)
     return rows
-
-
-def reliance(run: Run, feature: str) -> dict:
-    """Share of carriers' datamodels (squared weights, %) that lies on training carriers."""
-    data = read_dataset(run.path / "data")
-    train, test = (split.truth[feature].to_numpy() for split in (data.train, data.test))
-    shares = {}
-    for a in (1, 2):
-        rows = normalise_rows(load_datamodels(run.path / f"datamodels_{a}.safetensors").weights)
-        shares[f"reliance_{a}"] = 100 * float((rows[test][:, train] ** 2).sum(1).mean())
-    return shares
 
 
 def shown_by(one: pd.Series, gaps: pd.DataFrame, names: list[str]) -> dict:

@@ -3,7 +3,7 @@
 Each data seed is a study of its own: other pictures, other models. A feature counts where its
 treatment effect differs between the algorithms by at least ten points; it is found where a
 direction that is called significant at 5% sorts its carriers from others of their class with an AUC
-of 0.9.
+of 0.9, and found as large where one algorithm also has twice the other's variance along it.
 
     python benchmarks/power.py parameters/augmentation.yaml --models 256 512 --seeds 10 --out FILE
 
@@ -34,7 +34,7 @@ from mdhelpers.studyfiles import complete, merge
 from mdhelpers.subpopulations import grade
 from mdhelpers.verification import verify_hypotheses
 
-LEVEL, DIFFERENCE, FOUND, AIM = 0.05, 10.0, 0.9, 0.9
+LEVEL, DIFFERENCE, FOUND, LARGE, AIM = 0.05, 10.0, 0.9, 2.0, 0.9
 N_KEPT, N_SPLITS = 16, 4
 MODEL_KEYS = ("algorithm_1", "algorithm_2", "alpha", "n_slots")
 
@@ -61,8 +61,8 @@ def differences(run: Run, study: Study) -> dict[str, float]:
 
 def directions(
     models: stages.StudyModels, budget: int, seed: int
-) -> tuple[dict[str, pd.DataFrame], dict[str, list[int]]]:
-    """Grades of every direction from so many models, and the significant ones, surest first."""
+) -> tuple[dict[str, pd.DataFrame], dict[str, dict[int, float]]]:
+    """Grades of every direction from so many models; ratios of the significant, surest first."""
     fitting = [models.fitting(a) for a in (1, 2)]
     slots = fitting[0].slots
     rng = np.random.default_rng(seed)
@@ -79,7 +79,8 @@ def directions(
     options = {"n_splits": N_SPLITS, "slots": slots[rows], "seed": seed}
     table = cross_fitted_gaps(*fits, len(rows), comparison=comparison, **options).directions
     sure, test = table[table["q"] < LEVEL].sort_values("z", ascending=False), models.dataset.test
-    called = {c.name: list(sure["direction"][sure["comparison"] == c.name]) for c in comparison}
+    sides = {c.name: sure[sure["comparison"] == c.name] for c in comparison}
+    called = {side: dict(zip(t["direction"], t["ratio"], strict=True)) for side, t in sides.items()}
     return {c.name: grade(c, test.labels, test.truth) for c in comparison}, called
 
 
@@ -95,14 +96,15 @@ def measure(run: Run, models, study: Study, budgets: list[int], seed: int) -> li
     return rows
 
 
-def shown(grades: pd.DataFrame, called: list[int], feature: str) -> dict:
+def shown(grades: pd.DataFrame, called: dict[int, float], feature: str) -> dict:
     """How well a feature is seen in significant directions, and the first that shows it."""
     auc = grades[grades["feature"] == feature].groupby("direction")["auc_within_class"].max()
-    clear = [rank for rank, d in enumerate(called, 1) if auc[d] >= FOUND]
+    clear = [(rank, ratio) for rank, (d, ratio) in enumerate(called.items(), 1) if auc[d] >= FOUND]
     return {
-        "auc": float(auc[called].max()) if called else 0.0,
+        "auc": float(auc[list(called)].max()) if called else 0.0,
         "auc_any": float(auc.max()),
-        "rank": clear[0] if clear else None,
+        "rank": clear[0][0] if clear else None,
+        "ratio": max(ratio for _, ratio in clear) if clear else None,
     }
 
 
@@ -121,15 +123,16 @@ def summarise(rows: list[dict]) -> list[dict]:
 
 
 def seen(rows: list[dict], name: str) -> dict:
-    """In how many of some data seeds a feature is found, how clearly, and how early."""
+    """In how many of some data seeds a feature is found, and found as large; how clearly."""
     if not rows:
-        return {name: None}
-    ranks = [r["rank"] for r in rows if r["rank"] is not None]
-    summary = {name: sum(r["auc"] >= FOUND for r in rows)}
+        return {name: None, f"{name}, large": None}
+    clear = [r for r in rows if r["rank"] is not None]
+    summary = {name: len(clear), f"{name}, large": sum(r["ratio"] >= LARGE for r in clear)}
     if name == "found":
         for key in ("auc", "auc_any"):
             summary[key] = float(np.median([r[key] for r in rows]))
-        summary["rank"] = float(np.median(ranks)) if ranks else None
+        for key in ("rank", "ratio"):
+            summary[key] = float(np.median([r[key] for r in clear])) if clear else None
     return summary
 
 

@@ -71,8 +71,9 @@ class CrossFit:
         (rank of its component) of the comparison on all models. ``replication`` is the mean over
         halves of its largest absolute cosine with a direction found there. Empty where no
         comparison was given. With :class:`Fitter` objects also ``clean_gap, clean_low,
-        clean_high`` (noise-free, 95% interval), ``z``, ``p``, ``q`` (Benjamini and Hochberg's, over
-        all directions of both comparisons) and ``evidence``, a word.
+        clean_high`` (noise-free, 95% interval), ``ratio, ratio_low, ratio_high`` (how many times
+        more variance the first-named algorithm has along it), ``z``, ``p``, ``q`` (Benjamini and
+        Hochberg's, over all directions of both comparisons) and ``evidence``, a word.
     """
 
     ranks: pd.DataFrame

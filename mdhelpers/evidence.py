@@ -18,6 +18,9 @@ distribution of the gap under the null, which is normal for many models.
 
 **Error.** The gap is a U-statistic of the pairs; the jackknife gives its standard error, also
 where the algorithms do differ.
+
+**Size.** A gap can be sure and small: both algorithms may depend on a direction, one somewhat more.
+The ratio of the two explained variances says how many times more, with Fieller's interval.
 """
 
 from __future__ import annotations
@@ -34,6 +37,7 @@ __all__ = ["Gaps", "Outputs", "benjamini_hochberg", "combine", "gaps_along", "wo
 
 _LEAST_SHARE = 0.05
 _LEAST_LENGTH = 0.5
+_NORMAL = 1.96
 STRONG, WEAK = 0.05, 0.2
 REPLICATES = 0.5
 
@@ -101,12 +105,20 @@ class Gaps:
     ----------
     flips : ndarray, shape (n_directions, n_models)
         ``g_i``: what each pair of models adds, and what exchanging it would turn the sign of.
-    influence : ndarray, shape (n_directions, n_models)
-        What leaving each pair out would take from the gap.
+    influences : ndarray, shape (2, n_directions, n_models)
+        What leaving each pair out would take from either algorithm's explained variance.
+    levels : ndarray, shape (2, n_directions)
+        Noise-free explained variance under either algorithm; their difference is the gap.
     """
 
     flips: np.ndarray
-    influence: np.ndarray
+    influences: np.ndarray
+    levels: np.ndarray
+
+    @property
+    def influence(self) -> np.ndarray:
+        """What leaving each pair out would take from the gap, (n_directions, n_models)."""
+        return self.influences[0] - self.influences[1]
 
     @property
     def gap(self) -> np.ndarray:
@@ -116,8 +128,15 @@ class Gaps:
     @property
     def error(self) -> np.ndarray:
         """Jackknife standard errors, (n_directions,)."""
-        n = self.influence.shape[1]
-        return np.sqrt(self.influence.var(1) * n * (n - 1) / n)
+        one, both, two = self.covariance
+        return np.sqrt(one - 2 * both + two)
+
+    @property
+    def covariance(self) -> np.ndarray:
+        """Jackknife variance of the first level, covariance, variance of the second, (3, …)."""
+        n = self.influences.shape[-1]
+        one, two = self.influences - self.influences.mean(-1, keepdims=True)
+        return (n - 1) * np.stack([one * one, one * two, two * two]).mean(-1)
 
     @property
     def z(self) -> np.ndarray:
@@ -127,7 +146,7 @@ class Gaps:
 
     def mixed(self, weights: np.ndarray) -> Gaps:
         """Weighted means of the directions' gaps; ``weights`` (n_new, n_directions) sum to 1."""
-        return Gaps(weights @ self.flips, weights @ self.influence)
+        return Gaps(weights @ self.flips, weights @ self.influences, self.levels @ weights.T)
 
 
 def gaps_along(first: Outputs, second: Outputs, directions: np.ndarray) -> Gaps:
@@ -153,11 +172,11 @@ def gaps_along(first: Outputs, second: Outputs, directions: np.ndarray) -> Gaps:
     u = torch.from_numpy(np.asarray(directions, np.float32)).to(first.masks.device)
     parts = [_parts(outputs, u) for outputs in (first, second)]
     mean = (parts[0].sums + parts[1].sums) / 2
-    flips, influence = 0.0, 0.0
-    for part, sign in zip(parts, (1, -1), strict=True):
-        flips = flips + sign * (2 * part.along(mean) - part.own)
-        influence = influence + sign * 2 * (part.along(part.sums) - part.own)
-    return Gaps(*(values.T.double().cpu().numpy() for values in (flips, influence)))
+    flips = [2 * part.along(mean) - part.own for part in parts]
+    influences = [2 * (part.along(part.sums) - part.own) for part in parts]
+    flips, *influences = (v.T.double().cpu().numpy() for v in (flips[0] - flips[1], *influences))
+    levels = [part.sums.square().sum(0) - part.own.sum(0) for part in parts]
+    return Gaps(flips, np.stack(influences), torch.stack(levels).double().cpu().numpy())
 
 
 @dataclass(frozen=True)
@@ -195,16 +214,39 @@ def combine(halves: list[list[Gaps]]) -> dict[str, np.ndarray]:
     Returns
     -------
     dict
-        ``gap``, ``low``, ``high`` (95% interval), ``z`` and one-sided ``p``, (n_directions,). The
-        two halves of a split share no model that measures; splits share all of them, so that their
-        mean z has at most the variance of one, and p-values err on the large side.
+        ``gap``, ``low``, ``high`` (95% interval), ``ratio``, ``ratio_low``, ``ratio_high`` (of the
+        explained variances, first over second, with Fieller's 95% interval), ``z`` and one-sided
+        ``p``, (n_directions,). The two halves of a split share no model that measures; splits share
+        all of them, so that their mean z has at most the variance of one, and p-values err on the
+        large side.
     """
-    gap = np.mean([[half.gap for half in split] for split in halves], axis=(0, 1))
-    squared = [np.sum([half.error**2 for half in split], 0) / len(split) ** 2 for split in halves]
-    error = np.sqrt(np.mean(squared, 0))
+    levels = np.mean([[half.levels for half in split] for split in halves], axis=(0, 1))
+    shared = [np.sum([h.covariance for h in split], 0) / len(split) ** 2 for split in halves]
+    covariance = np.mean(shared, 0)
+    gap = levels[0] - levels[1]
+    error = np.sqrt(covariance[0] - 2 * covariance[1] + covariance[2])
     z = np.mean([np.sum([half.z for half in split], 0) / len(split) ** 0.5 for split in halves], 0)
-    interval = {"low": gap - 1.96 * error, "high": gap + 1.96 * error}
-    return {"gap": gap, **interval, "z": z, "p": norm.sf(z)}
+    interval = {"low": gap - _NORMAL * error, "high": gap + _NORMAL * error}
+    sizes = dict(zip(("ratio", "ratio_low", "ratio_high"), _ratio(levels, covariance), strict=True))
+    return {"gap": gap, **interval, **sizes, "z": z, "p": norm.sf(z)}
+
+
+def _ratio(levels: np.ndarray, covariance: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Ratio of two levels with Fieller's interval; infinite where the second may be nothing.
+
+    The interval holds the r with ``(one - r two)^2 <= 1.96^2 (v11 - 2 r v12 + r^2 v22)``.
+    """
+    one, two = levels
+    a = two**2 - _NORMAL**2 * covariance[2]
+    b = one * two - _NORMAL**2 * covariance[1]
+    c = one**2 - _NORMAL**2 * covariance[0]
+    root = np.sqrt(np.maximum(b**2 - a * c, 0))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        # of a quadratic whose leading part may vanish, the root that stays finite
+        low = np.where(c > 0, c / (b + root), 0.0)
+        high = np.where(a > 0, (b + root) / a, np.inf)
+        ratio = np.where(two > 0, one / two, np.inf)
+    return np.maximum(ratio, 0), np.maximum(low, 0), high
 
 
 def benjamini_hochberg(p: np.ndarray) -> np.ndarray:

@@ -104,10 +104,13 @@ GAP_COLUMNS = {
     "clean_gap": "noise-free",
     "clean_low": "from",
     "clean_high": "to",
+    "ratio": "times",
+    "ratio_low": "at least",
     "q": "q",
     "replication": "found again",
     "evidence": "evidence",
 }
+PERCENT = ("naive_gap", "gap", "low", "high", "clean_gap", "clean_low", "clean_high")
 
 
 def gaps(found, names) -> pd.DataFrame:
@@ -123,9 +126,10 @@ def gaps(found, names) -> pd.DataFrame:
         return pd.DataFrame(rows, columns=["comparison", "direction", "naive gap, %"]).round(2)
     table = found.gaps.copy()
     table["comparison"] = [comparison_label(name, names) for name in table["comparison"]]
-    percent = [name for name in GAP_COLUMNS if name.endswith(("gap", "low", "high"))]
-    percent = [name for name in percent if name in table]
+    percent = [n for n in table if n in PERCENT]
     table[percent] = (100 * table[percent]).round(2)
+    ratios = [name for name in table if name.startswith("ratio")]
+    table[ratios] = table[ratios].round(1)
     table["replication"] = table["replication"].round(2)
     table = table.set_index(["comparison", "rank", "direction"])
     if "q" in table:

@@ -32,6 +32,12 @@ def measured(masks, margins, **options) -> Outputs:
     return Outputs.measured(masks, margins, np.ones(N_TEST), **options)
 
 
+def gaps_of(flips: np.ndarray) -> Gaps:
+    """Gaps of a first algorithm alone: the second has nothing along any direction."""
+    influences = np.stack([2 * flips, np.zeros_like(flips)])
+    return Gaps(flips, influences, np.stack([flips.sum(1), np.zeros(len(flips))]))
+
+
 def test_gaps_are_sums_over_pairs_of_different_models(rng):
     masks = draw_masks(rng, 12)
     margins = [rng.normal(size=(12, N_TEST)) for _ in range(2)]
@@ -129,8 +135,7 @@ def test_slots_are_centred_apart(rng):
 
 
 def test_evidence_of_two_halves_is_stronger_than_of_one(rng):
-    flips = rng.normal(0.3, 1, size=(1, 100))
-    half = Gaps(flips, 2 * flips)
+    half = gaps_of(rng.normal(0.3, 1, size=(1, 100)))
     one, two = combine([[half]]), combine([[half, half]])
     assert two["p"][0] < one["p"][0]
     assert two["gap"][0] == pytest.approx(one["gap"][0])
@@ -140,11 +145,56 @@ def test_evidence_of_two_halves_is_stronger_than_of_one(rng):
 
 
 def test_mixed_directions_have_mixed_gaps(rng):
-    gaps = Gaps(rng.normal(size=(3, 8)), rng.normal(size=(3, 8)))
+    gaps = gaps_of(rng.normal(size=(3, 8)))
     weights = np.array([[0.5, 0.5, 0], [0, 0, 1]])
     mixed = gaps.mixed(weights)
     np.testing.assert_allclose(mixed.gap, weights @ gaps.gap)
     np.testing.assert_allclose(mixed.z[1], gaps.z[2])
+    np.testing.assert_allclose(mixed.error[1], gaps.error[2])
+    np.testing.assert_allclose(mixed.levels[0] - mixed.levels[1], mixed.gap)
+
+
+def test_levels_are_the_two_sides_of_the_gap(rng):
+    masks, u = draw_masks(rng, 30), unit(rng, 4)
+    one, two = (
+        measured(masks, margins_of(rng, masks, rng.normal(size=(N_TEST, N_TRAIN))))
+        for _ in range(2)
+    )
+    gaps, back = gaps_along(one, two, u), gaps_along(two, one, u)
+    np.testing.assert_allclose(gaps.levels[0] - gaps.levels[1], gaps.gap, atol=1e-6)
+    np.testing.assert_allclose(gaps.levels, back.levels[::-1])
+
+
+def test_the_ratio_s_interval_holds_the_true_ratio(rng):
+    """One algorithm has three times the other's variance along a direction."""
+    u = unit(rng, 1)
+    rest = rng.normal(size=(N_TEST, N_TRAIN))
+    rest -= rest @ u.T * u
+    along = rng.normal(size=(N_TEST, 1))
+    inside, ratios = 0, []
+    for _ in range(100):
+        masks = draw_masks(rng, 400)
+        parts = [
+            measured(masks, margins_of(rng, masks, rest + size * along * u, 2.0))
+            for size in (2 * 3**0.5, 2)
+        ]
+        parts = [Outputs(part.masks, part.outputs, 1.0) for part in parts]
+        found = combine([[gaps_along(*parts, u)]])
+        ratios.append(found["ratio"][0])
+        inside += found["ratio_low"][0] <= 3 <= found["ratio_high"][0]
+    assert np.median(ratios) == pytest.approx(3, rel=0.1)
+    assert 85 <= inside <= 100
+    assert np.ptp(ratios) > 0.1
+
+
+def test_the_ratio_to_nothing_is_without_bound(rng):
+    flips = rng.normal(1, 0.1, size=(1, 50))
+    influences = np.stack([2 * flips, rng.normal(0, 1, size=(1, 50))])
+    found = combine([[Gaps(flips, influences, np.array([[50.0], [0.0]]))]])
+    assert found["ratio"][0] == found["ratio_high"][0] == np.inf
+    assert 0 < found["ratio_low"][0] < np.inf
+    nothing = combine([[Gaps(flips, influences, np.array([[0.0], [50.0]]))]])
+    assert nothing["ratio_low"][0] == 0
 
 
 def test_false_discoveries_are_controlled_as_scipy_does(rng):

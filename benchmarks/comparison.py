@@ -34,7 +34,7 @@ import torch  # noqa: E402
 from mdhelpers.comparison import COMPARISONS, compare  # noqa: E402
 from mdhelpers.machine import machine  # noqa: E402
 
-SMALL, MIDDLE, LARGE = (2000, 5000), (4000, 10_000), (10_000, 25_000)
+SMALL, MIDDLE, LARGE = (2000, 5000), (4000, 10_000), (10_000, 50_000)
 N_DIRECTIONS = 8
 WAYS = ("mdhelpers", "full", "auto")
 PEERS = {"full": "scikit-learn, full", "auto": "scikit-learn, its own choice"}

@@ -110,6 +110,15 @@ def reweighting_rows(results: dict, names: list[str]) -> list[dict]:
     return rows
 
 
+def together(found: dict[str, dict]) -> dict[str, list[dict]]:
+    """The rows of all studies, with the study's name."""
+    studies = {name: rows for name, rows in found.items() if name != "together"}
+    return {
+        part: [{"study": name} | row for name, rows in studies.items() for row in rows[part]]
+        for part in ("evidence", "disagreement", "reweighting")
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("studies", nargs="+", help="names of finished studies")
@@ -127,6 +136,7 @@ def main() -> None:
         for part in ("algorithms", "features", "evidence", "disagreement", "reweighting"):
             print(pd.DataFrame(found[study][part]).round(3).to_string(index=False), end="\n\n")
     if options.out:
+        found["together"] = together(found)
         options.out.write_text(json.dumps(found, indent=2))
 
 

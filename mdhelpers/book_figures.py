@@ -8,11 +8,13 @@ from typing import Any
 import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 from scipy.stats import binomtest
 
+from mdhelpers.analysis_plots import similarity_heatmap
 from mdhelpers.style import EXAMPLE_COLORS, INK, NULL_COLOR, legend_below, use_style
 
 _FIGURE = re.compile(r"\{\{\s*figure\s+(\S+)\s+(\S+)\s*\}\}")
@@ -151,7 +153,19 @@ def power(recorded: Mapping[str, Any]) -> tuple[Figure, str]:
     return figure, f"Shares of drawings in which features are found: {'; '.join(told)}."
 
 
+def similarity(recorded: Mapping[str, Any]) -> tuple[Figure, str]:
+    """How alike the datamodels of several algorithms are, each with each."""
+    names = [row["changed"] for row in recorded["rows"]]
+    matrix = pd.DataFrame(recorded["corrected"]).loc[names, names]
+    figure, ax = plt.subplots(figsize=(7.2, 5.4))
+    similarity_heatmap(ax, matrix)
+    ax.set_xticks(range(len(names)), names, rotation=30, ha="left")
+    told = [f"{name} {value:.2f}" for name, value in matrix.iloc[0].items()]
+    return figure, f"How alike algorithms are. With {names[0]}: {', '.join(told[1:])}."
+
+
 FIGURES: dict[str, Callable[[Any], tuple[Figure, str]]] = {
     "lds_by_method": lds_by_method,
     "power": power,
+    "similarity": similarity,
 }

@@ -8,7 +8,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
-from mdhelpers.book_figures import draw_methods, expand_figures, power
+from mdhelpers.book_figures import draw_methods, expand_figures, power, similarity
 
 RECORDED = Path(__file__).parents[1] / "book" / "recorded"
 
@@ -92,4 +92,16 @@ def test_power_shows_shares_of_the_drawings_in_which_a_feature_differs():
     assert (low, high) == pytest.approx((0.1216, 0.7376), abs=1e-4)  # Clopper and Pearson's
     assert "ring in 4 of 10 with 256, 10 of 10 with 512 models" in told
     assert "dots" not in told
+    plt.close("all")
+
+
+def test_similarity_is_a_matrix_in_the_order_of_the_rows():
+    names = ["plain", "schedule", "all of them"]
+    corrected = {a: {b: 1.0 if a == b else 0.4 for b in reversed(names)} for a in names}
+    corrected["plain"]["schedule"] = corrected["schedule"]["plain"] = 0.9
+    figure, told = similarity({"rows": [{"changed": n} for n in names], "corrected": corrected})
+    (ax,) = figure.axes
+    assert [label.get_text() for label in ax.get_yticklabels()] == names
+    assert [text.get_text() for text in ax.texts][:3] == ["1.00", "0.90", "0.40"]
+    assert told.endswith("With plain: schedule 0.90, all of them 0.40.")
     plt.close("all")

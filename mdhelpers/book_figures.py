@@ -132,8 +132,12 @@ def in_words(rows: Sequence[Mapping[str, Any]], score: str) -> str:
 
 
 def power(recorded: Mapping[str, Any]) -> tuple[Figure, str]:
-    """Share of data seeds that show each feature that differs, against the number of models."""
+    """Share of data seeds that show each feature that differs, against the number of models.
+
+    Markers are hollow where fewer data seeds were drawn than elsewhere.
+    """
     rows = [row for row in recorded["rows"] if row["differs"]]
+    most = max(row["seeds"] for row in rows)
     figure, ax = plt.subplots(figsize=(6.4, 4.2))
     told = []
     for number, feature in enumerate(dict.fromkeys(row["feature"] for row in rows)):
@@ -144,6 +148,9 @@ def power(recorded: Mapping[str, Any]) -> tuple[Figure, str]:
         style = {"color": EXAMPLE_COLORS[number], "marker": _MARKERS[number], "markersize": 6}
         spread = np.abs(np.array([(each.low, each.high) for each in exact]).T - share)
         ax.errorbar(x, share, spread, **style, linewidth=1.5, capsize=2, label=feature)
+        few = np.array([row["seeds"] < most for row in own])
+        hollow = {"linestyle": "none", "markerfacecolor": "white", "zorder": 3}
+        ax.plot(x[few], share[few], **style, **hollow)
         counts = [f"{row['found']} of {row['differs']} with {row['models']}" for row in own]
         told.append(f"{feature} in {', '.join(counts)} models")
     ax.axhline(0.9, color=INK, linestyle=":", linewidth=1.5, label="the aim")

@@ -75,7 +75,7 @@ def test_what_was_recorded_can_be_drawn(path):
 
 def test_power_shows_shares_of_the_drawings_in_which_a_feature_differs():
     found = [
-        {"models": models, "feature": feature, "differs": differs, "found": hits}
+        {"models": models, "feature": feature, "seeds": 10, "differs": differs, "found": hits}
         for models, feature, differs, hits in (
             (256, "ring", 10, 4),
             (512, "ring", 10, 10),

@@ -135,7 +135,10 @@ def cross_fitted_gaps(
                 directions = find_directions(name, *rows[found], 2 * n_directions, center)
                 gap = signed_gap(name, *rows[other], directions)
                 record.add(name, gap[:n_directions])
-                record.match(name, directions, gap, outputs)
+                record.match(name, directions, gap)
+                if outputs:
+                    patterns = _patterns(name, *rows[found], directions)
+                    record.weigh(name, directions, patterns, outputs)
     return CrossFit(_rank_table(record.gaps), _total_table(record.gaps), record.table())
 
 
@@ -181,17 +184,22 @@ class _Record:
     def add(self, name: str, gap: np.ndarray) -> None:
         self.gaps[name].append(gap)
 
-    def match(self, name: str, directions, gap, outputs: tuple[Outputs, ...]) -> None:
+    def match(self, name: str, directions, gap) -> None:
         """Give the gaps of a half's directions to the comparison's, by likeness."""
-        if self.comparison is None:
-            return
-        cosines = np.abs(self.comparison[name].directions @ directions.T)
-        weights = cosines**4 + 1e-12
-        weights /= weights.sum(1, keepdims=True)
-        self.matched[name].append(np.stack([weights @ gap, cosines.max(1)]))
-        if outputs:
+        if self.comparison is not None:
+            cosines = self._cosines(name, directions)
+            self.matched[name].append(np.stack([_by_likeness(cosines) @ gap, cosines.max(1)]))
+
+    def weigh(self, name: str, directions, patterns, outputs: tuple[Outputs, ...]) -> None:
+        """Give the evidence for a half's directions to the comparison's in the same way."""
+        if self.comparison is not None:
             pair = outputs if name == "1_minus_2" else outputs[::-1]
-            self.evidence[name][-1].append(gaps_along(*pair, directions).mixed(weights))
+            weights = _by_likeness(self._cosines(name, directions))
+            found = gaps_along(*pair, directions, patterns).mixed(weights)
+            self.evidence[name][-1].append(found)
+
+    def _cosines(self, name: str, directions) -> np.ndarray:
+        return np.abs(self.comparison[name].directions @ directions.T)
 
     def table(self) -> pd.DataFrame:
         table = _direction_table(self.comparison, self.matched)
@@ -202,8 +210,21 @@ class _Record:
         renamed = {key: f"clean_{key}" for key in ("gap", "low", "high")}
         table = table.join(found.rename(columns=renamed))
         table["q"] = benjamini_hochberg(table["p"])
-        table["evidence"] = list(map(word, table["q"], table["replication"]))
+        given = table["q"], table["replication"], table["clean_gap"]
+        table["evidence"] = list(map(word, *given))
         return table
+
+
+def _by_likeness(cosines: np.ndarray) -> np.ndarray:
+    """Weights of a half's directions for each of the comparison's, rows that sum to 1."""
+    weights = cosines**4 + 1e-12
+    return weights / weights.sum(1, keepdims=True)
+
+
+def _patterns(name: str, first, second, directions: np.ndarray) -> np.ndarray:
+    """Projections of a comparison's residuals on directions, (n_directions, n_test)."""
+    pair = (first, second) if name == "1_minus_2" else (second, first)
+    return directions @ np.asarray(residual_datamodels(*pair)).T
 
 
 def _outputs(fitters: tuple[Fit, Fit], models: np.ndarray, weights: list) -> tuple[Outputs, ...]:

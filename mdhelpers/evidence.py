@@ -11,10 +11,14 @@ sum of products of *different* models is not,
 and the noise-free explained variance is the sum of ``U_x`` over test examples as a share of the
 same sum over all training examples. The gap of Proposition 1 is the difference between algorithms.
 
-**Null.** If the algorithms do not differ, the two contributions of a pair of models (i of either
-algorithm, trained on the same mask) can change places. The gap is linear in these exchanges: it is
-``sum_i g_i``, and exchanging pair i turns the sign of ``g_i``. Signs drawn at random give the
-distribution of the gap under the null, which is normal for many models.
+**Null.** The half of the models that found ``u`` also says how far each test example's residual
+projects on it, ``p_x``. If the algorithms differ as found, the other half's datamodels have more of
+this pattern along ``u`` under the first: ``sum_x p_x (theta_x . u)`` is larger there. It is linear
+in the models, so that it is known far better than the squares of the gap. If the algorithms do not
+differ, the two contributions of a pair of models (i of either algorithm, trained on the same mask)
+can change places, which turns the sign of their difference ``t_i``. Signs drawn at random give the
+distribution of the sum of ``t_i`` under the null, which is normal for many models. Without a
+pattern the gap itself is tested, which is a sum over pairs too.
 
 **Error.** The gap is a U-statistic of the pairs; the jackknife gives its standard error, also
 where the algorithms do differ.
@@ -104,7 +108,8 @@ class Gaps:
     Attributes
     ----------
     flips : ndarray, shape (n_directions, n_models)
-        ``g_i``: what each pair of models adds, and what exchanging it would turn the sign of.
+        ``t_i``: what each pair of models adds to the sum that is tested, and what exchanging the
+        pair would turn the sign of.
     influences : ndarray, shape (2, n_directions, n_models)
         What leaving each pair out would take from either algorithm's explained variance.
     levels : ndarray, shape (2, n_directions)
@@ -123,7 +128,7 @@ class Gaps:
     @property
     def gap(self) -> np.ndarray:
         """Noise-free gaps, fractions of the datamodels' variance, (n_directions,)."""
-        return self.flips.sum(1)
+        return self.levels[0] - self.levels[1]
 
     @property
     def error(self) -> np.ndarray:
@@ -140,16 +145,19 @@ class Gaps:
 
     @property
     def z(self) -> np.ndarray:
-        """Gaps in standard deviations of the exchange null, (n_directions,)."""
+        """Sums that are tested, in standard deviations of the exchange null, (n_directions,)."""
         spread = np.sqrt(np.square(self.flips).sum(1))
-        return np.divide(self.gap, spread, out=np.zeros(len(spread)), where=spread > 0)
+        total = self.flips.sum(1)
+        return np.divide(total, spread, out=np.zeros(len(spread)), where=spread > 0)
 
     def mixed(self, weights: np.ndarray) -> Gaps:
         """Weighted means of the directions' gaps; ``weights`` (n_new, n_directions) sum to 1."""
         return Gaps(weights @ self.flips, weights @ self.influences, self.levels @ weights.T)
 
 
-def gaps_along(first: Outputs, second: Outputs, directions: np.ndarray) -> Gaps:
+def gaps_along(
+    first: Outputs, second: Outputs, directions: np.ndarray, patterns: np.ndarray | None = None
+) -> Gaps:
     """Noise-free gap of each direction between two algorithms, with what its error follows from.
 
     Parameters
@@ -158,6 +166,9 @@ def gaps_along(first: Outputs, second: Outputs, directions: np.ndarray) -> Gaps:
         As many models of each; pair i should have been trained on one mask.
     directions : ndarray, shape (n_directions, n_train)
         Unit vectors, found on other models.
+    patterns : ndarray, shape (n_directions, n_test), optional
+        Projections of the residuals of the first on them, of the same other models: what is tested.
+        The gap is, where there are none.
 
     Raises
     ------
@@ -171,8 +182,12 @@ def gaps_along(first: Outputs, second: Outputs, directions: np.ndarray) -> Gaps:
         )
     u = torch.from_numpy(np.asarray(directions, np.float32)).to(first.masks.device)
     parts = [_parts(outputs, u) for outputs in (first, second)]
-    mean = (parts[0].sums + parts[1].sums) / 2
-    flips = [2 * part.along(mean) - part.own for part in parts]
+    if patterns is None:
+        mean = (parts[0].sums + parts[1].sums) / 2
+        flips = [2 * part.along(mean) - part.own for part in parts]
+    else:
+        wanted = torch.from_numpy(np.asarray(patterns.T, np.float32)).to(u.device)
+        flips = [part.along(wanted) for part in parts]
     influences = [2 * (part.along(part.sums) - part.own) for part in parts]
     flips, *influences = (v.T.double().cpu().numpy() for v in (flips[0] - flips[1], *influences))
     levels = [part.sums.square().sum(0) - part.own.sum(0) for part in parts]
@@ -193,7 +208,7 @@ class _Parts:
     own: torch.Tensor
 
     def along(self, sums: torch.Tensor) -> torch.Tensor:
-        """``sum_x c_ix S_x``, shape (n_models, n_directions)."""
+        """``sum_x c_ix S_x``, (n_models, n_directions), for ``sums`` S (n_test, n_directions)."""
         return self.z * (self.y @ sums)
 
 
@@ -216,9 +231,16 @@ def combine(halves: list[list[Gaps]]) -> dict[str, np.ndarray]:
     dict
         ``gap``, ``low``, ``high`` (95% interval), ``ratio``, ``ratio_low``, ``ratio_high`` (of the
         explained variances, first over second, with Fieller's 95% interval), ``z`` and one-sided
-        ``p``, (n_directions,). The two halves of a split share no model that measures; splits share
-        all of them, so that their mean z has at most the variance of one, and p-values err on the
-        large side.
+        ``p``, (n_directions,).
+
+    Notes
+    -----
+    Each half's z is normal with variance 1 under the null, given the other half. The two of a split
+    need not be independent: at worst both are the same sum of products, one half's differences with
+    the other's, and adding them up doubles the variance of a split's z. Over S random splits every
+    two models are parted in half of them, and the mean of the splits' z has the variance 1 + 1/S at
+    worst; it is divided by the root of that. Where halves are less alike, p-values err on the large
+    side.
     """
     levels = np.mean([[half.levels for half in split] for split in halves], axis=(0, 1))
     shared = [np.sum([h.covariance for h in split], 0) / len(split) ** 2 for split in halves]
@@ -226,6 +248,7 @@ def combine(halves: list[list[Gaps]]) -> dict[str, np.ndarray]:
     gap = levels[0] - levels[1]
     error = np.sqrt(covariance[0] - 2 * covariance[1] + covariance[2])
     z = np.mean([np.sum([half.z for half in split], 0) / len(split) ** 0.5 for split in halves], 0)
+    z /= (1 + (len(halves[0]) - 1) / len(halves)) ** 0.5
     interval = {"low": gap - _NORMAL * error, "high": gap + _NORMAL * error}
     sizes = dict(zip(("ratio", "ratio_low", "ratio_high"), _ratio(levels, covariance), strict=True))
     return {"gap": gap, **interval, **sizes, "z": z, "p": norm.sf(z)}
@@ -262,12 +285,15 @@ def benjamini_hochberg(p: np.ndarray) -> np.ndarray:
     return adjusted
 
 
-def word(q: float, replication: float) -> str:
+def word(q: float, replication: float, gap: float) -> str:
     """Evidence in a word: ``strong``, ``weak`` or ``none``.
 
     ``strong`` asks for 5% false calls at most and a direction that both halves of the models find
-    (mean |cos| at least one half); ``weak`` for 20%, or for the first without the second.
+    (mean |cos| at least one half); ``weak`` for 20%, or for the first without the second. Both ask
+    for a gap above zero: the first-named algorithm depends more on the direction.
     """
+    if gap <= 0:
+        return "none"
     if q < STRONG and replication >= REPLICATES:
         return "strong"
     return "weak" if q < WEAK else "none"

@@ -102,6 +102,27 @@ def test_without_a_comparison_only_ranks_are_given():
     np.testing.assert_allclose(found.totals.set_index("comparison")["gap"], sums)
 
 
+@pytest.mark.parametrize("n_splits", [1, 4])
+def test_p_values_are_not_too_small_where_algorithms_are_alike(n_splits):
+    """What one half finds is what the other measures, so that halves and splits hang together."""
+    rng = np.random.default_rng(n_splits)
+    weights, z = rng.normal(size=(15, 16)), []
+    for seed in range(80):
+        fits = []
+        for _ in range(2):
+            masks = rng.random((48, 16)).argsort(1) < 8
+            noise = 3 * rng.normal(size=(48, 15))
+            fits.append(fitter(masks, masks @ weights.T + noise, method="difference_of_means"))
+        comparison = compare(*(fit(np.arange(48)) for fit in fits), n_directions=3)
+        options = {"n_directions": 3, "n_splits": n_splits, "seed": seed}
+        found = cross_fitted_gaps(*fits, 48, comparison=comparison, **options)
+        z.append(found.directions["z"])
+    z = np.array(z)
+    assert abs(z.mean()) < 0.4  # all of a comparison go up and down together
+    assert 0.6 < z.std() < 1.1
+    assert (z > 1.645).mean() < 0.08
+
+
 def test_null_compares_at_one_budget_and_fits_each_quarter_once():
     fits, calls = world(0), []
 

@@ -65,6 +65,7 @@ def test_exchanging_a_pair_turns_the_sign_of_its_part(rng):
     swap[[2, 7]] = True
     mixed = [torch.where(swap, a.outputs, b.outputs) for a, b in ((two, one), (one, two))]
     after = gaps_along(*(Outputs(one.masks, y, 1.0) for y in mixed), directions)
+    np.testing.assert_allclose(before.gap, before.flips.sum(1), rtol=1e-3, atol=1e-3)
     signs = np.where(swap.numpy()[:, 0], -1, 1)
     np.testing.assert_allclose(after.gap, before.flips @ signs, rtol=1e-3, atol=1e-3)
 
@@ -136,12 +137,50 @@ def test_slots_are_centred_apart(rng):
 
 def test_evidence_of_two_halves_is_stronger_than_of_one(rng):
     half = gaps_of(rng.normal(0.3, 1, size=(1, 100)))
-    one, two = combine([[half]]), combine([[half, half]])
+    one, two = combine([[half]]), combine([[half, half]] * 2)
     assert two["p"][0] < one["p"][0]
     assert two["gap"][0] == pytest.approx(one["gap"][0])
     assert two["high"][0] < one["high"][0]
     many = combine([[half, half]] * 5)
-    assert many["p"][0] == pytest.approx(two["p"][0])
+    assert many["z"][0] == pytest.approx(2**0.5 * half.z[0] / 1.2**0.5)
+    assert one["z"][0] == pytest.approx(half.z[0])
+
+
+def test_the_pattern_makes_a_faint_difference_sure(rng):
+    """Algorithm 1 has a faint pattern along a direction: noise hides the gap, but not the sum."""
+    u, pattern = unit(rng, 1), rng.normal(size=N_TEST)
+    shared = rng.normal(size=(N_TEST, N_TRAIN))
+    shared -= shared @ u.T * u
+    by_gap, by_sum = [], []
+    for _ in range(60):
+        masks = draw_masks(rng, 100)
+        weights = shared + 0.6 * pattern[:, None] * u, shared
+        parts = [measured(masks, margins_of(rng, masks, w, 3.0)) for w in weights]
+        by_gap.append(gaps_along(*parts, u).z[0])
+        by_sum.append(gaps_along(*parts, u, pattern[None]).z[0])
+    assert np.mean(by_sum) > 2 * np.mean(by_gap) > 0
+
+
+def test_sums_with_a_pattern_are_standard_normal_where_algorithms_are_alike(rng):
+    weights, u = rng.normal(size=(N_TEST, N_TRAIN)), unit(rng, 1)
+    z = []
+    for _ in range(300):
+        masks = draw_masks(rng, 80)
+        parts = [measured(masks, margins_of(rng, masks, weights, 3.0)) for _ in range(2)]
+        z.append(gaps_along(*parts, u, rng.normal(size=(1, N_TEST))).z[0])
+    assert kstest(z, "norm").pvalue > 0.01
+
+
+def test_the_sum_is_that_of_products_with_the_pattern(rng):
+    masks, u = draw_masks(rng, 12), unit(rng, 2)
+    margins = [rng.normal(size=(12, N_TEST)) for _ in range(2)]
+    patterns = rng.normal(size=(2, N_TEST))
+    parts = [Outputs(p.masks, p.outputs, 1.0) for p in (measured(masks, y) for y in margins)]
+    z = (masks - masks.mean(0)) @ u.T
+    sums = [((y - y.mean(0)) @ patterns.T * z).T for y in margins]
+    found = gaps_along(*parts, u, patterns)
+    np.testing.assert_allclose(found.flips, sums[0] - sums[1], atol=1e-4)
+    np.testing.assert_allclose(found.gap, gaps_along(*parts, u).gap, atol=1e-5)
 
 
 def test_mixed_directions_have_mixed_gaps(rng):
@@ -149,6 +188,7 @@ def test_mixed_directions_have_mixed_gaps(rng):
     weights = np.array([[0.5, 0.5, 0], [0, 0, 1]])
     mixed = gaps.mixed(weights)
     np.testing.assert_allclose(mixed.gap, weights @ gaps.gap)
+    np.testing.assert_allclose(mixed.flips, weights @ gaps.flips)
     np.testing.assert_allclose(mixed.z[1], gaps.z[2])
     np.testing.assert_allclose(mixed.error[1], gaps.error[2])
     np.testing.assert_allclose(mixed.levels[0] - mixed.levels[1], mixed.gap)
@@ -209,8 +249,14 @@ def test_models_that_do_not_pair_are_refused(rng):
 
 
 @pytest.mark.parametrize(
-    ("q", "replication", "expected"),
-    [(0.01, 0.9, "strong"), (0.01, 0.2, "weak"), (0.1, 0.9, "weak"), (0.5, 0.9, "none")],
+    ("q", "replication", "gap", "expected"),
+    [
+        (0.01, 0.9, 0.1, "strong"),
+        (0.01, 0.2, 0.1, "weak"),
+        (0.1, 0.9, 0.1, "weak"),
+        (0.5, 0.9, 0.1, "none"),
+        (0.01, 0.9, -0.1, "none"),
+    ],
 )
-def test_evidence_has_a_word(q, replication, expected):
-    assert word(q, replication) == expected
+def test_evidence_has_a_word(q, replication, gap, expected):
+    assert word(q, replication, gap) == expected

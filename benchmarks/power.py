@@ -24,7 +24,7 @@ import torch
 
 from mdhelpers import stages
 from mdhelpers.comparison import compare
-from mdhelpers.crossfit import cross_fitted_gaps, fitter
+from mdhelpers.crossfit import cross_fitted_gaps, fitter, in_order
 from mdhelpers.datamodels import method_for
 from mdhelpers.machine import machine
 from mdhelpers.runs import Run
@@ -78,7 +78,7 @@ def directions(
     comparison = compare(*(fit(everyone) for fit in fits))
     options = {"n_splits": N_SPLITS, "slots": slots[rows], "seed": seed}
     table = cross_fitted_gaps(*fits, len(rows), comparison=comparison, **options).directions
-    sure, test = table[table["q"] < LEVEL].sort_values("z", ascending=False), models.dataset.test
+    sure, test = in_order(table[table["q"] < LEVEL]), models.dataset.test
     sides = {c.name: sure[sure["comparison"] == c.name] for c in comparison}
     called = {side: dict(zip(t["direction"], t["ratio"], strict=True)) for side, t in sides.items()}
     return {c.name: grade(c, test.labels, test.truth) for c in comparison}, called

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from mdhelpers.crossfit import in_order
 from mdhelpers.runs import Run
 from mdhelpers.style import comparison_label
 
@@ -69,7 +70,7 @@ def feature_rows(run: Run, names: list[str]) -> list[dict]:
 
 def shown_by(one: pd.Series, gaps: pd.DataFrame, names: list[str]) -> dict:
     """A direction that shows a feature, with its evidence and rank in that order."""
-    ordered = gaps[gaps["comparison"] == one["comparison"]].sort_values("z", ascending=False)
+    ordered = in_order(gaps[gaps["comparison"] == one["comparison"]])
     place = list(ordered["direction"]).index(one["direction"])
     return {
         "side": comparison_label(one["comparison"], names),

@@ -35,7 +35,15 @@ from mdhelpers.comparison import (
     principal_directions,
     residual_datamodels,
 )
-from mdhelpers.evidence import Gaps, Outputs, benjamini_hochberg, combine, gaps_along, word
+from mdhelpers.evidence import (
+    WORDS,
+    Gaps,
+    Outputs,
+    benjamini_hochberg,
+    combine,
+    gaps_along,
+    word,
+)
 from mdhelpers.fitters import Fit, Fitter, fitter
 from mdhelpers.slots import split_models
 
@@ -46,6 +54,7 @@ __all__ = [
     "cross_fitted_gaps",
     "find_directions",
     "fitter",
+    "in_order",
     "normalised",
     "order_by_gap",
     "signed_gap",
@@ -143,9 +152,7 @@ def cross_fitted_gaps(
 
 
 def order_by_gap(comparison: Comparison, gaps: CrossFit | pd.DataFrame) -> Comparison:
-    """The comparison with the directions of the strongest evidence first.
-
-    That is the largest ``z``, or the largest cross-fitted gap where no evidence was weighed.
+    """The comparison with the directions of the strongest evidence first, see `in_order`.
 
     Parameters
     ----------
@@ -153,19 +160,29 @@ def order_by_gap(comparison: Comparison, gaps: CrossFit | pd.DataFrame) -> Compa
         What :func:`cross_fitted_gaps` gave for this comparison (or its ``directions``).
     """
     table = gaps.directions if isinstance(gaps, CrossFit) else gaps
-    ordered = []
+    table, ordered = in_order(table), []
     for direction_set in comparison:
-        rows = table[table["comparison"] == direction_set.name].set_index("direction")
-        rows = rows["z" if "z" in rows else "gap"]
-        missing = np.setdiff1d(direction_set.component, rows.index)
+        found = table["direction"][table["comparison"] == direction_set.name].to_numpy()
+        missing = np.setdiff1d(direction_set.component, found)
         if len(missing):
             raise ValueError(
                 f"no gap for directions {missing.tolist()} of {direction_set.name}; expected one "
                 "for each. Pass the comparison to cross_fitted_gaps."
             )
-        order = np.argsort(-rows.loc[direction_set.component].to_numpy(), kind="stable")
-        ordered.append(direction_set.reordered(order))
+        place = {component: i for i, component in enumerate(direction_set.component)}
+        ordered.append(direction_set.reordered([place[d] for d in found if d in place]))
     return Comparison(*ordered, cosines=comparison.cosines, n_zero=comparison.n_zero)
+
+
+def in_order(gaps: pd.DataFrame) -> pd.DataFrame:
+    """Rows of each comparison by evidence: strong, weak, none; within each the largest gap first.
+
+    The gap is the noise-free one, or the cross-fitted one where no evidence was weighed.
+    """
+    if "evidence" not in gaps:
+        return gaps.sort_values(["comparison", "gap"], ascending=[True, False], kind="stable")
+    keys = gaps.assign(word=gaps["evidence"].map(WORDS.index), least=-gaps["clean_gap"])
+    return gaps.loc[keys.sort_values(["comparison", "word", "least"], kind="stable").index]
 
 
 class _Record:

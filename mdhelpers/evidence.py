@@ -42,6 +42,7 @@ __all__ = ["Gaps", "Outputs", "benjamini_hochberg", "combine", "gaps_along", "wo
 _LEAST_SHARE = 0.05
 _LEAST_LENGTH = 0.5
 _NORMAL = 1.96
+WORDS = ("strong", "weak", "none")
 STRONG, WEAK = 0.05, 0.2
 REPLICATES = 0.5
 

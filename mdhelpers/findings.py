@@ -229,8 +229,7 @@ def fitter_for(models: StudyModels, algorithm: int, relative: bool, options: dic
 
 def ordered(gaps: pd.DataFrame) -> pd.DataFrame:
     """Rows by evidence, numbered by ``rank``; ``direction`` stays the PCA's number."""
-    by = "z" if "z" in gaps else "gap"
-    ranked = gaps.sort_values(["comparison", by], ascending=[True, False], kind="stable")
+    ranked = crossfit.in_order(gaps)
     ranked.insert(1, "rank", ranked.groupby("comparison").cumcount() + 1)
     return ranked.reset_index(drop=True)
 

@@ -6,6 +6,7 @@ from mdhelpers.comparison import COMPARISONS, compare
 from mdhelpers.crossfit import (
     cross_fitted_gaps,
     fitter,
+    in_order,
     order_by_gap,
     split_models,
 )
@@ -92,6 +93,16 @@ def test_order_by_gap_keeps_component_and_moves_everything_with_it():
     np.testing.assert_array_equal(ordered.naive_gap, plain.naive_gap[order])
     with pytest.raises(ValueError, match=r"no gap for directions \[6\]"):
         order_by_gap(comparison, gaps[gaps["direction"] < 6])
+
+
+def test_rows_are_ordered_by_word_and_then_by_gap():
+    rows = [("none", 0.9), ("weak", 0.1), ("strong", 0.2), ("weak", 0.3), ("strong", 0.5)]
+    gaps = pd.DataFrame(rows, columns=["evidence", "clean_gap"])
+    gaps["comparison"], gaps["direction"] = "1_minus_2", range(1, 6)
+    other = gaps.assign(comparison="2_minus_1", clean_gap=-gaps["clean_gap"])
+    found = in_order(pd.concat([other, gaps], ignore_index=True))
+    assert found["direction"].tolist() == [5, 3, 4, 2, 1, 3, 5, 2, 4, 1]
+    assert found["comparison"].is_monotonic_increasing
 
 
 def test_without_a_comparison_only_ranks_are_given():

@@ -114,10 +114,11 @@ def reweighting_rows(results: dict, names: list[str]) -> list[dict]:
 def together(found: dict[str, dict]) -> dict[str, list[dict]]:
     """The rows of all studies, with the study's name."""
     studies = {name: rows for name, rows in found.items() if name != "together"}
-    return {
+    tables = {
         part: [{"study": name} | row for name, rows in studies.items() for row in rows[part]]
         for part in ("evidence", "disagreement", "reweighting")
     }
+    return tables | {"about": [rows["about"] for rows in studies.values()]}
 
 
 def main() -> None:

@@ -105,7 +105,7 @@ def main() -> None:
     parser.add_argument("--budgets", type=int, nargs="+", default=[256, 512])
     parser.add_argument("--comparisons", type=int, default=100, help="for each pair and budget")
     parser.add_argument("--splits", type=int, default=2)
-    parser.add_argument("--method", default="lasso")
+    parser.add_argument("--method", default="ridge", help="what `auto` takes at such budgets")
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--quick", action="store_true", help="5 comparisons of each kind")
     parser.add_argument("--out", type=Path, help="write JSON here")

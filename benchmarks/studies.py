@@ -101,13 +101,18 @@ def disagreement_rows(results: dict, names: list[str]) -> list[dict]:
 
 
 def reweighting_rows(results: dict, names: list[str]) -> list[dict]:
-    """Correlation of foretold and measured changes, for directions of each side and at random."""
+    """Correlation of foretold and measured changes, for directions of each side and at random.
+
+    Rows of an algorithm's own directions, and of random ones, have a key ``own``.
+    """
     rows = []
     for key, found in results.get("10_reweighting", {}).items():
         stem, _, a = key.rpartition("_algorithm_")
         if stem:
             what = comparison_label(stem, names) if stem in COMPARISONS else "random directions"
-            rows.append({"directions": what, "algorithm": names[int(a) - 1], **found})
+            row = {"directions": what, "algorithm": names[int(a) - 1], **found}
+            own = stem.startswith(a) or stem not in COMPARISONS
+            rows.append(row | {"own": True} if own else row)
     return rows
 
 

@@ -101,16 +101,12 @@ def algorithm_names(run: Run) -> tuple[str, str]:
 GAP_COLUMNS = {
     "naive_gap": "naive gap",
     "gap": "cross-fitted",
-    "clean_gap": "noise-free",
-    "clean_low": "from",
-    "clean_high": "to",
-    "ratio": "times",
-    "ratio_low": "at least",
+    "clean_gap": "noise-free (95%)",
+    "ratio": "times (at least)",
     "q": "q",
     "replication": "found again",
     "evidence": "evidence",
 }
-PERCENT = ("naive_gap", "gap", "low", "high", "clean_gap", "clean_low", "clean_high")
 
 
 def gaps(found, names) -> pd.DataFrame:
@@ -126,14 +122,16 @@ def gaps(found, names) -> pd.DataFrame:
         return pd.DataFrame(rows, columns=["comparison", "direction", "naive gap, %"]).round(2)
     table = found.gaps.copy()
     table["comparison"] = [comparison_label(name, names) for name in table["comparison"]]
-    percent = [n for n in table if n in PERCENT]
-    table[percent] = (100 * table[percent]).round(2)
-    ratios = [name for name in table if name.startswith("ratio")]
-    table[ratios] = table[ratios].round(1)
-    table["replication"] = table["replication"].round(2)
     table = table.set_index(["comparison", "rank", "direction"])
+    for name in ("naive_gap", "gap"):
+        table[name] = (100 * table[name]).round(2)
+    table["replication"] = table["replication"].round(2)
     if "q" in table:
-        table["q"] = [f"{q:.2g}" if q >= 1e-4 else "<1e-4" for q in table["q"]]
+        table["q"] = [f"{q:.2g}" if q >= 1e-4 else "<.0001" for q in table["q"]]
+        gaps = zip(*(100 * table[f"clean_{end}"] for end in ("gap", "low", "high")), strict=True)
+        table["clean_gap"] = [f"{gap:.1f} ({low:.1f} to {high:.1f})" for gap, low, high in gaps]
+        ratios = zip(table["ratio"], table["ratio_low"], strict=True)
+        table["ratio"] = [f"{ratio:.1f} ({low:.1f})" for ratio, low in ratios]
     shown = [name for name in GAP_COLUMNS if name in table]
     return table[shown].rename(columns=GAP_COLUMNS)
 

@@ -14,13 +14,15 @@ import argparse
 import json
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
+from mdhelpers.comparison import COMPARISONS, normalise_rows
 from mdhelpers.crossfit import in_order
+from mdhelpers.datamodels import load_datamodels
+from mdhelpers.datasets import read_dataset
 from mdhelpers.runs import Run
 from mdhelpers.style import comparison_label
-
-COMPARISONS = ("1_minus_2", "2_minus_1")
 
 
 def collect(run: Run) -> dict:
@@ -63,9 +65,19 @@ def feature_rows(run: Run, names: list[str]) -> list[dict]:
         side = COMPARISONS[0] if found["difference"] > 0 else COMPARISONS[1]
         if not best.empty and feature in set(best["feature"]):
             one = best[(best["feature"] == feature) & (best["comparison"] == side)].iloc[0]
-            row |= shown_by(one, gaps, names)
+            row |= shown_by(one, gaps, names) | shares(run, feature)
         rows.append(row)
     return rows
+
+
+def shares(run: Run, feature: str) -> dict:
+    """Percent of carriers' datamodels, in squared weights, that lie on training carriers."""
+    data, found = read_dataset(run.path / "data"), {}
+    train, test = (split.truth[feature].to_numpy() for split in (data.train, data.test))
+    for a in (1, 2):
+        rows = normalise_rows(load_datamodels(run.path / f"datamodels_{a}.safetensors").weights)
+        found[f"share_{a}"] = 100 * float(np.square(rows[test][:, train]).sum(1).mean())
+    return found
 
 
 def shown_by(one: pd.Series, gaps: pd.DataFrame, names: list[str]) -> dict:

@@ -96,12 +96,12 @@ def _notebook(name):
 
 
 def _results(run):
-    """Invent every figure that the prose pages quote."""
+    """Invent every figure of a run that the prose pages quote; records are the project's own."""
     results = {}
     for page in ROOT.glob("book/**/*.md"):
         if "_build" not in page.parts:
             for path, spec in book_pages._PLACEHOLDER.findall(page.read_text()):
-                if path.startswith("figure "):
+                if not path.startswith("results."):
                     continue
                 *parents, last = path.split(".")
                 level = results

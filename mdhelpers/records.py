@@ -1,13 +1,19 @@
-"""Small JSON files that survive a crash: plain values, atomic writes, a lock, differences."""
+"""Files that survive a crash: plain values, whole-or-nothing writes, a lock, digests."""
 
 import contextlib
+import errno
 import hashlib
 import json
 import math
 import os
-import tempfile
+import re
+import secrets
+import shutil
+import socket
+import time
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -74,34 +80,103 @@ def file_digest(path: Path) -> str:
 
 
 def read_json(path: Path) -> dict:
-    """Return what the JSON file holds; an empty mapping where there is none."""
+    """Return what the JSON file holds; an empty mapping where there is none.
+
+    Raises
+    ------
+    ValueError
+        If the file is no JSON, or no mapping: it names the file.
+    """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(
             f"{path} is not JSON ({error}). It was edited or damaged: delete it and run again."
         ) from error
+    if not isinstance(found, dict):
+        raise ValueError(
+            f"{path} holds {type(found).__name__}, not a mapping. It was edited or damaged: delete "
+            "it and run again."
+        )
+    return found
 
 
 def write_json(path: Path, value: Any) -> None:
     """Write `value` so that a reader, or a crash, finds the old file or the new one, never half."""
     path.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps(plain(value), indent=2, ensure_ascii=False) + "\n"
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    with written(path) as unfinished, unfinished.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+UNFINISHED = re.compile(r"\..+\.(?P<host>[^.-]+)-(?P<pid>\d+)-[0-9a-f]{8}\.unfinished")
+ABANDONED_S = 24 * 3600.0  # of other hosts, whose processes cannot be asked for
+
+
+def unfinished_name(path: Path) -> Path:
+    """Return a name beside `path` for what is still being written; no two calls give the same.
+
+    It tells whose it is, so that `remove_unfinished` knows what a killed process has left.
+    """
+    # whole names are at most 255 bytes long on most disks
+    stem = path.name.encode()[:160].decode(errors="ignore")
+    whose = f"{_host()}-{os.getpid()}-{secrets.token_hex(4)}"
+    return path.with_name(f".{stem}.{whose}.unfinished")
+
+
+@contextlib.contextmanager
+def written(path: Path) -> Iterator[Path]:
+    """Yield a name beside `path` to write a file to; it takes the place of `path` at the end.
+
+    The file is readable to whom the umask allows it, whoever made it. Where the block fails, `path`
+    stays as it was.
+    """
+    unfinished = unfinished_name(path)
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+        yield unfinished
+        with contextlib.suppress(OSError):  # not every disk knows modes
+            os.chmod(unfinished, 0o666 & ~_umask())
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)
 
 
+def remove_unfinished(folder: Path) -> None:
+    """Remove what killed processes had begun to write in `folder` itself, and no other file."""
+    for path in folder.glob(".*.unfinished"):
+        if (found := UNFINISHED.fullmatch(path.name)) and _is_abandoned(path, found):
+            with contextlib.suppress(OSError):
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def _is_abandoned(path: Path, whose: re.Match) -> bool:
+    if whose["host"] == _host():
+        return not _is_alive(int(whose["pid"]))
+    try:
+        return time.time() - path.lstat().st_mtime > ABANDONED_S
+    except OSError:  # gone meanwhile
+        return False
+
+
+def _host() -> str:
+    return re.sub(r"[^A-Za-z0-9_]", "_", socket.gethostname())[:32] or "host"
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # another user's
+        return True
+    return True
+
+
+@lru_cache(maxsize=1)
 def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
@@ -116,6 +191,8 @@ class Busy(RuntimeError):
 def locked(path: Path, *, wait: bool = True) -> Iterator[None]:
     """Hold the lock file `path`; it falls open when the process ends, however it ends.
 
+    On a disk that knows no locks, as some network and DOS file systems, nothing is held.
+
     Raises
     ------
     Busy
@@ -128,7 +205,13 @@ def locked(path: Path, *, wait: bool = True) -> Iterator[None]:
                 fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError as error:
             raise Busy(str(path)) from error
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                raise
         yield
+
+
+NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL, errno.EBADF}
 
 
 def now() -> str:

@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import hashlib
-import json
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
 import numpy as np
 import pandas as pd
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import (
+    Field,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
+from mdhelpers.records import read_json, write_json, written
 from mdhelpers.specs import Count, Seed, Share, Spec
 
 
@@ -40,6 +49,12 @@ class DatasetSpec(Spec):
         if self.kind == "image_folder" and not self.root:
             raise ValueError("an image_folder needs root: the folder that holds train/ and test/")
         return self
+
+    @field_validator("classes")
+    @classmethod
+    def _each_class_once(cls, names: list[str]) -> list[str]:
+        refuse_twice(names)
+        return names
 
     @model_serializer(mode="wrap")
     def _without_unused(self, handler: SerializerFunctionWrapHandler) -> dict:
@@ -107,8 +122,17 @@ class Dataset:
         return self.train.images.shape[1:3]
 
 
+def refuse_twice(names: Iterable[str]) -> None:
+    """Refuse a class that is named twice; Unicode forms of one name are one name."""
+    seen = Counter(unicodedata.normalize("NFC", name) for name in names)
+    twice = [name for name, n in seen.items() if n > 1]
+    if twice:
+        raise ValueError(f"class {', '.join(map(repr, twice))} is named twice; name each once")
+
+
 def check_dataset(dataset: Dataset) -> None:
-    """Refuse what no stage could use: wrong shapes, empty classes, sizes that differ."""
+    """Refuse what no stage could use: wrong shapes, a class twice or empty, sizes that differ."""
+    refuse_twice(dataset.class_names)
     n_classes = len(dataset.class_names)
     for part in ("train", "test"):
         split = getattr(dataset, part)
@@ -146,40 +170,45 @@ def fingerprint(dataset: Dataset) -> str:
 def save_dataset(dataset: Dataset, folder: Path) -> list[Path]:
     """Write images, labels, metadata and the fingerprint; `dataset.json` last, as commit mark."""
     folder.mkdir(parents=True, exist_ok=True)
-    written = []
+    paths = []
     for part in ("train", "test"):
         split = getattr(dataset, part)
         arrays = {"images": split.images, "labels": split.labels, "foreground": split.foreground}
         for name, array in arrays.items():
             if array is not None:
-                np.save(folder / f"{part}_{name}.npy", array)
-                written.append(folder / f"{part}_{name}.npy")
-        split.metadata.to_parquet(folder / f"{part}_metadata.parquet")
-        written.append(folder / f"{part}_metadata.parquet")
+                paths.append(folder / f"{part}_{name}.npy")
+                with written(paths[-1]) as unfinished, unfinished.open("wb") as file:
+                    np.save(file, array)
+        paths.append(folder / f"{part}_metadata.parquet")
+        with written(paths[-1]) as unfinished:
+            split.metadata.to_parquet(unfinished)
     about = {
         "name": dataset.name,
         "class_names": list(dataset.class_names),
         "fingerprint": dataset.fingerprint,
     }
-    (folder / "dataset.json").write_text(json.dumps(about, indent=2))
-    return [*written, folder / "dataset.json"]
+    write_json(folder / "dataset.json", about)
+    return [*paths, folder / "dataset.json"]
 
 
-def read_dataset(folder: Path, *, mmap: bool = False) -> Dataset:
-    """Read what `save_dataset` wrote; images are memory-mapped with ``mmap``."""
+def read_dataset(folder: Path, *, mmap: bool = False, foreground: bool = True) -> Dataset:
+    """Read what `save_dataset` wrote; images are memory-mapped with ``mmap``.
+
+    ``foreground`` says whether there is one to read: a run's folder may hold that of other images.
+    """
     about_path = folder / "dataset.json"
     if not about_path.exists():
         raise FileNotFoundError(f"no data in {folder}; run notebook 01_data_prep first")
-    about = json.loads(about_path.read_text())
+    about = read_json(about_path)
     splits = []
     for part in ("train", "test"):
-        foreground = folder / f"{part}_foreground.npy"
+        masks = folder / f"{part}_foreground.npy"
         splits.append(
             Split(
                 np.load(folder / f"{part}_images.npy", mmap_mode="r" if mmap else None),
                 np.load(folder / f"{part}_labels.npy"),
                 pd.read_parquet(folder / f"{part}_metadata.parquet"),
-                np.load(foreground) if foreground.exists() else None,
+                np.load(masks) if foreground and masks.exists() else None,
             )
         )
     return Dataset(about["name"], *splits, tuple(about["class_names"]), about["fingerprint"])

@@ -10,10 +10,9 @@ import torch
 
 from mdhelpers.algorithms import AlgorithmSpec, NetworkSpec, PythonSpec
 from mdhelpers.datasets import DatasetSpec
-from mdhelpers.image_folders import DEFAULT_SIZE, chosen_classes
+from mdhelpers.image_folders import DEFAULT_SIZE, list_pictures
 from mdhelpers.learners import learn
 from mdhelpers.machine import cores
-from mdhelpers.paths import resolve
 from mdhelpers.plans import TrainingPlan, choose_stack, make_task, resolve_device
 from mdhelpers.studies import Study
 from mdhelpers.training import TrainingData
@@ -78,17 +77,8 @@ def expected_sizes(spec: DatasetSpec) -> tuple[int, int, int]:
     if spec.kind == "cifar10":
         n = len(spec.classes) or 10
         return (spec.limit_train or 5000) * n, (spec.limit_test or 1000) * n, n
-    root = resolve(spec.root)
-    if not (root / "train").is_dir():
-        raise FileNotFoundError(f"no folder {root / 'train'}; check dataset.root")
-    found = [p.name for p in sorted((root / "train").iterdir()) if p.is_dir()]
-    names = chosen_classes(spec.classes, found)
-
-    def count(part: str, limit: int | None) -> int:
-        sizes = [sum(1 for _ in (root / part / name).glob("*")) for name in names]
-        return sum(min(n, limit or n) for n in sizes)
-
-    return count("train", spec.limit_train), count("test", spec.limit_test), len(names)
+    listing = list_pictures(spec)
+    return listing.count("train"), listing.count("test"), len(listing.names)
 
 
 def seconds_per_model(

@@ -15,7 +15,9 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import json
+import re
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -37,8 +39,10 @@ from mdhelpers.store_files import (
     is_intact,
     refuse_differences,
 )
+from mdhelpers.store_metadata import LARGEST_FILE, bounded, check_group, check_metadata, parse
 
 EVERY = slice(None)
+CHUNK = re.compile(r"(\w+)/c/(0|[1-9]\d{0,9})(/0)?", re.ASCII)
 READERS = 8  # threads that wait for disk or network
 
 
@@ -48,13 +52,33 @@ class ModelStore:
     def __init__(self, location: str | Path, *, read_only: bool = False):
         self.folder = open_location(location)
         self.path = self.folder.location
+        self.identity = self._checked_identity()
         store = self.folder.zarr_store(read_only=read_only)
-        self.group = zarr.open_group(store, mode="r" if read_only else "r+")
-        self.identity = dict(self.group.attrs.get("identity", {}))
-        check_format(self.path, self.identity.get("format"))
-        # zarr leaves out chunks of fill values, and a missing chunk would pass for a damaged one
-        config = {"write_empty_chunks": True}
-        self.arrays = {name: self.group[name].with_config(config) for name in ARRAYS}
+        mode = "r" if read_only else "r+"
+        # what is not said here zarr would take from whatever files it finds
+        group = zarr.open_group(store, mode=mode, zarr_format=3, use_consolidated=False)
+        self.arrays = {name: bounded(group[name]) for name in ARRAYS}
+
+    def _checked_identity(self) -> dict:
+        """The identity in the store's metadata, all of which is held against what is written."""
+        where = f"{self.path}/zarr.json"
+        content = self._read_metadata("zarr.json")
+        if content is None:
+            raise FileNotFoundError(f"no models in {self.path}")
+        found = parse(where, content)
+        check_group(where, found)
+        identity = found["attributes"].get("identity", {})
+        check_format(self.path, identity.get("format"))
+        check_metadata(self.path, self._read_metadata, ARRAYS)
+        if older := self.folder.older_files():
+            raise ValueError(
+                f"{self.path}/{older[0]} is of zarr's older format, which mdhelpers never writes; "
+                "its arrays could run code, so that nothing here is opened. Take such files away"
+            )
+        return identity
+
+    def _read_metadata(self, key: str) -> bytes | None:
+        return self.folder.read(key, LARGEST_FILE + 1)
 
     @classmethod
     def open(
@@ -112,6 +136,8 @@ class ModelStore:
         if not folder.exists("zarr.json"):
             folder.create(empty_layout(identity, shapes, margins_dtype))
         store = cls(location)
+        for name in ARRAYS:
+            folder.remove_abandoned(f"{name}/c")
         wanted = {key: n for key, n in shapes.items() if key != "n_models"}
         wanted["margins_dtype"] = margins_dtype
         differences = differing_keys(store.identity, identity)
@@ -164,6 +190,13 @@ class ModelStore:
         """Where a task's chunk of an array lies in the store."""
         return f"{name}/c/{task}" + "/0" * (self.arrays[name].ndim - 1)
 
+    def _prepare(self, task: int) -> None:
+        """Refuse links in the way of a task's chunks; remove what killed processes left there."""
+        for name in ARRAYS:
+            self.folder.place(self.chunk_key(name, task))
+            if self.arrays[name].ndim == 2:  # folders of one-dimensional chunks hold all tasks'
+                self.folder.remove_abandoned(f"{name}/c/{task}")
+
     def is_done(self, task: int) -> bool:
         """Whether the task's margins chunk, the commit mark, is there."""
         return self.folder.exists(self.chunk_key("margins", task))
@@ -172,10 +205,36 @@ class ModelStore:
         """The tasks that are done, by one listing (or those with a chunk of another array)."""
         return self.tasks_of(self.folder.sizes(f"{name}/c"))
 
+    def missing_tasks(self) -> list[int]:
+        """The tasks without a chunk of margins: not trained yet, or lost."""
+        return sorted(set(range(self.n_tasks)) - self.done_tasks())
+
     def tasks_of(self, keys: Iterable[str]) -> set[int]:
-        """The tasks whose chunks have these keys."""
-        tasks = {int(key.split("/")[2]) for key in keys}
+        """The tasks whose chunks have these keys; what else lies among chunks is passed over."""
+        tasks = {int(found[2]) for key in keys if (found := self._chunk(key))}
         return {task for task in tasks if task < self.n_tasks}  # others came after it was opened
+
+    def _chunk(self, key: str) -> re.Match | None:
+        """An array's name and a task, where a key is exactly a chunk's."""
+        found = CHUNK.fullmatch(key)
+        fits = found and found[1] in self.arrays
+        return found if fits and bool(found[3]) == (self.arrays[found[1]].ndim == 2) else None
+
+    def digest(self) -> str:
+        """A fingerprint of all the store holds, without reading the chunks: sha256, in hex.
+
+        It is made of the metadata files and of each chunk's key, size and checksum; under a URL of
+        key and size alone. Two stores of equal models differ in it, since their ``seconds`` do.
+        """
+        whole = hashlib.sha256()
+        for key in ("zarr.json", *(f"{name}/zarr.json" for name in ARRAYS)):
+            content = self._read_metadata(key) or b""
+            whole.update(f"{key} {len(content)} ".encode() + content)
+        for name in ARRAYS:
+            sizes = self.folder.sizes(f"{name}/c")
+            for key in sorted(filter(self._chunk, sizes)):
+                whole.update(f"{key} {sizes[key]} ".encode() + self.folder.tail(key))
+        return whole.hexdigest()
 
     def write_task(self, task: int, arrays: dict[str, np.ndarray]) -> None:
         """Write one task's rows, margins last.
@@ -191,6 +250,7 @@ class ModelStore:
         rows = self.task_rows(task)
         packed = self._packed(rows, arrays)
         was_done = self.is_done(task)
+        self._prepare(task)
         try:
             for name in ARRAYS:
                 self.arrays[name][rows] = packed[name]
@@ -293,11 +353,13 @@ class ModelStore:
         array = self.arrays[name]
         try:
             return array.oindex[(rows, columns)[: array.ndim]]
-        except ValueError:
+        except (ValueError, RuntimeError, MemoryError) as error:  # of zarr, zstd
             bad = self.check(tasks, [name])
-            if not bad:
-                raise
-            raise DamagedChunk(self._damage(*bad[0])) from None
+            if bad:
+                raise DamagedChunk(self._damage(*bad[0])) from None
+            raise ValueError(
+                f"{self.path}: {name} of tasks {min(tasks)} to {max(tasks)} cannot be read: {error}"
+            ) from error
 
     def iter_blocks(
         self, *, columns=EVERY, packed: bool = False, block_bytes: float = 256e6

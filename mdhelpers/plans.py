@@ -131,7 +131,9 @@ class TrainingPlan:
     def store_path(self, algorithm: int) -> Path | str:
         """Where an algorithm's models are stored: in the run's folder, or under ``models_url``."""
         name = f"models_{algorithm}.zarr"
-        return f"{self.models_url.rstrip('/')}/{name}" if self.models_url else self.folder / name
+        if "://" in self.models_url:
+            return f"{self.models_url.rstrip('/')}/{name}"
+        return (resolve(self.models_url) if self.models_url else self.folder) / name
 
     def checkpoint_path(self, algorithm: int, task: int) -> Path:
         return self.folder / f"checkpoints_{algorithm}" / f"{task:05d}.safetensors"

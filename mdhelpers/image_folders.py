@@ -207,7 +207,7 @@ def class_pictures(root: Path, folder: Path, left_out: dict[str, list[str]]) -> 
             refuse_odd_name(path, root)
             pictures.append(path)
         else:
-            others[f"files with {path.suffix or 'no suffix'}"].append(path)
+            others[f"files with {path.suffix.lower() or 'no suffix'}"].append(path)
     if not pictures:
         what = ", ".join(f"{len(paths)} {reason}" for reason, paths in others.items())
         raise ValueError(

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 FORMATS = ("JPEG", "PNG", "BMP", "DIB", "GIF", "WEBP", "TIFF")  # others may start programs
 SEVERAL, METADATA = "several pictures", "faulty metadata"
@@ -88,6 +88,9 @@ def read_picture(path: Path, size: int, ranges: Mapping[str, Range] | None = Non
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         limit = f"{Image.MAX_IMAGE_PIXELS:,} pixels are allowed"
         raise ValueError(f"{printable(path)}: too large, {limit}; shrink it ({error})") from error
+    except UnidentifiedImageError as error:
+        known = "no JPEG, PNG, BMP, GIF, WebP or TIFF picture, whatever its name says"
+        raise ValueError(f"{printable(path)}: {known}") from error
     except Exception as error:  # Pillow's readers raise nearly every kind
         why = str(error).replace(str(path), path.name) or "no reason given"
         if not isinstance(error, ValueError):

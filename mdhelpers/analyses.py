@@ -8,7 +8,6 @@ components explain on other models) and F.3. All of it is written into the run's
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,10 +29,10 @@ __all__ = [
     "Analyses",
     "ModelsGiven",
     "analyse",
+    "analyses_of",
     "figures_of",
     "predictions_of_kept",
-    "read_analyses",
-    "write_analyses",
+    "tables_of",
 ]
 
 FOLDER = "analyses"
@@ -250,36 +249,22 @@ def _disagreement_figures(table: pd.DataFrame) -> list[dict]:
     return rows
 
 
-def write_analyses(found: Analyses, folder: Path) -> list[Path]:
-    """Write the tables into a folder of their own; what is not there is removed from it."""
-    folder = folder / FOLDER
-    folder.mkdir(exist_ok=True)
+def tables_of(found: Analyses) -> dict[str, pd.DataFrame]:
+    """The tables of the analyses that there are, by names to keep them under."""
     tables = {"curves": found.curves, "disagreement": found.disagreement}
     if found.similarity is not None:
         tables["similarity"] = found.similarity.cosines
     if found.counts is not None:
         tables |= {name: getattr(found.counts, name) for name in _TABLES[2:5]}
-    paths = []
-    for name in _TABLES:
-        path = folder / f"{name}.parquet"
-        if tables.get(name) is None:
-            path.unlink(missing_ok=True)
-        else:
-            tables[name].to_parquet(path)
-            paths.append(path)
-    return paths
+    return {f"{FOLDER}/{name}": table for name, table in tables.items() if table is not None}
 
 
-def read_analyses(folder: Path) -> Analyses | None:
-    """What :func:`write_analyses` wrote into a run's folder, or None where it did not."""
-    folder = folder / FOLDER
-    if not (folder / "curves.parquet").exists():
+def analyses_of(tables: dict[str, pd.DataFrame]) -> Analyses | None:
+    """The analyses of which :func:`tables_of` gave these tables, or None where there are none."""
+    names = {name: f"{FOLDER}/{name}" for name in _TABLES}
+    tables = {name: tables[kept] for name, kept in names.items() if kept in tables}
+    if "curves" not in tables:
         return None
-    tables = {
-        name: pd.read_parquet(path)
-        for name in _TABLES
-        if (path := folder / f"{name}.parquet").exists()
-    }
     alike = Similarity(("1", "2"), tables["similarity"]) if "similarity" in tables else None
     counts = ModelCounts(*(tables[n] for n in _TABLES[2:5])) if "cosines" in tables else None
     return Analyses(tables["curves"], alike, counts, tables.get("disagreement"))

@@ -19,11 +19,11 @@ from mdhelpers.datamodels import (
     load_datamodels,
     save_datamodels,
 )
-from mdhelpers.findings import read_datamodels, write_tables
 from mdhelpers.neighbours import leakage_table, pixel_distances
+from mdhelpers.records import written
 from mdhelpers.removal_study import RemovalOptions, Removals, join, measure_removals
 from mdhelpers.retraining import retrain
-from mdhelpers.runs import Run
+from mdhelpers.runs import Run, read_tables, write_tables
 from mdhelpers.selection_study import (
     CHOSEN,
     GRADED,
@@ -32,11 +32,9 @@ from mdhelpers.selection_study import (
     compare_selections,
     target_members,
 )
-from mdhelpers.stages import DATAMODELS, MODELS, StudyModels, read_models
+from mdhelpers.stages import DATAMODELS, MODELS, StudyModels, read_datamodels, read_models
 
 APPLICATIONS = "08_datamodel_applications"
-TABLES = ("removals", "removal_sets", "leakage", "clusters", "cluster_grades")
-TABLES += ("selections", "chosen")
 LEAKAGE_ROWS = 40
 
 
@@ -105,22 +103,27 @@ def apply_datamodels(
     parameters = {"algorithm": algorithm, "removal": removal or {}, "selection": selection or {}}
     parameters |= {"n_clusters": n_clusters, "seed": seed}
     stage = run.stage(APPLICATIONS, parameters, after=[MODELS, DATAMODELS])
-    stage.say()
-    if not stage.is_current:
-        models, fits = read_models(run, device=device), read_datamodels(run)
-        margins_fit = fit_margins(run, models, algorithm, seed)
-        work = Work(models, algorithm, margins_fit, who)
-        options = SelectionOptions(**(selection or {}), seed=seed)
-        targets = work.targets(options)  # before anything is trained, since it may refuse them
-        removals = work.removals(RemovalOptions(models.plan.alpha, **(removal or {}), seed=seed))
-        selections, chosen = work.selections(targets, options)
-        tables = {"removals": removals.table, "removal_sets": removals.members}
-        tables |= {"selections": selections, "chosen": chosen}
-        tables |= neighbour_tables(models, fits) | cluster_tables(models, fits, n_clusters, seed)
-        outputs = write_tables(run.path, tables) + [run.path / name for name in FILES]
-        save_file(removals.effects, outputs[-2])
-        save_datamodels(margins_fit, outputs[-1])
-        stage.finish(outputs, figures=application_figures(models, fits, removals, tables))
+    with stage.working() as needed:
+        if needed:
+            models, fits = read_models(run, device=device), read_datamodels(run)
+            margins_fit = fit_margins(run, models, algorithm, seed)
+            work = Work(models, algorithm, margins_fit, who)
+            options = SelectionOptions(**(selection or {}), seed=seed)
+            targets = work.targets(options)  # before anything is trained, since it may refuse them
+            removing = RemovalOptions(models.plan.alpha, **(removal or {}), seed=seed)
+            removals = work.removals(removing)
+            selections, chosen = work.selections(targets, options)
+            tables = {"removals": removals.table, "removal_sets": removals.members}
+            tables |= {"selections": selections, "chosen": chosen}
+            tables |= neighbour_tables(models, fits)
+            tables |= cluster_tables(models, fits, n_clusters, seed)
+            figures = application_figures(models, fits, removals, tables)
+            stage.withdraw()
+            outputs = write_tables(run.path, tables) + [run.path / name for name in FILES]
+            with written(outputs[-2]) as unfinished:
+                save_file(removals.effects, unfinished)
+            save_datamodels(margins_fit, outputs[-1])
+            stage.finish(outputs, figures=figures)
     return read_applications(run)
 
 
@@ -129,13 +132,11 @@ FILES = ("removal_effects.safetensors", "datamodels_of_margins.safetensors")
 
 def read_applications(run: Run) -> StudyApplications:
     """What stage 08 wrote."""
-    manifest = run.manifest(APPLICATIONS)
-    if not manifest:
-        raise FileNotFoundError(f"no applications in {run.path}; run notebook {APPLICATIONS} first")
-    tables = {name: pd.read_parquet(run.path / f"{name}.parquet") for name in TABLES}
-    effects = load_file(run.path / FILES[0])
+    run.check(APPLICATIONS)
+    manifest, tables = run.manifest(APPLICATIONS), read_tables(run, APPLICATIONS)
+    effects = load_file(run.output(APPLICATIONS, FILES[0]))
     removals = Removals(tables.pop("removals"), tables.pop("removal_sets"), effects)
-    fit = load_datamodels(run.path / FILES[1])
+    fit = load_datamodels(run.output(APPLICATIONS, FILES[1]))
     return StudyApplications(
         removals=removals, datamodels=fit, algorithm=manifest["parameters"]["algorithm"], **tables
     )

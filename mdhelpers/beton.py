@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from mdhelpers.datasets import Split
+from mdhelpers.records import written
 from mdhelpers.specs import unknown_word
 
 WriteMode = Literal["raw", "jpg", "smart"]
@@ -99,11 +100,11 @@ def write_beton(
     image = RGBImageField(write_mode, max_resolution, smart_threshold=SMART_BYTES)
     largest = int(np.prod(split.images.shape[1:]))
     page = max(PAGE_BYTES, 1 << (largest - 1).bit_length())
-    temporary = path.with_suffix(".beton.tmp")
     fields = {"image": image, "label": IntField()}
-    writer = DatasetWriter(str(temporary), fields, page_size=page, num_workers=1)
-    writer.from_indexed_dataset(_Rows(split))
-    return temporary.rename(path)
+    with written(path) as unfinished:
+        writer = DatasetWriter(str(unfinished), fields, page_size=page, num_workers=1)
+        writer.from_indexed_dataset(_Rows(split))
+    return path
 
 
 def read_beton(path: Path, *, batch_size: int = 256) -> tuple[np.ndarray, np.ndarray]:

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
+
 import pandas as pd
 
+from mdhelpers import inputs
 from mdhelpers.captions import caption_bank, caption_subpopulations, load_clip
-from mdhelpers.encoders import embed_images, embed_texts
+from mdhelpers.encoders import Encoder, embed_images, embed_texts
 from mdhelpers.findings import SUBPOPULATIONS, read_subpopulations
-from mdhelpers.runs import Run
+from mdhelpers.plans import resolve_device
+from mdhelpers.records import written
+from mdhelpers.runs import Run, read_tables, write_tables
+from mdhelpers.small_clip import Training, file_name
 from mdhelpers.specs import validate
-from mdhelpers.stages import read_models
+from mdhelpers.stages import read_data
 from mdhelpers.studies import CaptionSpec
 
 CAPTIONS = "06_clip_captioning"
@@ -23,35 +30,55 @@ def caption_directions(
     Returns None where the study switches captions off (``model: none``).
     """
     spec = validate(CaptionSpec, captions, "captions")
-    stage = run.stage(
-        CAPTIONS, {"captions": spec.model_dump(), "seed": seed}, after=[SUBPOPULATIONS]
-    )
-    stage.say()
-    path = run.path / "captions.parquet"
-    if spec.model == "none":
-        path.unlink(missing_ok=True)
-        stage.finish([], figures={"model": "none"})
-        return None
-    if not stage.is_current:
-        models = read_models(run, device=device)
-        test = models.dataset.test
-        encoder = load_clip(
-            spec,
-            cache_dir=run.path.parent / "clip",
-            size=models.dataset.size[0],
-            seed=seed,
-            steps=steps,
-            device=models.plan.device,
-        )
-        bank = caption_bank(spec)
-        members = read_subpopulations(run)
-        table = caption_subpopulations(
-            encoder, test.images, members, bank, labels=test.labels, top=spec.top
-        )
-        table.to_parquet(path)
-        figures = {"model": spec.model, "n_captions": len(bank), "clip": encoder.report}
-        stage.finish([path], figures=figures)
-    return pd.read_parquet(path)
+    parameters = {"captions": spec.model_dump(), "seed": seed} | inputs.captions(spec)
+    if spec.model == "small":
+        parameters["caption_steps"] = steps
+    stage = run.stage(CAPTIONS, parameters, after=[SUBPOPULATIONS])
+    with stage.working() as needed:
+        if needed and spec.model == "none":
+            stage.withdraw()
+            stage.finish([], figures={"model": "none"})
+        elif needed:
+            data, bank = read_data(run), caption_bank(spec)
+            encoder = encoder_of(run, spec, data.size[0], steps=steps, seed=seed, device=device)
+            table = caption_subpopulations(
+                encoder,
+                data.test.images,
+                read_subpopulations(run),
+                bank,
+                labels=data.test.labels,
+                top=spec.top,
+            )
+            stage.withdraw()
+            outputs = write_tables(run.path, {"captions": table})
+            if spec.model == "small":
+                outputs.append(own_clip(run, size=data.size[0], seed=seed, steps=steps))
+            figures = {"model": spec.model, "n_captions": len(bank), "clip": encoder.report}
+            stage.finish(outputs, figures=figures)
+    return read_tables(run, CAPTIONS).get("captions")
+
+
+def encoder_of(
+    run: Run, spec: CaptionSpec, size: int, *, steps: int, seed: int, device: str = "auto"
+) -> Encoder:
+    """The study's CLIP.
+
+    The small one is trained once for all runs beside this one, and each keeps a copy, so that it is
+    whole wherever it is taken.
+    """
+    options = {"size": size, "seed": seed, "steps": steps}
+    if spec.model == "small" and not (own := own_clip(run, **options)).is_file():
+        shared = run.path.parent / ".clip"
+        load_clip(spec, cache_dir=shared, **options)
+        own.parent.mkdir(exist_ok=True)
+        with written(own) as unfinished:
+            shutil.copyfile(shared / own.name, unfinished)
+    return load_clip(spec, cache_dir=run.path / "clip", **options, device=resolve_device(device))
+
+
+def own_clip(run: Run, *, size: int, seed: int, steps: int) -> Path:
+    """Where a run keeps its copy of the small CLIP."""
+    return run.path / "clip" / file_name(Training(size=size, seed=seed, steps=steps))
 
 
 def embeddings_of(
@@ -61,9 +88,9 @@ def embeddings_of(
     if table is None:
         return None
     spec = validate(CaptionSpec, captions, "captions")
-    data = read_models(run).dataset
-    cache, size = run.path.parent / "clip", data.size[0]
-    encoder = load_clip(spec, cache_dir=cache, size=size, seed=seed, steps=steps)
+    data = read_data(run)
+    run.outputs(CAPTIONS)  # the CLIP is among them
+    encoder = encoder_of(run, spec, data.size[0], steps=steps, seed=seed)
     row = table[table["reference"] == "all"].nlargest(1, "score").iloc[0]
     members = read_subpopulations(run)
     same = [members[key] == row[key] for key in ("comparison", "direction", "end")]

@@ -27,6 +27,7 @@ from torch import Tensor
 
 from mdhelpers.datamodels import Datamodels
 from mdhelpers.principal import Components, Rows, principal_components
+from mdhelpers.records import written
 from mdhelpers.residuals import ResidualPair, as_weights
 
 __all__ = [
@@ -239,7 +240,9 @@ def save_comparison(comparison: Comparison, path: str | Path) -> None:
     for direction_set in comparison:
         for field in ("directions", "projections", "explained_variance", "component"):
             arrays[f"{direction_set.name}/{field}"] = getattr(direction_set, field)
-    save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, str(path))
+    arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    with written(Path(path)) as unfinished:
+        save_file(arrays, unfinished)
 
 
 def load_comparison(path: str | Path) -> Comparison:

@@ -28,6 +28,7 @@ from mdhelpers.fits import Fit, FitOptions
 from mdhelpers.lasso import Engine
 from mdhelpers.lds import LDS, lds
 from mdhelpers.moments import Moments, PackedMasks
+from mdhelpers.records import written
 from mdhelpers.ridge import fit_ridge
 from mdhelpers.slots import check_slots
 
@@ -239,7 +240,9 @@ def save_datamodels(datamodels: Datamodels, path: str | Path) -> None:
         arrays["weights_starts"] = np.searchsorted(rows, np.arange(len(weights) + 1))
         arrays["weights_shape"] = np.array(weights.shape)
     notes = json.dumps(list(datamodels.notes))
-    save_file(arrays, str(path), metadata={"method": datamodels.method, "notes": notes})
+    metadata = {"method": datamodels.method, "notes": notes}
+    with written(Path(path)) as unfinished:
+        save_file(arrays, unfinished, metadata=metadata)
 
 
 def load_datamodels(path: str | Path) -> Datamodels:

@@ -5,19 +5,19 @@ Files appear when they are complete, or not at all.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from mdhelpers.datamodels import Datamodels, load_datamodels
+from mdhelpers.datamodels import Datamodels
 from mdhelpers.npy_files import row_blocks, write_npy
+from mdhelpers.records import written
 from mdhelpers.runs import Run
 from mdhelpers.score_checks import standardise
 from mdhelpers.specs import unknown_word
-from mdhelpers.stages import read_models
+from mdhelpers.stages import read_datamodels, read_models
 
 __all__ = ["KINDS", "export_pt", "export_release", "export_run", "export_weights"]
 
@@ -57,20 +57,20 @@ def export_run(
     for kind in kinds:
         if kind not in KINDS:
             raise ValueError(unknown_word(kind, KINDS, "kind"))
-    written = []
+    paths = []
     for algorithm in (1, 2):
         place = Path(folder) / f"algorithm_{algorithm}"
         place.mkdir(parents=True, exist_ok=True)
         if {"pt", "npy"} & set(kinds):
-            datamodels = load_datamodels(run.path / f"datamodels_{algorithm}.safetensors")
+            datamodels = read_datamodels(run)[algorithm - 1]
         if "pt" in kinds:
-            written.append(export_pt(datamodels, place / "datamodels.pt"))
+            paths.append(export_pt(datamodels, place / "datamodels.pt"))
         if "npy" in kinds:
-            written.append(export_weights(datamodels, place / "weights.npy"))
+            paths.append(export_weights(datamodels, place / "weights.npy"))
         if "release" in kinds:
             models = read_models(run).all(algorithm)
-            written += export_release(place, models.masks, models.margins, dtype=dtype)
-    return written
+            paths += export_release(place, models.masks, models.margins, dtype=dtype)
+    return paths
 
 
 def export_pt(
@@ -107,12 +107,8 @@ def export_pt(
         "standardised": torch.tensor(alpha is not None),
         "train_test": torch.tensor(True),
     }
-    unfinished = path.with_name(f"{path.name}.{os.getpid()}.unfinished")
-    try:
+    with written(path) as unfinished:
         torch.save(content, unfinished)
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
     return path
 
 

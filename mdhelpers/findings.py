@@ -19,24 +19,32 @@ from mdhelpers.analyses import (
     Analyses,
     ModelsGiven,
     analyse,
+    analyses_of,
     figures_of,
     predictions_of_kept,
-    read_analyses,
-    write_analyses,
+    tables_of,
 )
 from mdhelpers.comparison import Comparison, compare, load_comparison, save_comparison
-from mdhelpers.datamodels import Datamodels, FitOptions, load_datamodels
-from mdhelpers.datasets import read_dataset
+from mdhelpers.datamodels import Datamodels, FitOptions, load_datamodels, save_datamodels
 from mdhelpers.influences import class_shares, influence_table
 from mdhelpers.paths import resolve
 from mdhelpers.records import file_digest
-from mdhelpers.runs import Run
+from mdhelpers.runs import Run, read_tables, write_tables
 from mdhelpers.scores import load_scores
-from mdhelpers.stages import DATA, DATAMODELS, MODELS, StudyModels, read_models
+from mdhelpers.stages import (
+    DATA,
+    DATAMODELS,
+    MODELS,
+    StudyModels,
+    read_data,
+    read_datamodels,
+    read_models,
+)
 from mdhelpers.subpopulations import grade, match_features, subpopulations
 
 COMPARISON, SUBPOPULATIONS = "04_residual_pca", "05_subpopulation_inspection"
 PAIRS = ("1_minus_2", "2_minus_1")
+SCORES = ("scores_1.safetensors", "scores_2.safetensors")
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,29 +119,35 @@ def compare_algorithms(
         parameters |= {"n_splits": n_splits, "n_null_splits": n_null_splits}
         stage = run.stage(COMPARISON, parameters, after=[MODELS, DATAMODELS])
         datamodels = read_datamodels(run)
-    stage.say()
-    if not stage.is_current:
-        comparison = compare(*datamodels, n_directions=n_directions, seed=seed)
-        outputs, figures = [run.path / "comparison.safetensors"], {}
-        if not elsewhere:
-            found = cross_fit(run, comparison, n_splits, n_null_splits, seed)
-            comparison = crossfit.order_by_gap(comparison, found.gaps)
-            outputs += write_tables(run.path, {"gaps": ordered(found.gaps), "null": found.null})
-            figures = gap_figures(found)
-        given = None if elsewhere else with_predictions(run, seed)
-        further = analyse(datamodels, comparison, given, seed=seed)
-        outputs += write_analyses(further, run.path)
-        figures |= figures_of(further)
-        save_comparison(comparison, outputs[0])
-        cosines = comparison.cosines
-        stage.finish(outputs, figures=figures | {"cosine_median": float(np.nanmedian(cosines))})
+    with stage.working() as needed:
+        if needed:
+            comparison = compare(*datamodels, n_directions=n_directions, seed=seed)
+            tables, figures = {}, {}
+            if not elsewhere:
+                found = cross_fit(run, comparison, n_splits, n_null_splits, seed)
+                comparison = crossfit.order_by_gap(comparison, found.gaps)
+                tables = {"gaps": ordered(found.gaps), "null": found.null}
+                figures = gap_figures(found)
+            given = None if elsewhere else with_predictions(run, seed)
+            further = analyse(datamodels, comparison, given, seed=seed)
+            figures |= figures_of(further)
+            stage.withdraw()
+            outputs = [run.path / "comparison.safetensors"]
+            save_comparison(comparison, outputs[0])
+            outputs += write_tables(run.path, tables | tables_of(further))
+            if elsewhere:
+                outputs += [run.path / name for name in SCORES]
+                for scores_read, path in zip(datamodels, outputs[-2:], strict=True):
+                    save_datamodels(scores_read, path)
+            figures["cosine_median"] = float(np.nanmedian(comparison.cosines))
+            stage.finish(outputs, figures=figures)
     return read_comparison(run, datamodels)
 
 
 def read_scores(paths: list[Path], options: dict, run: Run) -> tuple[Datamodels, Datamodels]:
     """Scores made elsewhere, of the sizes of the run's data where it has some; prints notes."""
     if run.manifest(DATA):
-        data = read_dataset(run.path / "data", mmap=True)
+        data = read_data(run, mmap=True)
         options = {"n_train": len(data.train), "n_test": len(data.test)} | options
     datamodels = tuple(load_scores(path, **options) for path in paths)
     for path, scores in zip(paths, datamodels, strict=True):
@@ -147,33 +161,32 @@ def scores_digest(path: Path) -> str:
     return " ".join(file_digest(file) for file in files)
 
 
-def read_datamodels(run: Run) -> tuple[Datamodels, Datamodels]:
-    """Both algorithms' datamodels as stage 03 wrote them."""
-    return tuple(load_datamodels(run.path / f"datamodels_{a}.safetensors") for a in (1, 2))
-
-
 def read_comparison(run: Run, datamodels=None) -> StudyComparison:
     """What stage 04 wrote."""
-    path = run.path / "comparison.safetensors"
-    if not path.exists():
-        raise FileNotFoundError(f"no comparison in {run.path}; run notebook {COMPARISON} first")
-    tables = [run.path / f"{name}.parquet" for name in ("gaps", "null")]
-    gaps, null = (pd.read_parquet(p) if p.exists() else None for p in tables)
+    run.check(COMPARISON)
+    path = run.output(COMPARISON, "comparison.safetensors")
+    tables = read_tables(run, COMPARISON)
     return StudyComparison(
         load_comparison(path),
-        gaps,
-        null,
-        datamodels or read_datamodels(run),
-        read_analyses(run.path),
+        tables.get("gaps"),
+        tables.get("null"),
+        datamodels or compared_datamodels(run),
+        analyses_of(tables),
     )
 
 
-def write_tables(folder: Path, tables: dict[str, pd.DataFrame]) -> list[Path]:
-    paths = []
-    for name, table in tables.items():
-        paths.append(folder / f"{name}.parquet")
-        table.to_parquet(paths[-1])
-    return paths
+def compared_datamodels(run: Run) -> tuple[Datamodels, Datamodels]:
+    """The datamodels that stage 04 compared: scores made elsewhere, or those of stage 03.
+
+    Raises
+    ------
+    StudyError
+        If scores made elsewhere were compared and their files are not there, or not the same.
+    """
+    given = run.manifest(COMPARISON)["parameters"]
+    if "scores" not in given:
+        return read_datamodels(run)
+    return tuple(load_datamodels(run.output(COMPARISON, name)) for name in SCORES)
 
 
 @dataclass(frozen=True, eq=False)
@@ -272,34 +285,33 @@ class StudySubpopulations:
 def inspect_subpopulations(run: Run, *, top_k: int = 24) -> StudySubpopulations:
     """Stage 05: the test images at both ends of each direction; on scenes, AUC and precision."""
     stage = run.stage(SUBPOPULATIONS, {"top_k": top_k}, after=[COMPARISON])
-    stage.say()
-    if not stage.is_current:
-        found = read_comparison(run)
-        comparison, test = found.comparison, read_models(run).dataset.test
-        members = pd.concat(
-            [subpopulations(comparison[name], top_k=top_k) for name in PAIRS], ignore_index=True
-        )
-        tables = {"subpopulations": members}
-        if len(test.truth.columns):
-            tables["grades"] = pd.concat(
-                [grade(comparison[name], test.labels, test.truth) for name in PAIRS],
-                ignore_index=True,
+    with stage.working() as needed:
+        if needed:
+            found = read_comparison(run)
+            comparison, test = found.comparison, read_data(run).test
+            members = pd.concat(
+                [subpopulations(comparison[name], top_k=top_k) for name in PAIRS], ignore_index=True
             )
-        outputs = write_tables(run.path, tables)
-        influence = influence_table(comparison, *found.datamodels, top_k=top_k)
-        figures = {"influence": influence.to_dict("records")}
-        stage.finish(outputs, figures=figures | grade_figures(tables.get("grades")))
-    grades, members = run.path / "grades.parquet", read_subpopulations(run)
-    return StudySubpopulations(
-        members,
-        pd.read_parquet(grades) if grades.exists() else None,
-        class_shares(members, read_dataset(run.path / "data", mmap=True).test.labels),
-    )
+            tables = {"subpopulations": members}
+            if len(test.truth.columns):
+                tables["grades"] = pd.concat(
+                    [grade(comparison[name], test.labels, test.truth) for name in PAIRS],
+                    ignore_index=True,
+                )
+            influence = influence_table(comparison, *found.datamodels, top_k=top_k)
+            figures = {"influence": influence.to_dict("records")}
+            figures |= grade_figures(tables.get("grades"))
+            stage.withdraw()
+            stage.finish(write_tables(run.path, tables), figures=figures)
+    tables = read_tables(run, SUBPOPULATIONS)
+    members, labels = tables["subpopulations"], read_data(run, mmap=True).test.labels
+    return StudySubpopulations(members, tables.get("grades"), class_shares(members, labels))
 
 
 def read_subpopulations(run: Run) -> pd.DataFrame:
     """The members that stage 05 wrote."""
-    return pd.read_parquet(run.path / "subpopulations.parquet")
+    run.check(SUBPOPULATIONS)
+    return read_tables(run, SUBPOPULATIONS)["subpopulations"]
 
 
 def grade_figures(grades: pd.DataFrame | None) -> dict[str, Any]:

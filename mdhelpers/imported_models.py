@@ -14,6 +14,7 @@ import numpy as np
 from tqdm import tqdm
 
 from mdhelpers.importers import MasksAndMargins, read_masks_and_margins
+from mdhelpers.integrity import content_digest
 from mdhelpers.paths import resolve
 from mdhelpers.plans import TrainingPlan
 from mdhelpers.specs import Spec, validate
@@ -62,7 +63,7 @@ def given_models(parameters: dict) -> dict[int, GivenModels]:
 
 
 def origins(given: dict[int, GivenModels]) -> list[str]:
-    """Names, sizes and times of each algorithm's files, so that changed ones are read again.
+    """Names and digests of each algorithm's files, so that changed ones are read again.
 
     Raises
     ------
@@ -73,13 +74,12 @@ def origins(given: dict[int, GivenModels]) -> list[str]:
 
 
 def stamp(path: Path) -> str:
-    """A file's name, size and time; of a folder, those of its arrays."""
+    """A file's name and digest; of a folder, those of its arrays."""
     if not path.exists():
         raise FileNotFoundError(f"{path} is not there; it should hold masks or margins of models")
     if path.is_dir():
         return " ".join(stamp(file) for file in sorted(path.glob("*.npy")))
-    about = path.stat()
-    return f"{path.name} {about.st_size} {about.st_mtime_ns}"
+    return f"{path.name} {content_digest(path)[:16]}"
 
 
 def import_models(

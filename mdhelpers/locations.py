@@ -161,6 +161,10 @@ class LocalFolder:
         with contextlib.suppress(FileNotFoundError), path.open("rb") as file:
             return file.read(most)
 
+    def write(self, key: str, content: bytes) -> None:
+        """Write a key."""
+        self.place(key).write_bytes(content)
+
     def sizes(self, prefix: str = "") -> dict[str, int]:
         """All keys under a prefix with their bytes; files still being written are left out.
 
@@ -261,6 +265,10 @@ class RemoteFolder:
             return self.fs.cat_file(self.place(key), end=most)
         except FileNotFoundError:
             return None
+
+    def write(self, key: str, content: bytes) -> None:
+        """Write a key."""
+        self.fs.pipe_file(self.place(key), content)
 
     def sizes(self, prefix: str = "") -> dict[str, int]:
         """All keys under a prefix with their bytes."""

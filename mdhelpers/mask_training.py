@@ -7,7 +7,6 @@ A killed run loses only the tasks under way: see `mdhelpers.plans` for what a ta
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import socket
 import time
@@ -21,7 +20,9 @@ from mdhelpers.machine import cores
 from mdhelpers.plans import TrainingPlan
 from mdhelpers.pretraining import run_source, unfinished_sources
 from mdhelpers.processes import visible_gpus
+from mdhelpers.records import remove_unfinished, write_json
 from mdhelpers.schedulers import check_scheduler, failure_message, run_tasks
+from mdhelpers.status import read_log
 from mdhelpers.tasks import unfinished_tasks
 
 
@@ -136,11 +137,7 @@ def default_workers(plan: TrainingPlan, n_tasks: int) -> int:
 def failed_last(tasks: list[tuple[int, int]], log: Path) -> list[tuple[int, int]]:
     """``tasks`` with those that failed before put last, so that they keep none from running."""
     failed = set()
-    for line in log.read_text().splitlines() if log.exists() else []:
-        try:
-            report = json.loads(line)
-        except json.JSONDecodeError:  # the last line of a killed run
-            continue
+    for report in read_log(log):
         if "failed" in report:
             failed.add((report["algorithm"], report["task"]))
     return sorted(tasks, key=lambda task: task in failed)
@@ -150,7 +147,7 @@ def log_report(path: Path, report: dict) -> None:
     """Append a report to the run's log, with the time and the host where it names none."""
     shown = {key: value for key, value in report.items() if key not in ("stop", "again", "last")}
     line = {"host": socket.gethostname(), **shown, "at": time.time()}
-    with path.open("a") as file:
+    with path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(line) + "\n")
 
 
@@ -160,19 +157,16 @@ def describe_plan(plan: TrainingPlan) -> None:
         "n_models": plan.n_models,
         "stack": plan.stack,
         "names": [spec.name for spec in plan.algorithms],
-        "stores": [str(plan.store_path(a)) for a in plan.numbers],
+        "models_url": plan.models_url,
         "device": plan.device,
     }
-    temporary = plan.folder / f"plan.{os.getpid()}.tmp"
-    temporary.write_text(json.dumps(about, indent=2))
-    temporary.rename(plan.folder / "plan.json")
+    write_json(plan.folder / "plan.json", about)
 
 
 def remove_leftovers(plan: TrainingPlan) -> None:
     """Remove what killed processes had begun to write."""
-    for folder in ("checkpoints_1", "checkpoints_2", "sources"):
-        for path in (plan.folder / folder).glob("*.tmp"):
-            path.unlink(missing_ok=True)
+    for folder in (".", "checkpoints_1", "checkpoints_2", "sources"):
+        remove_unfinished(plan.folder / folder)
 
 
 def check_disk(plan: TrainingPlan, n_tasks: int) -> None:

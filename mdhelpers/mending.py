@@ -2,23 +2,47 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
+from mdhelpers.integrity import changed_tasks
 from mdhelpers.locations import open_location
+from mdhelpers.records import read_or_empty
 from mdhelpers.status import store_locations
 from mdhelpers.store import ModelStore
 
 TRAINING = "02_mask_training"
+LOST, CHANGED = "all of task", "other models in task"
 Checked = list[tuple[ModelStore, list[tuple[str, int]]]]
 
 
 def check_run(run_folder: str | Path) -> Checked:
-    """Each store of a run with its damaged chunks, (array, task); every chunk is read."""
-    there = [
-        at for at in store_locations(Path(run_folder)) if open_location(at).exists("zarr.json")
-    ]
-    stores = [ModelStore.open(location) for location in there]
-    return [(store, store.check()) for store in stores]
+    """Each store of a run with its damaged chunks, (array, task); every chunk is read.
+
+    Of a finished run a task that is lost counts as damaged too, and one that is whole but not what
+    was written.
+    """
+    folder = Path(run_folder)
+    there = [at for at in store_locations(folder) if open_location(at).exists("zarr.json")]
+    told = outputs_of(folder)
+    found = []
+    for location in there:
+        store = ModelStore.open(location)
+        bad = store.check()
+        known = {task for _, task in bad}
+        name = Path(str(location)).name
+        if name in told:  # the stage was finished: no task may be missing, or another
+            lost = [(LOST, task) for task in store.missing_tasks()]
+            changed = [(CHANGED, t) for t in changed_tasks(store, told[name]) if t not in known]
+            bad = bad + lost + changed
+        found.append((store, bad))
+    return found
+
+
+def outputs_of(folder: Path) -> dict:
+    """What the finished stage 02 said of its outputs, by name; empty where it is not finished."""
+    outputs = read_or_empty(folder / "stages" / f"{TRAINING}.json").get("outputs", {})
+    return outputs if isinstance(outputs, dict) else {name: {} for name in outputs}
 
 
 def check_text(checked: Checked) -> str:
@@ -30,7 +54,8 @@ def check_text(checked: Checked) -> str:
         )
         for array, task in bad:
             rows = store.task_rows(task)
-            lines.append(f"  {array} of task {task} (models {rows.start} to {rows.stop - 1})")
+            what = array if array in (LOST, CHANGED) else f"{array} of task"
+            lines.append(f"  {what} {task} (models {rows.start} to {rows.stop - 1})")
     return "\n".join(lines)
 
 
@@ -43,5 +68,7 @@ def mend(run_folder: str | Path, checked: Checked) -> int:
             models += rows.stop - rows.start
             store.forget(task)
     if models:  # else the stage would pass for finished, and the run would skip it
-        (Path(run_folder) / "stages" / f"{TRAINING}.json").unlink(missing_ok=True)
+        stages = Path(run_folder) / "stages"
+        with contextlib.suppress(FileNotFoundError):
+            (stages / f"{TRAINING}.json").replace(stages / f"{TRAINING}.withdrawn")
     return models

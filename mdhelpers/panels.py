@@ -9,9 +9,10 @@ import pandas as pd
 from mdhelpers.findings import SUBPOPULATIONS, read_comparison, read_subpopulations
 from mdhelpers.gallery import image_rows
 from mdhelpers.plots import effect_curves, predicted_against_true
+from mdhelpers.records import written
 from mdhelpers.runs import Run
 from mdhelpers.selections import members_at
-from mdhelpers.style import comparison_label
+from mdhelpers.style import comparison_label, label_text
 from mdhelpers.subpopulations import random_same_class
 
 
@@ -34,14 +35,14 @@ def draw_predictions(axes, fits, *, names) -> None:
         order = np.argsort(score.per_example)
         examples = order[(np.array([0.95, 0.7, 0.45, 0.2]) * (len(order) - 1)).astype(int)]
         chosen = {"examples": examples, "scores": score.per_example}
-        predicted_against_true(ax, true, predicted, **chosen).set_title(name)
+        predicted_against_true(ax, true, predicted, **chosen).set_title(label_text(name))
 
 
 def draw_deviations(axes, fits, *, names) -> None:
     """As `draw_predictions`, each test image's mean over the held-out models taken away."""
     for ax, name, true, predicted in zip(axes, names, fits.true, fits.predicted, strict=True):
         parts = (values - values.mean(0) for values in (true, predicted))
-        predicted_against_true(ax, *parts).set_title(name)
+        predicted_against_true(ax, *parts).set_title(label_text(name))
         ax.set(xlabel="predicted margin, less its mean", ylabel="true margin, less its mean")
 
 
@@ -61,7 +62,8 @@ def draw_effects(axes, table: pd.DataFrame, draw, *, names) -> None:
         single = rows[rows["algorithm"] > 0]
         feature, placebo = (single[single["kind"] == kind] for kind in ("feature", "placebo"))
         draw(ax, feature, names=names, placebo=placebo)
-        ax.set_title(f"{hypothesis} → {rows['class_name'].iloc[0]}")
+        target = rows["class_name"].iloc[0]
+        ax.set_title(f"{label_text(hypothesis, 28)} → {label_text(target, 28)}")
 
 
 def draw_landing(run: Run, models, effects) -> None:
@@ -79,7 +81,9 @@ def draw_landing(run: Run, models, effects) -> None:
         chosen = effects.table[effects.table["hypothesis"] == row["hypothesis"]]
         draw_effects([right], chosen, effect_curves, names=models.names)
     (run.path / "figures").mkdir(exist_ok=True)
-    fig.savefig(run.path / "figures" / "landing.png", dpi=160)
+    with written(run.path / "figures" / "landing.png") as unfinished:
+        fig.savefig(unfinished, format="png", dpi=160)
+    run.stage("07_counterfactual_verification", {}).add_output("figures/landing.png")
 
 
 def draw_subpopulation(ax, run: Run, models, name: str, hypothesis: str) -> None:
@@ -95,7 +99,8 @@ def draw_subpopulation(ax, run: Run, models, name: str, hypothesis: str) -> None
         " ": random[7:],
     }
     image_rows(ax, rows)
-    ax.set_title(f"{comparison_label(name, models.names)}, direction {direction}")
+    label = label_text(comparison_label(name, models.names))
+    ax.set_title(f"{label}, direction {direction}")
 
 
 def landing_direction(run: Run, name: str, hypothesis: str) -> tuple[int, str]:

@@ -11,18 +11,20 @@ from safetensors.numpy import load_file, save_file
 
 from mdhelpers import prediction_pairs
 from mdhelpers.algorithms import SklearnSpec
-from mdhelpers.findings import SUBPOPULATIONS, read_comparison, read_subpopulations, write_tables
+from mdhelpers.findings import SUBPOPULATIONS, read_comparison, read_subpopulations
 from mdhelpers.plans import TrainingPlan
 from mdhelpers.prediction_grades import grade_features, grade_members, prediction_scores
 from mdhelpers.prediction_level import Predictions
+from mdhelpers.records import written
 from mdhelpers.retraining import retrain
-from mdhelpers.runs import Run
+from mdhelpers.runs import Run, read_tables, write_tables
 from mdhelpers.stages import MODELS, StudyModels, read_models
 from mdhelpers.store import Trained
 from mdhelpers.style import COMPARISONS
 from mdhelpers.verification import UNCHANGED, confidences
 
 PREDICTIONS = "09_prediction_level"
+ARRAYS = "predictions.safetensors"
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,27 +98,29 @@ def compare_predictions(
     """
     parameters = {"n_reinitialised": n_reinitialised, "seed": seed}
     stage = run.stage(PREDICTIONS, parameters, after=[MODELS, SUBPOPULATIONS])
-    stage.say()
-    if not stage.is_current:
-        models = read_models(run, device=device)
-        predictions = kept_predictions(models)
-        again = [errors_again(models, a, n_reinitialised, **who) for a in (1, 2)]
-        tables = all_tables(run, models, predictions, again, seed)
-        outputs = write_tables(run.path, {f"prediction_{k}": v for k, v in vars(tables).items()})
-        outputs.append(run.path / "predictions.safetensors")
-        arrays = {f"confidence_{a}": p.confidence for a, p in enumerate(predictions, 1)}
-        arrays |= {f"right_{a}": p.right for a, p in enumerate(predictions, 1)}
-        save_file({k: np.ascontiguousarray(v) for k, v in arrays.items()}, outputs[-1])
-        retrained = [run.path / "retrained"] * any(len(table) for table in again)
-        stage.finish(outputs + retrained, figures=prediction_figures(tables, models))
+    with stage.working() as needed:
+        if needed:
+            models = read_models(run, device=device)
+            predictions = kept_predictions(models)
+            again = [errors_again(models, a, n_reinitialised, **who) for a in (1, 2)]
+            tables = all_tables(run, models, predictions, again, seed)
+            stage.withdraw()
+            named = {f"prediction_{name}": table for name, table in vars(tables).items()}
+            outputs = [*write_tables(run.path, named), run.path / ARRAYS]
+            arrays = {f"confidence_{a}": p.confidence for a, p in enumerate(predictions, 1)}
+            arrays |= {f"right_{a}": p.right for a, p in enumerate(predictions, 1)}
+            with written(outputs[-1]) as unfinished:
+                save_file({k: np.ascontiguousarray(v) for k, v in arrays.items()}, unfinished)
+            stage.finish(outputs, figures=prediction_figures(tables, models))
     return read_predictions(run)
 
 
 def read_predictions(run: Run) -> StudyPredictions:
     """What stage 09 wrote."""
-    names = [field.name for field in fields(PredictionTables)]
-    read = [pd.read_parquet(run.path / f"prediction_{name}.parquet") for name in names]
-    arrays = load_file(run.path / "predictions.safetensors")
+    run.check(PREDICTIONS)
+    tables = read_tables(run, PREDICTIONS)
+    read = [tables[f"prediction_{field.name}"] for field in fields(PredictionTables)]
+    arrays = load_file(run.output(PREDICTIONS, ARRAYS))
     pairs = (tuple(arrays[f"{name}_{a}"] for a in (1, 2)) for name in ("confidence", "right"))
     return StudyPredictions(PredictionTables(*read), *pairs)
 

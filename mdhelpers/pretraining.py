@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import time
 from functools import lru_cache
 from pathlib import Path
@@ -22,8 +21,10 @@ from mdhelpers.algorithms import NetworkSpec, PretrainingSpec
 from mdhelpers.checkpoint_files import read_weights, torchvision_weights
 from mdhelpers.datasets import DatasetSpec
 from mdhelpers.image_folders import load_dataset
+from mdhelpers.inputs import data_digest
 from mdhelpers.paths import resolve
 from mdhelpers.plans import TrainingPlan, derived_seed
+from mdhelpers.records import written
 from mdhelpers.training import Task, TrainingData, stack_logits, train_stack
 
 SOURCE_SEEDS = 6  # apart from the keys of masks, orders and initialisations
@@ -31,7 +32,10 @@ SOURCE_SEEDS = 6  # apart from the keys of masks, orders and initialisations
 
 def source_path(plan: TrainingPlan, source: PretrainingSpec, number: int) -> Path:
     """Where source model ``number`` is kept."""
-    decides = json.dumps([source.model_dump(exclude={"n_models"}), plan.seed], sort_keys=True)
+    decides = [source.model_dump(exclude={"n_models"}), plan.seed]
+    if pictures := data_digest(source.dataset):  # of scenes, the specification says it all
+        decides.append(pictures)
+    decides = json.dumps(decides, sort_keys=True)
     name = hashlib.sha256(decides.encode()).hexdigest()[:12]
     return plan.source_folder / f"{name}_{number:05d}.safetensors"
 
@@ -42,14 +46,19 @@ def source_of(plan: TrainingPlan, algorithm: int) -> PretrainingSpec | None:
     return spec.initialisation.source if isinstance(spec, NetworkSpec) else None
 
 
-def unfinished_sources(plan: TrainingPlan) -> list[tuple[int, int]]:
-    """(algorithm, number) of source models still to train; a shared one is listed once."""
+def sources(plan: TrainingPlan) -> dict[Path, tuple[int, int]]:
+    """Where each source model is kept, and its (algorithm, number); a shared one is there once."""
     wanted = {}
     for algorithm in plan.numbers:
         source = source_of(plan, algorithm)
         for number in range(source.n_models if source else 0):
             wanted.setdefault(source_path(plan, source, number), (algorithm, number))
-    return [key for path, key in wanted.items() if not path.exists()]
+    return wanted
+
+
+def unfinished_sources(plan: TrainingPlan) -> list[tuple[int, int]]:
+    """(algorithm, number) of source models still to train."""
+    return [key for path, key in sources(plan).items() if not path.exists()]
 
 
 def run_source(plan: TrainingPlan, algorithm: int, number: int) -> dict:
@@ -63,9 +72,9 @@ def run_source(plan: TrainingPlan, algorithm: int, number: int) -> dict:
     right = stack_logits(stack, test.source.images)[0].argmax(-1) == test.labels.cpu()
     path = source_path(plan, source, number)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    save_file({k: v.cpu().contiguous() for k, v in stack.model_state(0).items()}, temporary)
-    temporary.rename(path)
+    weights = {k: v.cpu().contiguous() for k, v in stack.model_state(0).items()}
+    with written(path) as unfinished:
+        save_file(weights, unfinished)
     return {
         "algorithm": algorithm,
         "source": number,

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from mdhelpers.datamodels import Datamodels, FitOptions, load_datamodels
+from mdhelpers.datamodels import Datamodels, FitOptions
 from mdhelpers.fitters import fitter
 from mdhelpers.learning_curves import (
     POINTS,
@@ -21,15 +21,15 @@ from mdhelpers.learning_curves import (
     learning_curve,
 )
 from mdhelpers.learning_laws import SPARSE, Law, fit_laws
+from mdhelpers.paths import shown
 from mdhelpers.quality import NoiseCeiling, noise_ceiling, repeat_keys
-from mdhelpers.records import plain, read_json, write_json
 from mdhelpers.retraining import retrain
-from mdhelpers.runs import Run
-from mdhelpers.stages import DATAMODELS, StudyModels, read_models
+from mdhelpers.runs import Run, read_tables, write_tables
+from mdhelpers.stages import DATAMODELS, StudyModels, read_datamodels, read_models
 from mdhelpers.store import Trained
 
 QUALITY = "03_quality"
-TABLES = ("curves", "examples", "laws")
+TABLES = ("quality_curves", "quality_examples", "quality_laws")
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,33 +99,30 @@ def measure_quality(
     """
     parameters = {"n_repeats": n_repeats, "n_splits": n_splits, "seed": seed}
     stage = run.stage(QUALITY, parameters, after=[DATAMODELS])
-    made_from = [stage.key, run.manifest(DATAMODELS)["finished"]]
-    if read_json(run.path / "quality.json").get("made_from") == made_from:
-        print(f"{QUALITY}: finished before with these parameters; reading its results")
-        return read_quality(run)
-    print(f"{QUALITY}: running")
-    models = read_models(run, device=device)
-    figures, parts = {}, []
-    for algorithm in (1, 2):
-        measure = Measurement.of(run, models, algorithm, seed)
-        ceiling = measure.ceiling(n_repeats, workers)
-        parts.append(measure.tables(n_splits, ceiling))
-        figures |= measure.figures(parts[-1], ceiling)
-    for name, tables in zip(TABLES, zip(*parts, strict=True), strict=True):
-        pd.concat(tables, ignore_index=True).to_parquet(run.path / f"quality_{name}.parquet")
-    run.merge(DATAMODELS, figures)
-    write_json(run.path / "quality.json", {"made_from": made_from, "figures": plain(figures)})
+    with stage.working() as needed:
+        if needed:
+            models = read_models(run, device=device)
+            figures, parts = {}, []
+            for algorithm in (1, 2):
+                measure = Measurement.of(run, models, algorithm, seed)
+                ceiling = measure.ceiling(n_repeats, workers)
+                parts.append(measure.tables(n_splits, ceiling))
+                figures |= measure.figures(parts[-1], ceiling)
+            joined = (pd.concat(part, ignore_index=True) for part in zip(*parts, strict=True))
+            stage.withdraw()
+            outputs = write_tables(run.path, dict(zip(TABLES, joined, strict=True)))
+            stage.finish(outputs, figures=figures, block=DATAMODELS)
     return read_quality(run)
 
 
 def read_quality(run: Run) -> StudyQuality:
     """What :func:`measure_quality` wrote."""
-    if not (run.folder / "quality.json").exists():
+    if not run.manifest(QUALITY):
         raise FileNotFoundError(
-            f"{run.folder} has no quality.json; run notebook {DATAMODELS} first"
+            f"the quality of {shown(run.folder)} was not measured; run notebook {DATAMODELS} first"
         )
-    tables = (pd.read_parquet(run.folder / f"quality_{name}.parquet") for name in TABLES)
-    return StudyQuality(*tables, read_json(run.folder / "quality.json")["figures"])
+    tables = read_tables(run, QUALITY)
+    return StudyQuality(*(tables[name] for name in TABLES), run.manifest(QUALITY)["figures"])
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,7 +142,7 @@ class Measurement:
         how = {"method": given["method"], "seed": given["seed"]}
         if "options" in given:
             how["options"] = FitOptions(**given["options"])
-        fit = load_datamodels(run.path / f"datamodels_{algorithm}.safetensors")
+        fit = read_datamodels(run)[algorithm - 1]
         return cls(models, algorithm, fit, how, given["relative"], seed)
 
     def outputs(self, trained: Trained) -> np.ndarray:

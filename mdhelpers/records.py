@@ -103,6 +103,14 @@ def read_json(path: Path) -> dict:
     return found
 
 
+def read_or_empty(path: Path) -> dict:
+    """Return what the JSON file holds; an empty mapping where there is none, or it is damaged."""
+    try:
+        return read_json(path)
+    except ValueError:
+        return {}
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write `value` so that a reader, or a crash, finds the old file or the new one, never half."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -8,7 +8,6 @@ the same tasks as the study's own, over the same processes or hosts, and a kille
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache
@@ -18,6 +17,7 @@ import numpy as np
 
 from mdhelpers.mask_training import train_all
 from mdhelpers.plans import TrainingPlan
+from mdhelpers.records import written
 from mdhelpers.store import ModelStore, Trained
 
 __all__ = ["RetrainingPlan", "retrain"]
@@ -171,10 +171,8 @@ def _write_request(path: Path, masks: np.ndarray, keys: np.ndarray) -> None:
     if path.exists():
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    with temporary.open("wb") as file:
+    with written(path) as unfinished, unfinished.open("wb") as file:
         np.savez(file, masks=np.packbits(masks, axis=1), n_train=masks.shape[1], keys=keys)
-    temporary.rename(path)
 
 
 @lru_cache(maxsize=2)
@@ -186,6 +184,7 @@ def _read_request(path: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _remove_others(folder: Path, prefix: str) -> None:
+    """Remove what was trained for the same end on other masks: folders that `retrain` made."""
     for other in folder.parent.glob(f"{prefix}*"):
-        if other != folder:
+        if other != folder and not other.is_symlink() and (other / "request.npz").is_file():
             shutil.rmtree(other, ignore_errors=True)

@@ -14,7 +14,17 @@ from typing import Any
 
 from mdhelpers.machine import duration, folder_bytes, free_bytes, in_words, package_version
 from mdhelpers.paths import shown
-from mdhelpers.records import Busy, differences, digest, few, locked, now, read_json, write_json
+from mdhelpers.records import (
+    Busy,
+    differences,
+    digest,
+    few,
+    file_digest,
+    locked,
+    now,
+    read_or_empty,
+    write_json,
+)
 from mdhelpers.runs import Run, StudyError
 from mdhelpers.studyfiles import Notebook, complete, find_notebooks, merge, refuse_unknown
 
@@ -28,6 +38,7 @@ class Step:
 
     notebook: Notebook
     parameters: dict[str, Any]
+    reads: dict[str, Any]  # digests of what it reads from outside of the run
     version: str
     after: str  # the key of the notebook before it
     reason: str
@@ -40,7 +51,8 @@ class Step:
     @property
     def key(self) -> str:
         """The sha256 of all that decides this notebook's result."""
-        return digest([self.notebook.source, self.parameters, self.version, self.after])
+        about = [self.notebook.source, self.parameters, self.version, self.after]
+        return digest([*about, self.reads] if self.reads else about)
 
 
 @dataclass(frozen=True)
@@ -142,14 +154,15 @@ def make_plan(
         profile=values.get("profile", "full"),
         runs_dir=values.get("runs_dir", "runs"),
     )
-    plan = Plan(study, run, ())
-    entries = read_json(plan.keys_file)
+    plan, reads = Plan(study, run, ()), _reads(study)
+    entries = read_entries(plan)
     first = _position(start, notebooks) if start is not None else 0
     why = "forced" if force else "asked for by --from" if start is not None else ""
     steps, after, again = [], "", ""
     for number, notebook in enumerate(notebooks):
         given = {name: values[name] for name in notebook.declares if name in values}
-        step = Step(notebook, given, package_version("mdhelpers"), after, "")
+        read = reads.get(notebook.name, {})
+        step = Step(notebook, given, read, package_version("mdhelpers"), after, "")
         entry = entries.get(notebook.name, {})
         if number < first:
             _must_be_finished(step, entry, plan, notebooks[first].name)
@@ -159,6 +172,26 @@ def make_plan(
         steps.append(replace(step, reason=reason or (why if number >= first else "")))
         again = f"{notebook.name} runs again" if steps[-1].reason else ""
     return Plan(study, run, tuple(steps))
+
+
+def _reads(study: Any) -> Mapping[str, Mapping[str, Any]]:
+    """What each notebook reads from outside of the run, where the study is one of the project's."""
+    from mdhelpers.studies import Study
+
+    if not isinstance(study, Study):
+        return {}
+    from mdhelpers.inputs import of_study
+
+    return of_study(study)
+
+
+ENTRY = {"key", "source", "parameters", "version", "after", "stage_key"}
+
+
+def read_entries(plan: Plan) -> dict[str, dict[str, Any]]:
+    """What each executed notebook was made from; those whose record is damaged are left out."""
+    entries = read_or_empty(plan.keys_file).items()
+    return {name: e for name, e in entries if isinstance(e, dict) and set(e) >= ENTRY}
 
 
 def _position(start: str, notebooks: Sequence[Notebook]) -> int:
@@ -176,13 +209,17 @@ def _reason(step: Step, entry: Mapping[str, Any], plan: Plan) -> str:
         return "not finished yet" if plan.copy(step).exists() else "never run"
     if changed := differences(entry["parameters"], step.parameters):
         return few(changed)
+    if entry.get("reads", {}) != step.reads:
+        return few(differences(entry.get("reads", {}), step.reads))
     if not plan.copy(step).exists():
         return "its executed copy is missing"
-    manifest = plan.run.manifest(step.name)
-    if manifest.get("key") != entry["stage_key"]:
+    if entry.get("copy") not in (None, file_digest(plan.copy(step))):
+        return "its executed copy was changed"
+    if plan.run.manifest(step.name).get("key") != entry["stage_key"]:
         return "its results were made anew, or discarded, outside of this run"
-    if manifest and (missing := plan.run.missing(manifest)):
-        return f"output {missing[0]} is missing"
+    for manifest in plan.run.of_notebook(step.name):
+        if damage := plan.run.damage(manifest):
+            return few(damage)
     if entry["source"] != step.notebook.source:
         return "the notebook changed"
     if entry["version"] != step.version:
@@ -250,6 +287,7 @@ def carry_out(plan: Plan, *, force: bool = False) -> None:
     began = time.perf_counter()
     try:
         with locked(plan.run.path / ".run.lock", wait=False):
+            plan.run.write_results()
             _begin(plan, force=force)
             for number, step in enumerate(plan.steps, start=1):
                 _carry_out_step(plan, step, f"[{number}/{len(plan.steps)}] {step.name}")
@@ -266,21 +304,22 @@ def _begin(plan: Plan, *, force: bool) -> None:
     if not plan.to_run:
         return
     names = [step.name for step in plan.to_run]
-    entries = read_json(plan.keys_file)
+    if force:
+        _discard(plan.run, names)
+    entries = read_entries(plan)
     write_json(plan.keys_file, {k: v for k, v in entries.items() if k not in names})
     for step in plan.to_run:
         plan.copy(step).unlink(missing_ok=True)
-        if force:
-            _discard(plan.run, step.name)
 
 
-def _discard(run: Run, name: str) -> None:
-    run.stage(name, {}).discard()
-    try:
-        from mdhelpers.stages import discard
-    except ImportError:
-        return
-    discard(run, name)
+def _discard(run: Run, names: list[str]) -> None:
+    from mdhelpers.stages import MODELS, discard
+
+    if MODELS in names:  # first, since it may refuse
+        discard(run)
+    for name in names:
+        for manifest in run.of_notebook(name):
+            run.stage(manifest["stage"], {}).withdraw()
 
 
 def _carry_out_step(plan: Plan, step: Step, label: str) -> None:
@@ -300,10 +339,12 @@ def _carry_out_step(plan: Plan, step: Step, label: str) -> None:
         "version": step.version,
         "after": step.after,
         "stage_key": plan.run.manifest(step.name).get("key"),
+        "reads": step.reads,
+        "copy": file_digest(plan.copy(step)),
         "seconds": round(seconds, 1),
         "finished": now(),
     }
-    write_json(plan.keys_file, read_json(plan.keys_file) | {step.name: entry})
+    write_json(plan.keys_file, read_entries(plan) | {step.name: entry})
     print(f"{label}: done in {duration(seconds)}", flush=True)
 
 

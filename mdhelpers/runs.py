@@ -1,21 +1,31 @@
 """A run folder: what each stage made, from what, and the figures that the book quotes.
 
-A stage is finished when its manifest, `stages/<name>.json`, says so; the manifest is written last.
-It holds a key made of the stage's parameters and of the keys of the stages that it reads. Change a
-parameter, and this stage and all that hang on it have another key and run again.
+A stage is finished when its manifest, `stages/<name>.json`, says so. The manifest is withdrawn
+before anything that it names is touched and written when all is there again. It holds a key made of
+the stage's parameters and of the keys of the stages that it reads: change a parameter, and this
+stage and all that hang on it have another key and run again. It holds a digest of every output:
+what was cut short, changed, swapped or lost is found when it is read, and made anew. And it holds
+the stage's figures, of which `results.json` is made.
+
+All names in a run are relative to its folder, so that it can be copied, moved and sent.
 """
 
+import contextlib
 import re
 import time
-from collections.abc import Iterable, Mapping, Sequence
+import uuid
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from html import escape
 from pathlib import Path
 from typing import Any
 
+from mdhelpers.integrity import STORE, describe, is_inside, problem
 from mdhelpers.machine import duration, git_commit, machine, versions
 from mdhelpers.paths import resolve, shown
 from mdhelpers.records import (
+    Busy,
     differences,
     digest,
     few,
@@ -23,12 +33,15 @@ from mdhelpers.records import (
     moment,
     now,
     plain,
-    read_json,
+    read_or_empty,
+    remove_unfinished,
     write_json,
+    written,
 )
 
 SCHEMA = 1  # raise it when what the stages write changes, and old runs are made anew
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+MARK = "run.json"
 
 
 class StudyError(ValueError):
@@ -63,11 +76,12 @@ class Run:
         self.study = study
         self.profile = profile
         self.folder = resolve(runs_dir) / (study if profile == "full" else f"{study}-{profile}")
-        made_by = self.results.get("run", {})
-        if made_by and (made_by["study"], made_by["profile"]) != (study, profile):
+        made_by = self._mark or self.results.get("run", {})
+        made_by = made_by.get("study", study), made_by.get("profile", profile)
+        if made_by != (study, profile):
             raise StudyError(
-                f"{shown(self.folder)} holds the run of study {made_by['study']!r}, profile "
-                f"{made_by['profile']!r}, not of {study!r}, {profile!r}. Name the study otherwise, "
+                f"{shown(self.folder)} holds the run of study {made_by[0]!r}, profile "
+                f"{made_by[1]!r}, not of {study!r}, {profile!r}. Name the study otherwise, "
                 "or set runs_dir to another folder."
             )
 
@@ -76,18 +90,93 @@ class Run:
 
     @property
     def path(self) -> Path:
-        """The run's folder, made when it is first asked for."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        """The run's folder, made and marked as a run's when it is first asked for.
+
+        Raises
+        ------
+        StudyError
+            If a folder of that name holds something else.
+        """
+        if not (self.folder / MARK).is_file():
+            self._take_folder()
         return self.folder
+
+    def _take_folder(self) -> None:
+        if not is_run(self.folder) and any(
+            not path.name.startswith(".") for path in _children(self.folder)
+        ):
+            raise StudyError(
+                f"{shown(self.folder)} holds files that no run made, and a run would write among "
+                "them. Name the study otherwise, or set runs_dir to another folder."
+            )
+        mark = {"made_by": "mdhelpers", "study": self.study, "profile": self.profile}
+        write_json(self.folder / MARK, mark | {"id": uuid.uuid4().hex})
+
+    @property
+    def _mark(self) -> dict[str, Any]:
+        return read_or_empty(self.folder / MARK)
+
+    @property
+    def id(self) -> str:
+        """What marks what this run made outside of its folder; a copy of the run has another.
+
+        It changes with the folder's place, so that a copy never takes its original's for its own.
+        """
+        self.path  # noqa: B018 - marks the folder
+        return digest([self._mark.get("id", ""), str(self.folder.resolve())])[:16]
 
     @property
     def results(self) -> dict[str, Any]:
-        """What `results.json` holds now: "run", and the figures of each finished stage."""
-        return read_json(self.folder / "results.json")
+        """ "run", and the figures of each finished stage, as `results.json` has them.
+
+        Those of a stage that was made before what it reads was made anew are left out.
+        The manifests say them; the file is a copy, of which only runs of older versions are read.
+        """
+        found = read_or_empty(self.folder / "results.json")  # a damaged one is made anew
+        manifests = _up_to_date(self.manifests())
+        if (self.folder / "stages").is_dir():
+            found = {n: found[n] for n in found if n in {"run", *(m["stage"] for m in manifests)}}
+        told = [manifest for manifest in manifests if "figures" in manifest]
+        for manifest in told:
+            about = {"seconds": manifest["seconds"], "parameters": manifest["parameters"]}
+            own = manifest["block"] == manifest["stage"]
+            before = about if own else found.get(manifest["block"], {})
+            found[manifest["block"]] = before | manifest["figures"]
+        if told:
+            last = max(told, key=lambda manifest: manifest["run"]["finished"])
+            found["run"] = found.get("run", {}) | last["run"] | _found(found)
+        return {name: found[name] for name in sorted(found, key=lambda n: (n != "run", n))}
+
+    def write_results(self) -> None:
+        """Write `results.json` as the finished stages have it, safe beside other processes."""
+        with locked(self.path / ".results.lock"):
+            results, path = plain(self.results), self.folder / "results.json"
+            if read_or_empty(path) != results:
+                write_json(path, results)
+
+    def manifests(self) -> list[dict[str, Any]]:
+        """Return the manifests of all finished stages, in the order of their names."""
+        names = sorted(path.stem for path in _children(self.folder / "stages", "*.json"))
+        return [manifest for name in names if (manifest := self.manifest(name))]
 
     def manifest(self, name: str) -> dict[str, Any]:
-        """Return the manifest of a finished stage, empty where it has none."""
-        return read_json(self.folder / "stages" / f"{name}.json")
+        """Return the manifest of a finished stage, empty where it has none or it is damaged."""
+        found = read_or_empty(self._manifest_path(name))
+        said = found.pop("sha256", None)
+        if said is not None and said != digest(found):
+            return {}
+        if not {"key", "parameters", "inputs", "outputs", "seconds", "finished"} <= set(found):
+            return {}
+        if not all(other < name for other in found["inputs"]):  # stages read earlier ones only
+            return {}
+        return {"stage": name, "block": name} | found
+
+    def of_notebook(self, name: str) -> list[dict[str, Any]]:
+        """Return the manifests of the stages that a notebook finishes: those of its number."""
+        return [manifest for manifest in self.manifests() if manifest["stage"][:3] == name[:3]]
+
+    def _manifest_path(self, name: str) -> Path:
+        return self.folder / "stages" / f"{name}.json"
 
     def stage(self, name: str, parameters: Mapping[str, Any], after: Sequence[str] = ()) -> "Stage":
         """Return the stage `name` of this run, with the key that its inputs give it.
@@ -110,12 +199,19 @@ class Run:
         inputs = {other: self._finished(other, wanted_by=name)["key"] for other in after}
         return Stage(self, name, plain(parameters), inputs)
 
+    def check(self, name: str) -> None:
+        """Raise StudyError, with what to do, unless a stage is finished and its outputs are there.
+
+        Files are held against their digests when they are read (`output`).
+        """
+        self._finished(name, wanted_by="This page")
+
     def _finished(self, name: str, *, wanted_by: str) -> dict[str, Any]:
         manifest = self.manifest(name)
         if not manifest:
             problem = "has not been run"
-        elif missing := self.missing(manifest):
-            problem = f"has lost its output {missing[0]}"
+        elif damage := self.damage(manifest, thorough=False):
+            problem = f"is damaged: {damage[0]}"
         else:
             inputs = {other: self._finished(other, wanted_by=name) for other in manifest["inputs"]}
             stale = [k for k, v in inputs.items() if v["key"] != manifest["inputs"][k]]
@@ -127,31 +223,76 @@ class Run:
             f"Run notebook {name} first. `{self.command()}` runs all that is missing."
         )
 
-    def missing(self, manifest: Mapping[str, Any]) -> list[str]:
-        """Return which of a manifest's outputs are not there any more."""
-        return [name for name in manifest["outputs"] if not (self.folder / name).exists()]
+    def damage(self, manifest: Mapping[str, Any], *, thorough: bool = True) -> list[str]:
+        """Return what is wrong with a manifest's outputs, in words; empty where nothing is.
+
+        Parameters
+        ----------
+        manifest
+            Of a finished stage.
+        thorough
+            Read every output whole; otherwise only sizes, and the checksums that stores keep, are
+            looked at. What is then read is checked when it is read (`output`).
+        """
+        found = []
+        for name in manifest["outputs"]:
+            problem = self._problem(manifest, name, thorough=thorough)
+            found += [f"output {name} {problem}"] if problem else []
+        return found
+
+    def _problem(self, manifest: Mapping[str, Any], name: str, *, thorough: bool) -> str:
+        if not is_inside(name):
+            return "lies outside of the run"
+        outputs = manifest["outputs"]
+        told = outputs[name] if isinstance(outputs, dict) else None  # older manifests have names
+        return problem(self._place(manifest, name), told, thorough=thorough)
+
+    def _place(self, manifest: Mapping[str, Any], name: str) -> Any:
+        """Where an output lies: in the run's folder, but for stores that are kept elsewhere."""
+        elsewhere = manifest["parameters"].get("models_url", "")
+        if elsewhere and name.endswith(STORE) and "/" not in name:
+            return (
+                f"{elsewhere.rstrip('/')}/{name}"
+                if "://" in elsewhere
+                else resolve(elsewhere) / name
+            )
+        return self.folder / name
+
+    def output(self, stage: str, name: str) -> Path | None:
+        """Return the path of a finished stage's output, held against its digest.
+
+        Returns None where the stage, as it was last finished, had no output of that name: a file
+        that an earlier run left is not read for this one's.
+
+        Raises
+        ------
+        StudyError
+            If the stage is not finished, or the output is not what it wrote; it says what to do.
+        """
+        manifest = self.manifest(stage)
+        if not manifest:
+            raise StudyError(
+                f"{stage} is not finished in {shown(self.folder)}. Run notebook {stage} first. "
+                f"`{self.command()}` runs all that is missing."
+            )
+        if name not in manifest["outputs"]:
+            return None
+        if problem := self._problem(manifest, name, thorough=True):
+            raise StudyError(
+                f"{shown(self.folder / name)}, which {stage} wrote, {problem}. "
+                f"`{self.command()}` makes it anew, and only what is damaged."
+            )
+        return self.folder / name
+
+    def outputs(self, stage: str, pattern: str = "*") -> list[Path]:
+        """Return the outputs of a stage whose names match a pattern, as `output` does each."""
+        names = self.manifest(stage).get("outputs", ())
+        return [self.output(stage, n) for n in names if fnmatchcase(n, pattern)]
 
     def command(self) -> str:
         """Return the command that carries out this run."""
         overlay = "" if self.profile == "full" else f" -f parameters/{self.profile}.yaml"
         return f"mdhelpers run parameters/{self.study}.yaml{overlay}"
-
-    def record(self, **facts: Any) -> None:
-        """Merge facts about the whole run, such as `seed=0, n_models=1152`, into `results.json`."""
-        self.merge("run", facts)
-
-    def merge(self, block: str, figures: Mapping[str, Any], *, replace: bool = False) -> None:
-        """Merge figures into a block of `results.json`, safe beside other processes."""
-        figures = plain(figures)
-        with locked(self.path / ".results.lock"):
-            results = self.results
-            old = {} if replace else results.get(block, {})
-            results[block] = old | figures
-            results["run"] = results.get("run", {}) | _found(results) | self._facts()
-            ordered = {
-                name: results[name] for name in sorted(results, key=lambda n: (n != "run", n))
-            }
-            write_json(self.folder / "results.json", ordered)
 
     def _facts(self) -> dict[str, Any]:
         finished = now()
@@ -184,7 +325,7 @@ def run_at(folder: str | Path) -> Run:
         If no results do, or they are of another folder's run.
     """
     folder = Path(folder)
-    facts = read_json(folder / "results.json").get("run")
+    facts = read_or_empty(folder / MARK) or read_or_empty(folder / "results.json").get("run")
     if not facts:
         raise StudyError(f"{shown(folder)} holds no results. Run the study, or give its folder.")
     run = Run(facts["study"], profile=facts["profile"], runs_dir=folder.parent)
@@ -238,7 +379,7 @@ class Stage:
 
     @property
     def is_current(self) -> bool:
-        """Whether this stage was finished from the same parameters and its outputs are there."""
+        """Whether this stage was finished from the same parameters and its outputs are whole."""
         return not self.reason
 
     @property
@@ -246,19 +387,38 @@ class Stage:
         """Why this stage must run, in words; empty where it need not."""
         old = self.manifest
         if not old:
-            return "never run"
+            path = self.run.folder / "stages" / f"{self.name}.json"
+            return "its record is damaged" if path.exists() else "never run"
         if changed := differences(old["parameters"], self.parameters):
             return few(changed)
         again = [name for name, key in self.inputs.items() if old["inputs"].get(name) != key]
         if again or set(old["inputs"]) - set(self.inputs):
             return f"{again[0]} was run again" if again else "it reads other stages than before"
-        if missing := self.run.missing(old):
-            return f"output {missing[0]} is missing"
+        if damage := self.run.damage(old):
+            return few(damage)
         return "" if old["key"] == self.key else "made by another version of mdhelpers"
 
-    def say(self) -> None:
-        """Print whether this stage runs, and why, or that its results are read."""
-        reason = self.reason
+    @contextlib.contextmanager
+    def working(self) -> Iterator[bool]:
+        """Hold this stage for as long as the block lasts, and tell whether it must be run.
+
+        Says which, and why. What it made before stays finished until `withdraw`, which comes before
+        the first output is written: a run that is refused or stopped before loses nothing. A second
+        process that comes to the same stage waits, and finds it finished.
+        """
+        lock = self.run.path / "stages" / f".{self.name}.lock"
+        with contextlib.ExitStack() as stack:
+            try:
+                stack.enter_context(locked(lock, wait=False))
+            except Busy:
+                print(f"{self.name}: another process is at this stage; waiting for it", flush=True)
+                stack.enter_context(locked(lock))
+            reason = self.reason
+            self._say(reason)
+            self.started = time.perf_counter()
+            yield bool(reason)
+
+    def _say(self, reason: str) -> None:
         if reason:
             print(f"{self.name}: running ({reason})")
             return
@@ -268,59 +428,182 @@ class Stage:
             f"({moment(old['finished'])}, {duration(old['seconds'])}); reading its results"
         )
 
+    def withdraw(self) -> None:
+        """Let what this stage made before count no longer, before any of it is touched."""
+        for folder in (self.run.path, *(p for p in self.run.folder.iterdir() if p.is_dir())):
+            remove_unfinished(folder)
+        with contextlib.suppress(FileNotFoundError):
+            self._path.replace(self._withdrawn)
+        self.run.write_results()
+
+    @property
+    def _path(self) -> Path:
+        return self.run.folder / "stages" / f"{self.name}.json"
+
+    @property
+    def _withdrawn(self) -> Path:
+        return self._path.with_suffix(".withdrawn")
+
     def finish(
         self,
         outputs: Iterable[str | Path],
         *,
         figures: Mapping[str, Any] | None = None,
         seconds: float | None = None,
+        block: str = "",
     ) -> None:
-        """Declare the stage finished: its figures go to `results.json`, then its manifest.
+        """Declare the stage finished: its manifest is written, then `results.json`.
+
+        What an earlier run of the stage made and this one did not is removed.
 
         Parameters
         ----------
         outputs
-            Files and folders in the run's folder, relative to it or absolute.
+            Files and folders in the run's folder, relative to it or absolute; of a folder, all
+            files in it, of a store (`….zarr`) the whole.
         figures
             Numbers, texts, lists and mappings of them; they replace the stage's earlier ones.
         seconds
-            What the work took; by default the time since this object was made.
+            What the work took; by default the time since `working` was entered.
+        block
+            The stage under whose name `results.json` has the figures; by default this one.
 
         Raises
         ------
         ValueError
             If an output is not there, or a figure is nothing that JSON can say.
         """
-        names = [self._relative(output) for output in outputs]
+        assert not self._path.exists(), f"{self.name}: withdraw it before its outputs are written"
+        names = [name for output in outputs for name in self._names(output)]
+        about = {"parameters": self.parameters}
         took = round(time.perf_counter() - self.started if seconds is None else seconds, 2)
-        block = dict(figures or {}) | {"seconds": took, "parameters": self.parameters}
-        self.run.merge(self.name, block, replace=True)
         manifest = {
+            "stage": self.name,
+            "block": block or self.name,
             "key": self.key,
             "parameters": self.parameters,
             "inputs": self.inputs,
-            "outputs": names,
+            "outputs": {name: describe(self.run._place(about, name)) for name in names},
+            "figures": plain(dict(figures or {})),
             "seconds": took,
             "versions": versions(),
             "finished": now(),
+            "run": plain(self.run._facts()),
         }
-        write_json(self.run.path / "stages" / f"{self.name}.json", manifest)
+        self._write(manifest)
+        self._remove_what_is_left(set(names))
 
-    def _relative(self, output: str | Path) -> str:
+    def _write(self, manifest: dict[str, Any]) -> None:
+        manifest = plain({k: v for k, v in manifest.items() if k != "sha256"})
+        write_json(self._path, manifest | {"sha256": digest(manifest)})
+        self.run.write_results()
+
+    def add_output(self, output: str | Path) -> None:
+        """Add a file that the stage's page made to the outputs of the finished stage."""
+        (name,) = self._names(output)
+        old = self.manifest
+        if isinstance(old.get("outputs"), dict):
+            self._write(old | {"outputs": old["outputs"] | {name: describe(self.run.path / name)}})
+
+    def _names(self, output: str | Path) -> list[str]:
         path = self.run.path / output
         if not path.is_relative_to(self.run.path):
             raise ValueError(f"{path} lies outside {self.run.path}. Write outputs into the run.")
+        name = path.relative_to(self.run.path).as_posix()
+        if name.endswith(STORE):
+            return [name]
         if not path.exists():
             raise ValueError(f"{self.name} did not write {path}, which it names as an output.")
-        return path.relative_to(self.run.path).as_posix()
+        if path.is_file():
+            return [name]
+        files = (file for file in sorted(path.rglob("*")) if file.is_file())
+        return [
+            file.relative_to(self.run.path).as_posix()
+            for file in files
+            if not file.name.startswith(".")
+        ]
 
-    def record(self, **figures: Any) -> None:
-        """Add figures to this stage's block of `results.json` after it was finished."""
-        self.run.merge(self.name, figures)
+    @property
+    def before(self) -> dict[str, Any]:
+        """What was known of the outputs when the stage was withdrawn, by name."""
+        outputs = read_or_empty(self._withdrawn).get("outputs", {})
+        return outputs if isinstance(outputs, dict) else {name: {} for name in outputs}
 
-    def discard(self) -> None:
-        """Forget that this stage was finished, so that it runs again; its outputs stay."""
-        (self.run.folder / "stages" / f"{self.name}.json").unlink(missing_ok=True)
+    def _remove_what_is_left(self, names: set[str]) -> None:
+        """Remove the files that this stage made before and has not made again."""
+        for name in set(self.before) - names:
+            path = self.run.folder / name
+            if is_inside(name) and path.is_file() and lies_in(path, self.run.folder):
+                path.unlink(missing_ok=True)
+        self._withdrawn.unlink(missing_ok=True)
+
+
+def _up_to_date(manifests: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Leave out the stages that were made from others than there are now."""
+    known = {manifest["stage"]: manifest for manifest in manifests}
+
+    def is_current(manifest: dict[str, Any]) -> bool:
+        return all(
+            name in known and known[name]["key"] == key and is_current(known[name])
+            for name, key in manifest["inputs"].items()
+        )
+
+    return [manifest for manifest in manifests if is_current(manifest)]
+
+
+def write_tables(folder: Path, tables: Mapping[str, Any]) -> list[Path]:
+    """Write tables as `<name>.parquet` into a run's folder; names may have folders in them."""
+    paths = [folder / f"{name}.parquet" for name in tables]
+    for path, table in zip(paths, tables.values(), strict=True):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with written(path) as unfinished:
+            table.to_parquet(unfinished)
+    return paths
+
+
+def read_tables(run: Run, stage: str) -> dict[str, Any]:
+    """Read all tables that a stage, as it was last finished, has written, by their names."""
+    import pandas as pd
+
+    paths = run.outputs(stage, "*.parquet")
+    names = [path.relative_to(run.folder).with_suffix("").as_posix() for path in paths]
+    return {name: pd.read_parquet(path) for name, path in zip(names, paths, strict=True)}
+
+
+def checked(folder: Path, stage: str, path: Path) -> Path:
+    """Return `path` in a run's folder, held against what the stage that wrote it said of it.
+
+    Raises
+    ------
+    StudyError
+        If it is another file by now.
+    """
+    outputs = read_or_empty(folder / "stages" / f"{stage}.json").get("outputs", {})
+    name = path.relative_to(folder).as_posix()
+    told = outputs.get(name) if isinstance(outputs, dict) else None
+    if told and (wrong := problem(path, told, thorough=True)):
+        raise StudyError(f"{shown(path)} {wrong}. Run the study again: it is made anew.")
+    return path
+
+
+def store_in(url: str | Path, name: str) -> Path | str:
+    """Return where a store lies under a `models_url`, which is a URL or a folder."""
+    return f"{url.rstrip('/')}/{name}" if "://" in str(url) else resolve(url) / name
+
+
+def lies_in(path: Path, folder: Path) -> bool:
+    """Return whether a path is in a folder itself, and not by a link that leads out of it."""
+    return not path.is_symlink() and path.resolve().is_relative_to(folder.resolve())
+
+
+def is_run(folder: Path) -> bool:
+    """Return whether a folder bears the mark of a run, or what a run of old has in its place."""
+    marks = (MARK, "results.json", "stages")
+    return any((folder / name).exists() for name in marks)
+
+
+def _children(folder: Path, pattern: str = "*") -> list[Path]:
+    return list(folder.glob(pattern)) if folder.is_dir() else []
 
 
 def _found(results: Mapping[str, Any]) -> dict[str, Any]:

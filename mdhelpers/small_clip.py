@@ -10,10 +10,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -28,6 +27,7 @@ from mdhelpers import scenes, small_clip_model
 from mdhelpers.datasets import Split
 from mdhelpers.descriptions import FEATURE_WORDINGS, WORDS, describe, facts, with_article
 from mdhelpers.encoders import Encoder, embed_images, embed_texts, prepare_images
+from mdhelpers.records import written
 from mdhelpers.small_clip_model import CONFIG, new_encoder
 
 CLEAR = (0.25, 1.0)  # contrast of the objects: clearer than in a study, so that shapes are learned
@@ -81,10 +81,16 @@ def load_or_train(
 
     """
     training = Training(size=size, seed=seed, steps=steps)
-    path = Path(cache_dir) / f"small_clip_{training_key(training)}.safetensors"
-    if not path.exists():
-        train(training, path, progress=progress)
+    path = Path(cache_dir) / file_name(training)
+    with suppress(FileNotFoundError, ValueError):  # none yet, or a damaged one
+        return load(path)
+    train(training, path, progress=progress)
     return load(path)
+
+
+def file_name(training: Training) -> str:
+    """Under which name the weights of a training are kept."""
+    return f"small_clip_{training_key(training)}.safetensors"
 
 
 def training_key(training: Training) -> str:
@@ -248,20 +254,46 @@ def held_out_questions(split: Split) -> Iterator[tuple[str, str, str, np.ndarray
 
 
 def save(model: torch.nn.Module, path: Path, report: dict) -> None:
-    """Write weights, configuration, words and report in one step, so that no half file is left."""
+    """Write weights, their digest, configuration, words and report, all or nothing."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    about = {"config": json.loads(CONFIG.read_text()), "words": sorted(WORDS), "report": report}
+    config = json.loads(CONFIG.read_text(encoding="utf-8"))
     weights = {name: value.contiguous() for name, value in model.state_dict().items()}
-    unfinished = path.with_name(f"{path.name}.{os.getpid()}")
-    save_file(weights, unfinished, metadata={k: json.dumps(v) for k, v in about.items()})
-    os.replace(unfinished, path)
+    about = {"config": config, "words": sorted(WORDS), "report": report}
+    about["digest"] = weights_digest(weights)
+    with written(path) as unfinished:
+        save_file(weights, unfinished, metadata={k: json.dumps(v) for k, v in about.items()})
+
+
+def weights_digest(weights: dict[str, torch.Tensor]) -> str:
+    """A hash of named weights."""
+    digest = hashlib.sha256()
+    for name in sorted(weights):
+        digest.update(name.encode() + weights[name].contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def load(path: Path) -> Encoder:
-    """Read what `save` wrote."""
-    with safe_open(path, framework="pt") as file:
-        report = json.loads(file.metadata()["report"])
-        weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    """Read what `save` wrote.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If it is damaged.
+
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            about = {name: json.loads(text) for name, text in file.metadata().items()}
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        report, whole = about["report"], about["digest"] == weights_digest(weights)
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # the library raises many kinds
+        raise ValueError(f"{path} is damaged ({error}); it is trained anew") from error
+    if not whole:
+        raise ValueError(f"{path} is damaged; it is trained anew")
     with torch.random.fork_rng(devices=[]):
         encoder = new_encoder(report["parameters"]["size"])
     encoder.model.load_state_dict(weights)

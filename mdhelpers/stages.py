@@ -7,30 +7,37 @@ elsewhere; this is where it meets files.
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from mdhelpers import datamodels as dm
+from mdhelpers import inputs
 from mdhelpers.algorithms import parse_algorithm
 from mdhelpers.beton import write_beton as write_beton_file
 from mdhelpers.datasets import Dataset, DatasetSpec, read_dataset, save_dataset
 from mdhelpers.image_folders import load_dataset
 from mdhelpers.imported_models import given_models, import_models, origins
+from mdhelpers.integrity import changed_tasks, is_inside, problem
 from mdhelpers.lds import LDS, lds
 from mdhelpers.learners import check_algorithm
 from mdhelpers.locations import open_location
 from mdhelpers.mask_training import train_all
 from mdhelpers.outputs import relative_to_class
+from mdhelpers.paths import shown
 from mdhelpers.plans import TrainingPlan, choose_stack, resolve_device
-from mdhelpers.runs import Run
+from mdhelpers.pretraining import sources
+from mdhelpers.runs import Run, StudyError, lies_in
 from mdhelpers.specs import validate
 from mdhelpers.status import store_locations
 from mdhelpers.store import ModelStore, Trained
 
 DATA, MODELS, DATAMODELS = "01_data_prep", "02_mask_training", "03_datamodel_fitting"
+ALGORITHMS = ("algorithm_1", "algorithm_2")
 
 
 def prepare_data(run: Run, dataset: dict, *, write_beton: bool = False) -> Dataset:
@@ -47,27 +54,40 @@ def prepare_data(run: Run, dataset: dict, *, write_beton: bool = False) -> Datas
 
     """
     spec = validate(DatasetSpec, dataset, "dataset")
-    stage = run.stage(DATA, {"dataset": spec.model_dump(), "write_beton": write_beton})
-    stage.say()
+    parameters = {"dataset": spec.model_dump(), "write_beton": write_beton}
+    stage = run.stage(DATA, parameters | inputs.data(spec))
+    with stage.working() as needed:
+        if needed:
+            data = load_dataset(spec)
+            stage.withdraw()
+            stage.finish(write_data(run, data, write_beton), figures=data_figures(data, spec))
+    return read_data(run)
+
+
+def write_data(run: Run, data: Dataset, write_beton: bool) -> list[Path]:
     folder = run.path / "data"
-    if stage.is_current:
-        return read_dataset(folder)
-    data = load_dataset(spec)
-    outputs = save_dataset(data, folder)
+    paths = save_dataset(data, folder)
     if write_beton:
-        outputs += [write_beton_file(getattr(data, p), folder / f"{p}.beton") for p in SPLITS]
-    planted = {p: getattr(data, p).truth.sum().to_dict() for p in SPLITS}
-    figures = {
+        paths += [write_beton_file(getattr(data, p), folder / f"{p}.beton") for p in SPLITS]
+    return paths
+
+
+def data_figures(data: Dataset, spec: DatasetSpec) -> dict[str, Any]:
+    return {
         "kind": spec.kind,
         "fingerprint": data.fingerprint,
         "n_train": len(data.train),
         "n_test": len(data.test),
         "size": data.size[0],
         "class_names": list(data.class_names),
-        "planted": planted,
+        "planted": {p: getattr(data, p).truth.sum().to_dict() for p in SPLITS},
     }
-    stage.finish(outputs, figures=figures)
-    return data
+
+
+def read_data(run: Run, *, mmap: bool = False) -> Dataset:
+    """The images as stage 01 wrote them, held against its digests; `mmap` leaves them on disk."""
+    names = {path.name for path in run.outputs(DATA, "data/*")}
+    return read_dataset(run.folder / "data", mmap=mmap, foreground="train_foreground.npy" in names)
 
 
 SPLITS = ("train", "test")
@@ -93,7 +113,8 @@ class StudyModels:
 
     def all(self, algorithm: int) -> Trained:
         """Every model of algorithm 1 or 2."""
-        store = ModelStore.open(self.plan.store_path(algorithm), {"data": self.plan.fingerprint})
+        given = self.plan.store_path(algorithm), {"data": self.plan.fingerprint}
+        store = ModelStore.open(*given, read_only=True)
         return store.read(self.plan.n_models)
 
     def heldout(self, algorithm: int) -> Trained:
@@ -153,32 +174,77 @@ def train_models(
 
     """
     parameters = MODEL_DEFAULTS | parameters
-    for key in ("algorithm_1", "algorithm_2"):
+    for key in ALGORITHMS:
         spec = parse_algorithm(parameters[key], key)
         check_algorithm(spec)
         parameters[key] = spec.model_dump()
     given = given_models(parameters)
     if given:
         parameters |= {"n_slots": 0, "n_effect_models": 0, "origins": origins(given)}
+    else:
+        parameters |= inputs.algorithms(*(parse_algorithm(parameters[k], k) for k in ALGORITHMS))
     stage = run.stage(MODELS, parameters, after=[DATA])
-    plan = training_plan(run, parameters, resolve_device(device, scheduler), loader=loader)
-    stage.say()
-    if not stage.is_current:
-        who = {"workers": workers, "scheduler": scheduler, "cluster": cluster}
-        begun = import_models(plan, given) if given else train_all(plan, **who)
-        models = StudyModels(plan, read_dataset(run.path / "data"), parameters["n_heldout"])
-        outputs = [] if plan.models_url else [plan.store_path(a) for a in (1, 2)]
-        folders = (plan.checkpoint_path(a, 0).parent for a in (1, 2))
-        outputs += [folder for folder in folders if folder.exists()]
-        stage.finish(outputs, figures=training_figures(models, begun))
-        return models
-    return read_models(run)
+    with stage.working() as needed:
+        if needed:
+            plan = training_plan(run, parameters, resolve_device(device, scheduler), loader=loader)
+            refuse_others(plan)
+            stage.withdraw()
+            mark_stores(run, plan)
+            mend_stores(plan, stage.before)
+            who = {"workers": workers, "scheduler": scheduler, "cluster": cluster}
+            begun = import_models(plan, given) if given else train_all(plan, **who)
+            models = StudyModels(plan, read_data(run), parameters["n_heldout"])
+            stage.finish(model_outputs(plan), figures=training_figures(models, begun))
+    return read_models(run, device=device)
+
+
+def model_outputs(plan: TrainingPlan) -> list[str | Path]:
+    """What stage 02 has made: stores, kept networks, source models."""
+    kept = -(-plan.n_keep // plan.stack)
+    paths = [plan.checkpoint_path(a, task) for a in (1, 2) for task in range(kept)]
+    paths += sources(plan)
+    return [f"models_{a}.zarr" for a in (1, 2)] + [path for path in paths if path.exists()]
+
+
+def refuse_others(plan: TrainingPlan) -> None:
+    """Raise ValueError where a store holds models that were made otherwise; nothing is touched."""
+    for algorithm in plan.numbers:
+        with contextlib.suppress(FileNotFoundError):
+            ModelStore.open(plan.store_path(algorithm), plan.identity(algorithm), read_only=True)
+
+
+OWNER = "made_by"
+
+
+def mark_stores(run: Run, plan: TrainingPlan) -> None:
+    """Mark the stores that this run makes outside of its folder, so that it may remove them."""
+    for algorithm in plan.numbers if plan.models_url else ():
+        folder = open_location(plan.store_path(algorithm))
+        if not folder.exists("zarr.json"):
+            plan.create_store(algorithm)
+            folder.write(OWNER, run.id.encode())
+
+
+def mend_stores(plan: TrainingPlan, before: dict[str, Any]) -> None:
+    """Forget what was changed since it was trained, so that it is trained again.
+
+    ``before`` are the outputs as the stage wrote them, by name.
+    """
+    for algorithm in plan.numbers:
+        with contextlib.suppress(FileNotFoundError):
+            store = ModelStore.open(plan.store_path(algorithm))
+            for task in changed_tasks(store, before.get(f"models_{algorithm}.zarr", {})):
+                store.forget(task)
+    for name in before:
+        path = plan.folder / name
+        if path.is_file() and is_inside(name) and problem(path, before[name], thorough=True):
+            path.unlink()
 
 
 def training_plan(
     run: Run, parameters: dict[str, Any], device: str, *, loader: str = "memory"
 ) -> TrainingPlan:
-    data = read_dataset(run.path / "data", mmap=True)
+    data = read_data(run, mmap=True)
     algorithms = tuple(parse_algorithm(parameters[f"algorithm_{a}"]) for a in (1, 2))
     n_models = parameters["n_heldout"] + parameters["n_models"]
     return TrainingPlan(
@@ -204,14 +270,13 @@ def training_plan(
 
 def read_models(run: Run, *, device: str = "auto") -> StudyModels:
     """The finished models of a run, for the stages that read them."""
+    run.check(MODELS)
     manifest = run.manifest(MODELS)
-    if not manifest:
-        raise FileNotFoundError(f"{run.path} has no models; run notebook {MODELS} first")
     plan = training_plan(run, manifest["parameters"], resolve_device(device))
     stack = ModelStore.open(plan.store_path(1), read_only=True).rows_per_task
     plan = replace(plan, stack=stack)  # as trained, perhaps on another kind of device
     n_heldout = manifest["parameters"]["n_heldout"]
-    return StudyModels(plan, read_dataset(run.path / "data"), n_heldout)
+    return StudyModels(plan, read_data(run), n_heldout)
 
 
 def training_figures(models: StudyModels, begun: dict) -> dict:
@@ -277,27 +342,36 @@ def fit_datamodels(
     if method in ("lasso", "fast_l1"):
         parameters["options"] = asdict(options)
     stage = run.stage(DATAMODELS, parameters, after=[MODELS])
-    stage.say()
-    models = read_models(run, device=device)
-    paths = [run.path / f"datamodels_{a}.safetensors" for a in (1, 2)]
-    if not stage.is_current:
-        for algorithm, path in enumerate(paths, 1):
-            fitting = models.fitting(algorithm)
-            fit = dm.fit_datamodels(
-                fitting.masks,
-                models.outputs(fitting, relative),
-                method=method,
-                slots=models.slots(fitting),
-                options=options,
-                seed=seed,
-                device=models.plan.device,
-            )
-            dm.save_datamodels(fit, path)
-    fitted = [dm.load_datamodels(path) for path in paths]
-    fits = grade_fits(models, fitted, relative=relative, seed=seed)
-    if not stage.is_current:
-        stage.finish(paths, figures=fit_figures(fits, method))
-    return fits
+    with stage.working() as needed:
+        models = read_models(run, device=device)
+        if needed:
+            fitted = []
+            for algorithm in (1, 2):
+                fitting = models.fitting(algorithm)
+                fit = dm.fit_datamodels(
+                    fitting.masks,
+                    models.outputs(fitting, relative),
+                    method=method,
+                    slots=models.slots(fitting),
+                    options=options,
+                    seed=seed,
+                    device=models.plan.device,
+                )
+                fitted.append(fit)
+            fits = grade_fits(models, fitted, relative=relative, seed=seed)
+            stage.withdraw()
+            paths = [run.path / f"datamodels_{a}.safetensors" for a in (1, 2)]
+            for fit, path in zip(fitted, paths, strict=True):
+                dm.save_datamodels(fit, path)
+            stage.finish(paths, figures=fit_figures(fits, method))
+            return fits
+    return grade_fits(models, list(read_datamodels(run)), relative=relative, seed=seed)
+
+
+def read_datamodels(run: Run) -> tuple[dm.Datamodels, dm.Datamodels]:
+    """Both algorithms' datamodels as stage 03 wrote them, held against its digests."""
+    paths = (run.output(DATAMODELS, f"datamodels_{a}.safetensors") for a in (1, 2))
+    return tuple(dm.load_datamodels(path) for path in paths)
 
 
 def grade_fits(models: StudyModels, fitted: list, *, relative: bool, seed: int) -> StudyFits:
@@ -334,12 +408,36 @@ def fit_figures(fits: StudyFits, method: str) -> dict:
     return figures
 
 
-def discard(run: Run, stage_name: str) -> None:
-    """Forget a stage's results so that it is made anew; only 02's are costly."""
-    if stage_name != MODELS:
-        return
-    for location in store_locations(run.folder):
-        open_location(location).clear()
-    for pattern in ("checkpoints_*", "sources", "retrained", "training.jsonl", "plan.json"):
-        for path in run.folder.glob(pattern):
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+MADE = ("models_?.zarr", "checkpoints_?", "sources", "retrained", "training.jsonl", "plan.json")
+
+
+def discard(run: Run) -> None:
+    """Remove the models that stage 02 has trained, which it would take up again.
+
+    Only what lies in the run's folder itself goes, and stores elsewhere that bear the run's mark.
+
+    Raises
+    ------
+    StudyError
+        If there is something that the run may not remove; nothing is removed then.
+    """
+    paths = [path for pattern in MADE for path in run.path.glob(pattern)]
+    if leading_out := [path for path in paths if not lies_in(path, run.folder)]:
+        raise StudyError(
+            f"{shown(leading_out[0])} is a link that leads out of the run, and --force removes "
+            "only what lies in it. Remove the link, and what it leads to if you wish, yourself."
+        )
+    stores = [open_location(location) for location in store_locations(run.folder)]
+    stores = [store for store in stores if store.exists("zarr.json")]
+    elsewhere = [store for store in stores if store.location not in paths]
+    for store in elsewhere:
+        if store.read(OWNER) != run.id.encode():
+            raise StudyError(
+                f"{store.location} was not made by this run, or this run was copied or moved "
+                "since; --force removes only what a run made. Remove it yourself, or set "
+                "models_url to another place."
+            )
+    for store in elsewhere:
+        store.clear()
+    for path in [*paths, run.folder / "stages" / f"{MODELS}.withdrawn"]:
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)

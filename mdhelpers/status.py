@@ -20,7 +20,8 @@ import numpy as np
 from mdhelpers.locations import open_location
 from mdhelpers.machine import duration, in_words
 from mdhelpers.paths import shown
-from mdhelpers.records import few, read_json
+from mdhelpers.records import few, read_or_empty
+from mdhelpers.runs import store_in
 from mdhelpers.store import ModelStore
 from mdhelpers.store_files import DamagedChunk
 
@@ -102,21 +103,35 @@ class RunStatus:
 def status(run_folder: str | Path, *, now: float | None = None) -> RunStatus:
     """Look at a run; ``now`` is a Unix time, by default the present."""
     folder, now = Path(run_folder), time.time() if now is None else now
-    plan = read_json(folder / "plan.json")
+    plan = read_plan(folder)
     lines = read_log(folder / "training.jsonl")
     stores = store_locations(folder)
-    names = plan.get("names", [Path(str(store)).stem for store in stores])
+    names = plan.get("names") or [Path(str(store)).stem for store in stores]
     found = []
-    for number, (name, store) in enumerate(zip(names, stores, strict=True), 1):
+    for number, (name, store) in enumerate(zip(names, stores, strict=False), 1):
         own = [line for line in lines if line["algorithm"] == number]
         rates = models_a_minute(own, lines), models_a_minute(own, lines, since=now - LATELY)
         found.append(look_at(store, own, name=name, total=plan.get("n_models", 0), rates=rates))
     return RunStatus(folder, tuple(found), seconds_of_quiet(lines, now))
 
 
+def read_plan(folder: Path) -> dict:
+    """The run's ``plan.json``; empty where there is none, or it is damaged."""
+    return read_or_empty(folder / "plan.json")
+
+
 def store_locations(folder: Path) -> list[Path | str]:
-    """Where the run's models are stored: as its plan says, or the stores that lie in it."""
-    return read_json(folder / "plan.json").get("stores") or sorted(folder.glob("models_*.zarr"))
+    """Where the run's models are: in its folder, or under the URL that its parameters give.
+
+    No other place that a plan names is believed: the run may come from elsewhere.
+    """
+    plan = read_plan(folder)
+    given = read_or_empty(folder / "stages" / "02_mask_training.json").get("parameters", {})
+    if url := plan.get("models_url") or given.get("models_url"):
+        return [store_in(url, f"models_{a}.zarr") for a in (1, 2)]
+    if plan:
+        return [folder / f"models_{a}.zarr" for a in (1, 2)]
+    return sorted(folder.glob("models_?.zarr"))
 
 
 def look_at(
@@ -147,10 +162,11 @@ def look_at(
 def read_log(path: Path) -> list[dict]:
     """The log's lines; one that is half written is passed over."""
     lines = []
-    for text in path.read_text().splitlines() if path.exists() else []:
+    text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+    for each in text.splitlines():
         try:
-            line = json.loads(text)
-        except json.JSONDecodeError:
+            line = json.loads(each)
+        except ValueError:
             continue
         if isinstance(line, dict) and {"algorithm", "task"} <= set(line):
             lines.append(line)

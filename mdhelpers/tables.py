@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import pandas as pd
 
 from mdhelpers.datasets import Dataset
 from mdhelpers.runs import Run
-from mdhelpers.stages import DATAMODELS, MODELS, SPLITS, StudyModels
+from mdhelpers.stages import DATAMODELS, MODELS, SPLITS, StudyModels, read_models
 from mdhelpers.style import COMPARISONS, DEFAULT_NAMES, comparison_label
 from mdhelpers.subpopulations import ENDS, match_features
 
@@ -59,17 +57,13 @@ def flat(spec: dict, prefix: str = "") -> dict:
 
 def throughput(run: Run) -> pd.DataFrame | str:
     """Models, core-seconds and accuracy of each algorithm, from the training log."""
-    if not (run.path / "training.jsonl").exists():
+    models = read_models(run)
+    if models.made_elsewhere:
         return "These models were trained elsewhere, in a time that is not known."
-    with (run.path / "training.jsonl").open() as file:
-        log = pd.DataFrame([json.loads(line) for line in file])
-    log = log.drop_duplicates(["algorithm", "task"], keep="last")
-    figures = run.results[MODELS]
-    rows = []
-    for algorithm, part in log.groupby("algorithm"):
-        each = part["seconds"].sum() / part["models"].sum()
-        name = figures[f"name_{algorithm}"]
-        rows.append((name, part["models"].sum(), each, figures[f"accuracy_{algorithm}"]))
+    figures, rows = run.results[MODELS], []
+    for algorithm, name in enumerate(models.names, 1):
+        seconds = models.all(algorithm).seconds
+        rows.append((name, len(seconds), seconds.mean(), figures[f"accuracy_{algorithm}"]))
     columns = ["algorithm", "models", "core-seconds a model", "mean test accuracy"]
     return pd.DataFrame(rows, columns=columns).set_index("algorithm").round(3)
 

@@ -20,6 +20,8 @@ from mdhelpers.loading import open_source
 from mdhelpers.outputs import is_right, margins_of
 from mdhelpers.plans import TrainingPlan, make_task
 from mdhelpers.pretraining import starting_weights
+from mdhelpers.records import written
+from mdhelpers.runs import checked
 from mdhelpers.stacking import make_stack
 from mdhelpers.training import Task, TrainingData
 
@@ -97,9 +99,9 @@ def _resident_data(folder: Path, loader: str, device: str, fingerprint: str):
 
 def save_checkpoint(model: torch.nn.Module, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    save_file({k: v.cpu().contiguous() for k, v in model.state_dict().items()}, temporary)
-    temporary.rename(path)
+    weights = {k: v.cpu().contiguous() for k, v in model.state_dict().items()}
+    with written(path) as unfinished:
+        save_file(weights, unfinished)
 
 
 def load_kept(plan: TrainingPlan, algorithm: int, n_models: int) -> list[TrainedModels]:
@@ -113,7 +115,8 @@ def load_kept(plan: TrainingPlan, algorithm: int, n_models: int) -> list[Trained
     for task in range(-(-n_models // plan.stack)):
         if isinstance(spec, NetworkSpec):
             stack = make_stack(spec, plan.stack, dataset.size, len(dataset.class_names))
-            stack.load_state_dict(load_file(plan.checkpoint_path(algorithm, task)))
+            path = plan.checkpoint_path(algorithm, task)
+            stack.load_state_dict(load_file(checked(plan.folder, "02_mask_training", path)))
             stack.to(plan.device, memory_format=torch.channels_last).eval()
             kept.append(TrainedNetworks(stack))
         else:

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from mdhelpers.findings import COMPARISON, PAIRS, read_comparison, read_datamodels, write_tables
+from mdhelpers.findings import COMPARISON, PAIRS, read_comparison
 from mdhelpers.retraining import retrain
-from mdhelpers.runs import Run
-from mdhelpers.stages import DATAMODELS, MODELS, StudyModels, read_models
+from mdhelpers.runs import Run, read_tables, write_tables
+from mdhelpers.stages import DATAMODELS, MODELS, StudyModels, read_datamodels, read_models
 from mdhelpers.tilting import TiltEffect, measure_tilt, predicted_change, tilted_masks
 
 TILTING = "10_reweighting"
@@ -74,19 +74,21 @@ def tilt_directions(
     """
     parameters = {"n_directions": n_directions, "n_random": n_random, "n_pairs": n_pairs}
     stage = run.stage(TILTING, parameters | {"seed": seed}, after=[MODELS, DATAMODELS, COMPARISON])
-    stage.say()
-    models = read_models(run, device=device)
-    if models.made_elsewhere:
-        stage.finish([], figures={})
-        return StudyTilts(None, None)
-    if not stage.is_current:
-        chosen = choose_directions(run, n_directions, n_random, seed)
-        masks = [tilted_masks(u, n_pairs, seed=seed + k) for k, u in enumerate(chosen.vectors)]
-        parts = [measure(run, models, a, chosen, np.stack(masks), workers) for a in (1, 2)]
-        joined = (pd.concat(each, ignore_index=True) for each in zip(*parts, strict=True))
-        tables = dict(zip(TABLES, joined, strict=True))
-        stage.finish(write_tables(run.path, tables), figures=figures_of(tables["tilts"]))
-    return StudyTilts(*(pd.read_parquet(run.path / f"{n}.parquet") for n in TABLES))
+    with stage.working() as needed:
+        models = read_models(run, device=device)
+        if needed and models.made_elsewhere:
+            stage.withdraw()
+            stage.finish([])
+        elif needed:
+            chosen = choose_directions(run, n_directions, n_random, seed)
+            masks = [tilted_masks(u, n_pairs, seed=seed + k) for k, u in enumerate(chosen.vectors)]
+            parts = [measure(run, models, a, chosen, np.stack(masks), workers) for a in (1, 2)]
+            joined = (pd.concat(each, ignore_index=True) for each in zip(*parts, strict=True))
+            tables = dict(zip(TABLES, joined, strict=True))
+            stage.withdraw()
+            stage.finish(write_tables(run.path, tables), figures=figures_of(tables["tilts"]))
+    tables = read_tables(run, TILTING)
+    return StudyTilts(*(tables.get(name) for name in TABLES))
 
 
 @dataclass(frozen=True, eq=False)

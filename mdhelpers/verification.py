@@ -11,7 +11,7 @@ import torch
 from tqdm import tqdm
 
 from mdhelpers import effects, tasks
-from mdhelpers.runs import Run
+from mdhelpers.runs import Run, read_tables, write_tables
 from mdhelpers.specs import validate
 from mdhelpers.stages import MODELS, StudyModels, read_models
 from mdhelpers.studies import Hypothesis, Placebo, check_hypotheses
@@ -74,15 +74,15 @@ def verify_hypotheses(
     stage = run.stage(EFFECTS, parameters, after=[MODELS])
     models = read_models(run, device=device)
     check_hypotheses(wanted, control, models.dataset.class_names)
-    stage.say()
-    paths = [run.path / "effects.parquet", run.path / "verdicts.parquet"]
-    if not stage.is_current:
-        table = measure_effects(models, wanted, control, seed)
-        verdicts = judge(table, wanted, models.names, epsilon=epsilon, delta=delta)
-        table.to_parquet(paths[0])
-        verdicts.to_parquet(paths[1])
-        stage.finish(paths, figures=effect_figures(table, verdicts, models))
-    return StudyEffects(*(pd.read_parquet(path) for path in paths))
+    with stage.working() as needed:
+        if needed:
+            table = measure_effects(models, wanted, control, seed)
+            verdicts = judge(table, wanted, models.names, epsilon=epsilon, delta=delta)
+            stage.withdraw()
+            paths = write_tables(run.path, {"effects": table, "verdicts": verdicts})
+            stage.finish(paths, figures=effect_figures(table, verdicts, models))
+    tables = read_tables(run, EFFECTS)
+    return StudyEffects(tables["effects"], tables["verdicts"])
 
 
 def measure_effects(

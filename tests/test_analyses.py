@@ -15,16 +15,16 @@ from mdhelpers.algorithms import parse_algorithm
 from mdhelpers.analyses import (
     ModelsGiven,
     analyse,
+    analyses_of,
     figures_of,
     predictions_of_kept,
-    read_analyses,
-    write_analyses,
+    tables_of,
 )
 from mdhelpers.comparison import compare
 from mdhelpers.crossfit import fitter
 from mdhelpers.datamodels import fit_datamodels
 from mdhelpers.records import plain
-from mdhelpers.runs import Run
+from mdhelpers.runs import Run, read_tables, write_tables
 from mdhelpers.style import use_style
 
 N_MODELS, N_TRAIN, N_TEST, NAMES = 400, 40, 60, ("plain", "augmented")
@@ -182,15 +182,23 @@ def test_gaps_are_smaller_on_other_models(found):
 
 
 def test_written_and_read(found, nothing, tmp_path):
-    write_analyses(found, tmp_path)
-    again = read_analyses(tmp_path)
+    run = Run("s", runs_dir=tmp_path)
+
+    def kept(analyses):
+        stage = run.stage("04_residual_pca", {})
+        with stage.working():
+            stage.withdraw()
+            stage.finish(write_tables(run.path, tables_of(analyses)))
+        return analyses_of(read_tables(run, stage.name))
+
+    again = kept(found)
     pd.testing.assert_frame_equal(again.curves, found.curves)
     pd.testing.assert_frame_equal(again.similarity.matrix, found.similarity.matrix)
     pd.testing.assert_frame_equal(again.counts.components, found.counts.components)
     pd.testing.assert_frame_equal(again.disagreement, found.disagreement)
-    assert len(write_analyses(nothing, tmp_path)) == 1  # and the others are gone
-    assert read_analyses(tmp_path).counts is None
-    assert read_analyses(tmp_path / "elsewhere") is None
+    assert kept(nothing).counts is None
+    assert [path.name for path in (run.path / "analyses").iterdir()] == ["curves.parquet"]
+    assert analyses_of({}) is None
 
 
 def test_too_few_models_for_halves_leave_the_rest():

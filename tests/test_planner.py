@@ -6,9 +6,8 @@ from typer.testing import CliRunner
 
 from mdhelpers import cli, planner
 from mdhelpers.learning_laws import Law
-from mdhelpers.quality_stage import StudyQuality
-from mdhelpers.records import write_json
-from mdhelpers.runs import Run, run_at
+from mdhelpers.quality_stage import QUALITY, StudyQuality
+from mdhelpers.runs import Run, run_at, write_tables
 
 LAWS = {1: Law(100, 0, 0.8), 2: Law(300, 0, 0.6)}
 
@@ -17,16 +16,22 @@ LAWS = {1: Law(100, 0, 0.8), 2: Law(300, 0, 0.6)}
 def run(tmp_path) -> Run:
     """A run with known curves: 400 models, 1 and 3 seconds a model, two processes."""
     run = Run("s", runs_dir=tmp_path)
-    run.merge("02_mask_training", {"name_1": "a", "name_2": "b", "workers": 2, "n_models": 400})
+    finish_training(run, workers=2)
     rows = [
         asdict(law) | {"algorithm": a, "draw": draw} for a, law in LAWS.items() for draw in range(3)
     ]
     figures = {"seconds_a_model_1": 1.0, "seconds_a_model_2": 3.0}
-    write_json(run.path / "quality.json", {"made_from": [], "figures": figures})
-    for name in ("curves", "examples"):
-        pd.DataFrame({"algorithm": []}).to_parquet(run.path / f"quality_{name}.parquet")
-    pd.DataFrame(rows).to_parquet(run.path / "quality_laws.parquet")
+    none = pd.DataFrame({"algorithm": []})
+    tables = {"quality_curves": none, "quality_examples": none, "quality_laws": pd.DataFrame(rows)}
+    run.stage(QUALITY, {}).finish(write_tables(run.path, tables), figures=figures)
     return run
+
+
+def finish_training(run: Run, *, workers: int) -> None:
+    figures = {"name_1": "a", "name_2": "b", "workers": workers, "n_models": 400}
+    stage = run.stage("02_mask_training", {})
+    stage.withdraw()
+    stage.finish([], figures=figures)
 
 
 def test_both_algorithms_get_the_models_that_the_slower_one_needs(run):
@@ -63,7 +68,7 @@ def test_without_targets_it_names_f3s_cosine_and_most_of_the_plateau(run):
 
 
 def test_models_that_were_trained_elsewhere_have_no_rate(run):
-    run.merge("02_mask_training", {"workers": 0})
+    finish_training(run, workers=0)
     (text,) = planner.plan(run, cosine=0.8)
     assert text.endswith("Train about 800 more models of each algorithm.")
 

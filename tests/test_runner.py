@@ -140,11 +140,11 @@ def test_stages_estimate_and_discard_by_default(executed, monkeypatch, capsys):
     discarded = []
     stages, estimates = (types.ModuleType(f"mdhelpers.{n}") for n in ("stages", "estimates"))
     estimates.estimate = lambda study: SMALL | {"models": study.n_models}
-    stages.discard = lambda run, name: discarded.append((run.study, name))
+    stages.discard, stages.MODELS = lambda run: discarded.append(run.study), "02_train"
     monkeypatch.setitem(sys.modules, "mdhelpers.stages", stages)
     monkeypatch.setitem(sys.modules, "mdhelpers.estimates", estimates)
     run(executed, force=True, estimate=None)
-    assert discarded == [("tiny", name) for name in ALL]
+    assert discarded == ["tiny"]
     run(executed, dry_run=True, estimate=None)
     assert "8 models" in capsys.readouterr().out
 
@@ -236,10 +236,10 @@ STAGE = """
 from mdhelpers.runs import Run
 run = Run(study, profile=profile, runs_dir=runs_dir)
 stage = run.stage("01_data", {"n_train": n_train})
-stage.say()
-if not stage.is_current:
-    (run.path / "data.txt").write_text("x" * n_train)
-    stage.finish(["data.txt"], figures={"n": n_train})
+with stage.working() as needed:
+    if needed:
+        (run.path / "data.txt").write_text("x" * n_train)
+        stage.finish(["data.txt"], figures={"n": n_train})
 """
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from mdhelpers import status as module
 from mdhelpers.mending import check_run, check_text, mend
+from mdhelpers.runs import store_in
 from mdhelpers.status import models_a_minute, seconds_covered, status, status_text, watch
 from mdhelpers.store import ModelStore
 from mdhelpers.store_files import ARRAYS
@@ -33,14 +34,14 @@ def task_arrays(accuracy: float) -> dict:
 class FakeRun:
     """A run's folder as training leaves it, without training."""
 
-    def __init__(self, folder, stores=None):
-        self.folder, self.stores = folder, stores or [folder / f"models_{a}.zarr" for a in (1, 2)]
+    def __init__(self, folder, url=""):
+        self.folder, self.url = folder, url
+        self.stores = [store_in(url or folder, f"models_{a}.zarr") for a in (1, 2)]
         folder.mkdir(exist_ok=True)
         self.log = folder / "training.jsonl"
 
     def plan(self):
-        stores = [str(store) for store in self.stores]
-        plan = {"n_models": 24, "stack": 4, "names": NAMES, "stores": stores, "device": "cpu"}
+        plan = {"n_models": 24, "stack": 4, "names": NAMES, "models_url": self.url, "device": "cpu"}
         (self.folder / "plan.json").write_text(json.dumps(plan))
         return self
 
@@ -122,7 +123,7 @@ def test_without_a_plan_the_stores_tell(tmp_path):
 
 def test_stores_under_a_url(tmp_path):
     bucket = f"memory://{uuid.uuid4().hex}"
-    run = FakeRun(tmp_path, [f"{bucket}/models_{a}.zarr" for a in (1, 2)]).plan()
+    run = FakeRun(tmp_path, bucket).plan()
     run.train(2, 1)
     assert [a.done for a in run.status.algorithms] == [0, 4]
     assert run.status.algorithms[1].size > 1000
@@ -138,8 +139,9 @@ def test_accuracy_of_the_last_time_a_task_was_done(run):
 
 
 def test_a_store_that_cannot_be_read_is_told(run):
-    store = ModelStore.create(run.stores[0], {}, SHAPES)
-    store.group.attrs["identity"] = {"format": 1}
+    ModelStore.create(run.stores[0], {}, SHAPES)
+    about = run.stores[0] / "zarr.json"
+    about.write_text(about.read_text().replace('"format": 2', '"format": 1'))
     run.train(2, 0)
     found = run.status
     assert "has format 1" in found.algorithms[0].problem

@@ -18,6 +18,7 @@ from mdhelpers.style import (
     MARKERS,
     compared,
     comparison_label,
+    label_text,
     legend_below,
     need_columns,
 )
@@ -57,8 +58,8 @@ def similarity_heatmap(ax: Axes, matrix: pd.DataFrame) -> Axes:
         color = "white" if value > 0.75 else INK
         text = f"{value:.2f}" if np.isfinite(value) else "–"
         ax.text(column, row, text, ha="center", va="center", color=color)
-    ax.set_xticks(range(len(matrix)), matrix.columns)
-    ax.set_yticks(range(len(matrix)), matrix.index)
+    ax.set_xticks(range(len(matrix)), [label_text(name, 24) for name in matrix.columns])
+    ax.set_yticks(range(len(matrix)), [label_text(name, 24) for name in matrix.index])
     ax.xaxis.tick_top()
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
@@ -109,7 +110,7 @@ def variance_curves(
             ax.plot(rows["component"], 100 * rows[f"variance_{algorithm}"], **style)
     ax.set_yscale("log")
     ax.set(xlabel="component, by rank", ylabel="variance explained (%)")
-    ax.set_title(comparison_label(comparison, names))
+    ax.set_title(label_text(comparison_label(comparison, names)))
     ax.grid(True)
     legend_below(ax, columns=2)
     return ax
@@ -240,7 +241,7 @@ def components_by_models(
                 rows["component"], variance, markersize=3.5, linewidth=1.3, label=label, **style
             )
     ax.set(xlabel="component, by rank", ylabel="variance explained (%)", ylim=(0, None))
-    ax.set_title(names[algorithm - 1])
+    ax.set_title(label_text(names[algorithm - 1]))
     legend_below(ax, columns=2)
     ax.get_legend().set_title("models: found with → measured with")
     return ax

@@ -7,6 +7,7 @@ from IPython.display import Markdown
 
 from mdhelpers.analyses import Analyses
 from mdhelpers.findings import COMPARISON, SUBPOPULATIONS
+from mdhelpers.plain_text import escaped
 from mdhelpers.runs import Run
 from mdhelpers.style import COMPARISONS, compared, comparison_label
 from mdhelpers.tables import algorithm_names
@@ -25,7 +26,7 @@ def figures_of(run: Run) -> dict:
 
 def similarity(run: Run) -> Markdown:
     """How alike the algorithms are, beside how alike each is to itself (F.1)."""
-    figures, names = figures_of(run).get("similarity"), algorithm_names(run)
+    figures, names = figures_of(run).get("similarity"), escaped(algorithm_names(run))
     if not figures:
         return Markdown(NOTHING)
     text = (
@@ -41,7 +42,7 @@ def similarity(run: Run) -> Markdown:
 
 def curves(run: Run) -> Markdown:
     """How many components have a gap of the right sign, as found and on other models (F.2)."""
-    rows, names = figures_of(run).get("curves", []), algorithm_names(run)
+    rows, names = figures_of(run).get("curves", []), escaped(algorithm_names(run))
     by_key = {(row["comparison"], row["on"]): row for row in rows}
     lines = []
     for name in COMPARISONS:
@@ -65,7 +66,7 @@ def curves(run: Run) -> Markdown:
 
 def model_counts(run: Run) -> Markdown:
     """What more models do to datamodels and to the subspace of directions (F.3)."""
-    figures, names = figures_of(run), algorithm_names(run)
+    figures, names = figures_of(run), escaped(algorithm_names(run))
     rows = [r for r in figures.get("model_counts", []) if r["against"] == "others"]
     if not rows:
         return Markdown(NOTHING)
@@ -134,7 +135,7 @@ def left_out(row: dict) -> list[str]:
 
 def disagreement(run: Run) -> Markdown:
     """Whether directions hang on the test images that are predicted differently (F.4)."""
-    rows, names = figures_of(run).get("disagreement", []), algorithm_names(run)
+    rows, names = figures_of(run).get("disagreement", []), escaped(algorithm_names(run))
     rows = [row for row in rows if row["kept"] == "agree"]
     if not rows:
         return Markdown(TOO_FEW)
@@ -169,7 +170,7 @@ def classes(found, class_names, names, *, n: int = 3) -> pd.DataFrame:
 
 def influence(run: Run) -> Markdown:
     """Whether the first directions' training images pull under one algorithm only (App. D)."""
-    rows, names = run.results[SUBPOPULATIONS].get("influence", []), algorithm_names(run)
+    rows, names = run.results[SUBPOPULATIONS].get("influence", []), escaped(algorithm_names(run))
     lines = []
     for name in COMPARISONS:
         row = next((r for r in rows if r["comparison"] == name and r["end"] == "top"), None)

@@ -12,6 +12,7 @@ from mdhelpers.application_tables import SETTINGS
 from mdhelpers.panels import draw_if
 from mdhelpers.removal_study import KINDS, Removals
 from mdhelpers.stages import StudyModels
+from mdhelpers.style import label_text
 
 
 def draw_removals(axes, removals: Removals) -> None:
@@ -47,7 +48,7 @@ def draw_maps(axes, found: StudyApplications, models: StudyModels) -> None:
         rows = found.clusters[found.clusters["algorithm"] == algorithm]
         places, numbers = rows[["x", "y"]].to_numpy(), rows["cluster"].to_numpy()
         options = {"names": models.dataset.class_names, "numbers": numbers}
-        image_map(ax, places, test.images, test.labels, **options).set_title(name)
+        image_map(ax, places, test.images, test.labels, **options).set_title(label_text(name))
 
 
 def draw_selections(selections: pd.DataFrame) -> plt.Figure:
@@ -57,5 +58,5 @@ def draw_selections(selections: pd.DataFrame) -> plt.Figure:
     for row, target in zip(axes, targets, strict=True):
         rows = selections[selections["target"] == target] if target else None
         for ax, measure in zip(row, ("right", "right_all"), strict=True):
-            draw_if(rows, selection_curves, ax, measure=measure).set_title(target)
+            draw_if(rows, selection_curves, ax, measure=measure).set_title(label_text(target))
     return fig

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
-from mdhelpers.style import EXAMPLE_COLORS, INK, NULL_COLOR, legend_below, need_columns
+from mdhelpers.style import EXAMPLE_COLORS, INK, NULL_COLOR, label_text, legend_below, need_columns
 
 SET_COLOR = "#0072B2"
 WAYS = {  # colour, marker, label: told apart without colour too
@@ -145,7 +145,7 @@ def image_map(
     ax.set(xlim=(-0.2, cells + 0.2), ylim=(-0.2, cells + 0.2), aspect="equal")
     ax.axis("off")
     handles = [
-        Line2D([], [], color=color, marker="s", linestyle="none", label=name)
+        Line2D([], [], color=color, marker="s", linestyle="none", label=label_text(name, 24))
         for name, color in zip(names, EXAMPLE_COLORS, strict=False)
     ]
     ax.legend(handles=handles, loc="upper center", bbox_to_anchor=(0.5, 0), ncols=len(handles))

@@ -9,6 +9,7 @@ from IPython.display import Markdown
 from mdhelpers.application_figures import copies_of
 from mdhelpers.application_plots import WAYS
 from mdhelpers.application_stage import APPLICATIONS, StudyApplications
+from mdhelpers.plain_text import escape_markdown, escaped
 from mdhelpers.removal import exchange_effects
 from mdhelpers.runs import Run
 from mdhelpers.stages import StudyModels
@@ -95,7 +96,7 @@ def duplicates_sentence(run: Run, models: StudyModels) -> Markdown:
             "No copies were planted in this study, so the pairs above are for the eye: does any "
             "show the same picture twice? The study `duplicates` plants copies and counts them."
         )
-    figures, names = run.results[APPLICATIONS]["duplicates"], algorithm_names(run)
+    figures, names = run.results[APPLICATIONS]["duplicates"], escaped(algorithm_names(run))
     ways = {f"distinctive_{a}": f"distinctive weights under *{names[a - 1]}*" for a in (1, 2)}
     ways |= {f"weights_{a}": f"the weights themselves under *{names[a - 1]}*" for a in (1, 2)}
     ways["pixels"] = "distance in pixels"
@@ -122,11 +123,12 @@ def cluster_grades(found: StudyApplications, models: StudyModels) -> pd.DataFram
 
 def cluster_sentence(run: Run) -> Markdown:
     """Which planted features have a cluster of their own."""
-    names, lines = algorithm_names(run), []
+    names, lines = escaped(algorithm_names(run)), []
     for row in run.results[APPLICATIONS]["cluster_grades"]:
         words = "has a cluster of its own" if row["f1"] > 2 / 3 else "has none of its own"
+        feature = escape_markdown(row["feature"])
         lines.append(
-            f"- **{row['feature']}** {words} under *{names[row['algorithm'] - 1]}*: cluster "
+            f"- **{feature}** {words} under *{names[row['algorithm'] - 1]}*: cluster "
             f"{row['cluster']} holds {100 * row['recall']:.0f}% of its carriers, who are "
             f"{100 * row['precision']:.0f}% of that cluster."
         )
@@ -154,9 +156,9 @@ def selection_sentence(run: Run) -> Markdown:
         clear = [str(size) for size, part in by_size.items() if is_best(part)]
         where = f"at {', '.join(clear)} images" if clear else "at no size"
         lines.append(
-            f"- *{target}*: {where} (of {len(by_size)} sizes tried) the subset that datamodels "
-            "chose gives more right answers on the target than random and nearest ones, with "
-            "intervals apart."
+            f"- *{escape_markdown(target)}*: {where} (of {len(by_size)} sizes tried) the subset "
+            "that datamodels chose gives more right answers on the target than random and nearest "
+            "ones, with intervals apart."
         )
     return Markdown("\n".join(lines) or "Models were made elsewhere: none can be trained anew.")
 

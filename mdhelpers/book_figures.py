@@ -15,7 +15,8 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 from scipy.stats import binomtest
 
 from mdhelpers.analysis_plots import similarity_heatmap
-from mdhelpers.style import EXAMPLE_COLORS, INK, NULL_COLOR, legend_below, use_style
+from mdhelpers.plain_text import escape_markdown
+from mdhelpers.style import EXAMPLE_COLORS, INK, NULL_COLOR, label_text, legend_below, use_style
 
 _FIGURE = re.compile(r"\{\{\s*figure\s+(\S+)\s+(\S+)\s*\}\}")
 _MARKERS = "osD^vP"
@@ -56,7 +57,7 @@ def expand_figures(
             raise ValueError(f"{page}: no figure {name!r}; there are {', '.join(FIGURES)}.")
         file = f"figures/{path.split('.')[-1]}-{name}.png"
         files[file], alternative = drawn(FIGURES[name], look_up(path))
-        return f"![{alternative}]({file})"
+        return f"![{escape_markdown(alternative)}]({file})"
 
     return _FIGURE.sub(replace, text), files
 
@@ -78,7 +79,7 @@ def lds_by_method(budgets: Mapping[str, Any]) -> tuple[Figure, str]:
     told = []
     for algorithm, (ax, name) in enumerate(zip(axes, settings["names"], strict=True), 1):
         ceiling = settings["ceilings"].get(f"ceiling_{algorithm}")
-        draw_methods(ax, rows, f"lds_{algorithm}", ceiling=ceiling).set_title(name)
+        draw_methods(ax, rows, f"lds_{algorithm}", ceiling=ceiling).set_title(label_text(name))
         told.append(f"for {name} {in_words(rows, f'lds_{algorithm}')}")
     axes[0].set_ylabel("LDS (Spearman, held-out masks)")
     axes[1].get_legend().remove()
@@ -166,7 +167,8 @@ def similarity(recorded: Mapping[str, Any]) -> tuple[Figure, str]:
     matrix = pd.DataFrame(recorded["corrected"]).loc[names, names]
     figure, ax = plt.subplots(figsize=(7.2, 5.4))
     similarity_heatmap(ax, matrix)
-    ax.set_xticks(range(len(names)), names, rotation=30, ha="left")
+    shown = [label_text(name, 24) for name in names]
+    ax.set_xticks(range(len(names)), shown, rotation=30, ha="left")
     told = [f"{name} {value:.2f}" for name, value in matrix.iloc[0].items()]
     return figure, f"How alike algorithms are. With {names[0]}: {', '.join(told[1:])}."
 

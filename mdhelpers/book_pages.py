@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mdhelpers.book_tables import expand_tables
+from mdhelpers.plain_text import escape_markdown, without_script_ends
 
 _PLACEHOLDER = re.compile(r"\{\{\s*([^{}|]+?)\s*(?:\|\s*([^{}]+?)\s*)?\}\}")
 _PROGRESS = re.compile(r"\d+%\|")
@@ -28,7 +29,7 @@ def expand(text: str, values: Mapping[str, Any], *, page: str) -> str:
     Returns
     -------
     str
-        The text without placeholders.
+        The text without placeholders. What is put in for one is plain text, never Markdown.
 
     Raises
     ------
@@ -40,7 +41,8 @@ def expand(text: str, values: Mapping[str, Any], *, page: str) -> str:
         path, spec = match.groups()
         value = look_up(values, path, page=page)
         try:
-            return format(value, spec or "")
+            shown = format(value, spec or "")
+            return escape_markdown(shown) if isinstance(value, str) else shown
         except (TypeError, ValueError) as error:
             raise ValueError(
                 f"{page}: {{{{ {path} }}}} is {value!r}, which the format {spec!r} does not suit; "
@@ -110,6 +112,8 @@ def publishable(notebook: dict, header: str, *, page: str) -> dict:
         if cell["cell_type"] == "code":
             cell["outputs"] = [kept for kept in map(_for_readers, cell["outputs"]) if kept]
     notebook["metadata"].pop("papermill", None)
+    if "widgets" in notebook["metadata"]:
+        notebook["metadata"]["widgets"] = without_script_ends(notebook["metadata"]["widgets"])
     return notebook
 
 

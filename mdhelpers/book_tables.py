@@ -4,6 +4,8 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from mdhelpers.plain_text import escape_markdown
+
 _TABLE = re.compile(r"\{\{\s*table\s+(\S+)(?:\s+where\s+(\S+))?\s*\|\s*([^{}]+?)\s*\}\}")
 _COLUMN = re.compile(r"(?P<key>.+?)(?::(?P<spec>\S+))?(?:\s+as\s+(?P<title>.+))?")
 
@@ -68,4 +70,7 @@ def _key(column: str) -> str:
 
 
 def _cell(value: Any, spec: str) -> str:
-    return "" if value is None else format(value, spec)
+    """One cell; what is no number is shown as it is, and never as Markdown."""
+    if value is None:
+        return ""
+    return escape_markdown(format(value, spec)) if isinstance(value, str) else format(value, spec)

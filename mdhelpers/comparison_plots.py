@@ -19,6 +19,7 @@ from mdhelpers.style import (
     NULL_COLOR,
     compared,
     comparison_label,
+    label_text,
     legend_below,
     need_columns,
 )
@@ -69,8 +70,9 @@ def explained_variance_scatter(
         label = f"directions of {comparison_label(comparison, names)}"
         marker = MARKERS[comparison]
         ax.scatter(*points.T, s=42, color=color, marker=marker, edgecolor="white", label=label)
-    ax.set_xlabel(f"variance explained under {names[0]} (%)")
-    ax.set_ylabel(f"variance explained under {names[1]} (%)")
+    one, two = (label_text(name) for name in names)
+    ax.set_xlabel(f"variance explained under {one} (%)")
+    ax.set_ylabel(f"variance explained under {two} (%)")
     ax.grid(True)
     legend_below(ax, columns=1)
     if labels:
@@ -227,7 +229,7 @@ def auc_heatmap(ax: Axes, grades: pd.DataFrame, *, names: Sequence[str] = DEFAUL
         color = "white" if value > 0.87 else INK
         text = f"{value:.2f} {arrow}" if np.isfinite(value) else "–"
         ax.text(column, row, text, ha="center", va="center", color=color, size=9)
-    ax.set_xticks(range(len(features)), [f.replace("_", " ") for f in features])
+    ax.set_xticks(range(len(features)), [label_text(f.replace("_", " "), 24) for f in features])
     ax.xaxis.tick_top()
     ax.set_yticks(range(len(auc)), [str(direction) for _, direction in auc.index])
     _group_rows(ax, [comparison for comparison, _ in auc.index], names)
@@ -281,7 +283,7 @@ def _group_rows(ax, comparisons, names) -> None:
         color = ALGORITHM_COLORS[compared(comparison)[0]]
         label = comparison_label(comparison, names)
         place = {"transform": ax.get_yaxis_transform(), "va": "center", "rotation": 270}
-        ax.text(1.02, np.mean(rows), label, color=color, weight="bold", **place)
+        ax.text(1.02, np.mean(rows), label_text(label), color=color, weight="bold", **place)
         if rows[0]:
             ax.axhline(rows[0] - 0.5, color="white", linewidth=6)
 

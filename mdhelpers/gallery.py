@@ -6,10 +6,11 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
-from mdhelpers.style import ALGORITHM_COLORS, EXAMPLE_COLORS, INK
+from mdhelpers.style import ALGORITHM_COLORS, EXAMPLE_COLORS, INK, label_text
 
 _TITLE_BAND = 0.27  # height of a line of title, in heights of an image
 _FONT_SIZES = (5.0, 10.0)
+_TITLE_WIDTH = 24  # characters a line under an image
 
 
 def show_images(
@@ -173,7 +174,7 @@ def datamodel_neighbours(
         ax.text(
             left - 4,
             y,
-            name,
+            label_text(name),
             color=color,
             rotation=90,
             ha="right",
@@ -217,6 +218,7 @@ def _draw(ax, images, places, size, *, titles, outlines) -> Axes:
     for image, (x, y), title, outline in zip(images, places, titles, outlines, strict=True):
         ax.imshow(image, extent=(x, x + width, y + height, y), interpolation="nearest")
         if title:
+            title = label_text(title, _TITLE_WIDTH)
             middle, below = x + width / 2, y + 1.06 * height
             ax.text(middle, below, title, size=font_size, ha="center", va="top", linespacing=1.05)
         if outline:
@@ -229,7 +231,7 @@ def _draw(ax, images, places, size, *, titles, outlines) -> Axes:
 
 def _font_size(ax, titles, width, size) -> float:
     """As large as the longest title allows beside its neighbour and within its band."""
-    lines = [line for title in titles if title for line in title.split("\n")]
+    lines = [line[:_TITLE_WIDTH] for title in titles if title for line in title.split("\n")]
     if not lines:
         return _FONT_SIZES[1]
     box = ax.get_window_extent()
@@ -241,7 +243,8 @@ def _font_size(ax, titles, width, size) -> float:
 
 def _row_labels(ax, labels, height, step_y) -> None:
     for row, label in enumerate(labels):
-        ax.text(-4, row * step_y + height / 2, label, ha="right", va="center", color=INK)
+        place = {"ha": "right", "va": "center", "color": INK}
+        ax.text(-4, row * step_y + height / 2, label_text(label), **place)
 
 
 def _algorithm_colors() -> tuple[str, ...]:

@@ -19,6 +19,7 @@ from mdhelpers.style import (
     INK,
     MARKERS,
     NULL_COLOR,
+    label_text,
     legend_below,
     need_columns,
 )
@@ -83,7 +84,7 @@ def loss_curves(ax: Axes, losses: Mapping[str, np.ndarray]) -> Axes:
     for (name, curves), color in zip(losses.items(), ALGORITHM_COLORS.values(), strict=True):
         epochs = np.arange(1, curves.shape[1] + 1)
         lines = ax.plot(epochs, np.asarray(curves).T, color=color, alpha=0.6, linewidth=1)
-        lines[0].set_label(name)
+        lines[0].set_label(label_text(name))
     if not any(np.isfinite(curves).any() for curves in losses.values()):
         ax.text(0.5, 0.5, "not known of these models", ha="center", transform=ax.transAxes)
     ax.set(xlabel="epoch", ylabel="training loss", ylim=(0, None))
@@ -220,7 +221,7 @@ def caption_bars(ax: Axes, captions: pd.DataFrame, *, top_k: int = 10) -> Axes:
     need_columns(captions, ("caption", "score"))
     best = captions.nlargest(top_k, "score")
     ax.barh(np.arange(len(best)), best["score"], color=CAPTION_COLOR, height=0.7)
-    ax.set_yticks(np.arange(len(best)), best["caption"])
+    ax.set_yticks(np.arange(len(best)), [label_text(c) for c in best["caption"]])
     ax.invert_yaxis()
     ax.axvline(0, color=INK, linewidth=1)
     ax.tick_params(axis="y", length=0)

@@ -17,6 +17,7 @@ from mdhelpers.style import (
     NULL_COLOR,
     compared,
     comparison_label,
+    label_text,
     legend_below,
     need_columns,
 )
@@ -58,7 +59,7 @@ def feature_grades(ax: Axes, grades: pd.DataFrame) -> Axes:
         bar = {"color": NULL_COLOR, "label": "chance, 95%" if shift == -0.24 else None}
         ax.plot(part["chance"], y, "|", markersize=9, markeredgewidth=2, **bar)
         ax.plot(part["auc_within_class"], y, marker, color=color, markersize=8, label=label)
-    ax.set_yticks(range(len(features)), [f.replace("_", " ") for f in features])
+    ax.set_yticks(range(len(features)), [label_text(f.replace("_", " "), 24) for f in features])
     ax.set(xlim=(0.48, 1.02), xlabel="AUC within the class of the carriers")
     ax.set_ylim(len(features) - 0.5, -0.5)
     ax.grid(True, axis="x")

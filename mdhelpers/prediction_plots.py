@@ -17,6 +17,7 @@ from mdhelpers.style import (
     DEFAULT_NAMES,
     INK,
     NULL_COLOR,
+    label_text,
     legend_below,
     need_columns,
 )
@@ -81,7 +82,7 @@ def error_inconsistencies(
         expected = 100 * part["expected"].mean()
         label = "if errors were independent" if y == 0 else None
         ax.plot([expected] * 2, [y - 0.32, y + 0.32], color=NULL_COLOR, label=label)
-        labels.append(f"{pair_label(row.pair, names)},\n{mask_words[row.masks]}")
+        labels.append(f"{label_text(pair_label(row.pair, names))},\n{mask_words[row.masks]}")
     ax.set_yticks(range(len(labels)), labels)
     ax.invert_yaxis()
     ax.set(xlabel="test images on which exactly one of two is right (%)", xlim=(0, None))
@@ -172,7 +173,8 @@ def confidence_confidence(
         ax.plot(x, y, marker, color=color, markersize=4, alpha=0.7, label=outcome)
     low = 100 * min(np.min(confidence_1), np.min(confidence_2)) - 3
     ax.set(xlim=(low, 102), ylim=(low, 102), aspect="equal")
-    ax.set(xlabel=f"confidence of 2, {names[1]} (%)", ylabel=f"confidence of 1, {names[0]} (%)")
+    one, two = (label_text(name, 24) for name in names)
+    ax.set(xlabel=f"confidence of 2, {two} (%)", ylabel=f"confidence of 1, {one} (%)")
     legend_below(ax, columns=2)
     return ax
 
@@ -263,7 +265,8 @@ def class_angles(
         label = pair_label(pair, names)
         ax.errorbar(part["label"] + shift, mean, yerr=bars, label=label, **style)
     ax.axhline(0, color=INK, linewidth=1)
-    ax.set_xticks(range(len(class_names)), class_names)
+    width = max(12, 72 // len(class_names))
+    ax.set_xticks(range(len(class_names)), [label_text(name, width) for name in class_names])
     ax.set_ylabel("specialisation angle θ,\nconfidence in the label (degrees)")
     ax.grid(True, axis="y")
     legend_below(ax, columns=3)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from IPython.display import Markdown
 
+from mdhelpers.plain_text import escape_markdown, escaped
 from mdhelpers.prediction_grades import SHOWN
 from mdhelpers.prediction_plots import pair_label
 from mdhelpers.prediction_stage import PREDICTIONS, StudyPredictions
@@ -22,7 +23,7 @@ def errors(run: Run) -> Markdown:
 
 
 def _errors(run: Run, masks: str) -> str:
-    figures, names = run.results[PREDICTIONS], algorithm_names(run)
+    figures, names = run.results[PREDICTIONS], escaped(algorithm_names(run))
     kinds = {p: figures.get(f"{masks}_masks_{p}") for p in ("1_against_1", "2_against_2")}
     across = figures.get(f"{masks}_masks_1_against_2")
     difference = figures.get(f"{masks}_masks_difference", {})
@@ -91,11 +92,12 @@ def classes(found: StudyPredictions, class_names, names) -> Markdown:
     across = table[(table["pair"] == "1 against 2") & (table["masks"] == "equal")]
     if not len(across):
         return Markdown("Without checkpoints there are no confidences to compare.")
+    names = escaped(names)
     row = across.loc[across["theta_mean"].abs().idxmax()]
     mean, low, high = np.degrees(row[["theta_mean", "theta_low", "theta_high"]].to_numpy(float))
     sure = low > 0 or high < 0
     return Markdown(
-        f"On the same mask, *{class_names[int(row['label'])]}* leans most: to "
+        f"On the same mask, *{escape_markdown(class_names[int(row['label'])])}* leans most: to "
         f"{names[0] if mean > 0 else names[1]}, by {abs(mean):.1f}° on average (nine of ten pairs: "
         f"{low:+.1f}° to {high:+.1f}°). "
         + (
@@ -111,14 +113,15 @@ def features(run: Run) -> Markdown:
     rows = run.results[PREDICTIONS]["features"]
     if not rows:
         return Markdown("No truth is known for this data: judge by eye, and by notebook 07.")
-    names, lines = algorithm_names(run), []
+    names, lines = escaped(algorithm_names(run)), []
     for feature in dict.fromkeys(row["feature"] for row in rows):
         found = {row["score"]: row for row in rows if row["feature"] == feature}
         direction = found.pop("direction")
         best = max(found.values(), key=lambda row: row["auc_within_class"])
         lines.append(
-            f"- **{feature}**: predictions reach an AUC of {best['auc_within_class']:.2f} (by the "
-            f"{best['score']}; chance up to {best['chance']:.2f}), the best direction "
+            f"- **{escape_markdown(feature)}**: predictions reach an AUC of "
+            f"{best['auc_within_class']:.2f} (by the {best['score']}; chance up to "
+            f"{best['chance']:.2f}), the best direction "
             f"{direction['auc_within_class']:.2f} ({spoken(direction['which'], names)}; chance up "
             f"to {direction['chance']:.2f}). Of the {SHOWN} outermost images of all classes, "
             f"{round(SHOWN * best['first'])} and {round(SHOWN * direction['first'])} carry it: "

@@ -6,6 +6,7 @@ import pandas as pd
 from IPython.display import Markdown
 
 from mdhelpers.datamodels import METHODS
+from mdhelpers.plain_text import escape_markdown, escaped
 from mdhelpers.planner import plan
 from mdhelpers.runs import Run
 from mdhelpers.stages import DATAMODELS
@@ -36,7 +37,7 @@ def quality_table(run: Run) -> pd.DataFrame:
 
 def ceiling(run: Run) -> Markdown:
     """How near the datamodels come to what any function of the mask could do."""
-    figures, names = run.results[DATAMODELS], algorithm_names(run)
+    figures, names = run.results[DATAMODELS], escaped(algorithm_names(run))
     if "ceiling_1" not in figures:
         return Markdown("Held-out masks were trained once only: no ceiling.")
     parts = [
@@ -53,7 +54,7 @@ def ceiling(run: Run) -> Markdown:
 
 def reliability(run: Run) -> Markdown:
     """What halves say of the fit on all models."""
-    figures, names = run.results[DATAMODELS], algorithm_names(run)
+    figures, names = run.results[DATAMODELS], escaped(algorithm_names(run))
     if "half_cosine_1" not in figures:
         return Markdown("There are too few models in a slot to be halved.")
     parts = [
@@ -78,7 +79,7 @@ def reliability(run: Run) -> Markdown:
 
 def planner(run: Run) -> Markdown:
     """Where the curves level off, and what more models would give."""
-    figures, names = run.results[DATAMODELS], algorithm_names(run)
+    figures, names = run.results[DATAMODELS], escaped(algorithm_names(run))
     parts = []
     for a, name in enumerate(names, 1):
         if plateau := figures.get(f"plateau_{a}"):
@@ -86,4 +87,4 @@ def planner(run: Run) -> Markdown:
             under = f", under a ceiling of {ceiling:.2f}" if ceiling else ""
             parts.append(f"*{name}* at an LDS of {plateau:.2f}{under}")
     levels = [f"The curves level off for {'; '.join(parts)}."] if parts else []
-    return Markdown("\n".join(f"- {sentence}" for sentence in [*levels, *plan(run)]))
+    return Markdown("\n".join(f"- {line}" for line in [*levels, *map(escape_markdown, plan(run))]))

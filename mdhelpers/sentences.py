@@ -6,6 +6,7 @@ import pandas as pd
 from IPython.display import Markdown
 
 from mdhelpers.findings import COMPARISON, PAIRS, SUBPOPULATIONS
+from mdhelpers.plain_text import escape_markdown, escaped
 from mdhelpers.runs import Run
 from mdhelpers.stages import DATAMODELS
 from mdhelpers.style import comparison_label
@@ -14,7 +15,7 @@ from mdhelpers.tables import algorithm_names
 
 def datamodel_quality(run: Run) -> Markdown:
     """How far datamodels can be trusted here."""
-    figures, names = run.results[DATAMODELS], algorithm_names(run)
+    figures, names = run.results[DATAMODELS], escaped(algorithm_names(run))
     parts = [
         f"**{figures[f'lds_{a}']:.2f}** for *{names[a - 1]}* "
         f"[{figures[f'lds_{a}_low']:.2f}, {figures[f'lds_{a}_high']:.2f}]"
@@ -33,7 +34,7 @@ def datamodel_quality(run: Run) -> Markdown:
 
 def null_comparison(run: Run) -> Markdown:
     """Whether the real pair's cross-fitted gaps stand out from an algorithm's against itself."""
-    figures, names = run.results.get(COMPARISON, {}), algorithm_names(run)
+    figures, names = run.results.get(COMPARISON, {}), escaped(algorithm_names(run))
     if f"gap_{PAIRS[0]}" not in figures:
         return Markdown("No models, so no cross-fitting: believe none of these gaps yet.")
     return Markdown(null_verdict(figures, names))
@@ -59,7 +60,7 @@ def null_verdict(figures: dict, names) -> str:
 
 def evidence(run: Run) -> Markdown:
     """How many directions of either comparison have strong, weak and no evidence."""
-    figures, names = run.results.get(COMPARISON, {}), algorithm_names(run)
+    figures, names = run.results.get(COMPARISON, {}), escaped(algorithm_names(run))
     lines = []
     for name in PAIRS:
         counts = figures.get(f"evidence_{name}")
@@ -78,10 +79,11 @@ def grades(run: Run) -> Markdown:
     best = run.results[SUBPOPULATIONS].get("best")
     if not best:
         return Markdown("No truth is known for this data: judge by eye, and by notebook 07.")
-    names, lines = algorithm_names(run), []
+    names, lines = escaped(algorithm_names(run)), []
     for row in best:
+        feature = escape_markdown(row["feature"])
         lines.append(
-            f"- *{comparison_label(row['comparison'], names)}*: **{row['feature']}** is found best "
+            f"- *{comparison_label(row['comparison'], names)}*: **{feature}** is found best "
             f"by direction {row['direction']} ({row['end']}), AUC {row['auc_within_class']:.2f} "
             f"within its class, {row['precision_at_k']:.0%} of the outermost {row['n']} images."
         )
@@ -92,12 +94,13 @@ def captions(run: Run, table: pd.DataFrame | None) -> Markdown:
     """The first caption of the first directions, and whether chance would do as well."""
     if table is None:
         return Markdown("This study has captions switched off.")
-    names, lines = algorithm_names(run), []
+    names, lines = escaped(algorithm_names(run)), []
     for name in PAIRS:
         rows = table[(table["comparison"] == name) & (table["reference"] == "class")]
         best = rows.loc[rows["z"].idxmax()]
+        caption = escape_markdown(best["caption"])
         lines.append(
-            f"- *{comparison_label(name, names)}*: the clearest caption is **{best['caption']}** "
+            f"- *{comparison_label(name, names)}*: the clearest caption is **{caption}** "
             f"(direction {best['direction']}, {best['end']}, z = {best['z']:.1f})."
         )
     return Markdown("\n".join(lines))
@@ -109,7 +112,8 @@ def verdicts(found, *, epsilon: float, delta: float) -> Markdown:
         return Markdown("The study tests no hypothesis.")
     lines = [f"With ε = {epsilon:g} and δ = {delta:g} points, at the largest intensity:", ""]
     lines += [
-        f"- **{row.hypothesis}** ({row.outcome}). {row.text}" for row in found.verdicts.itertuples()
+        f"- **{escape_markdown(row.hypothesis)}** ({row.outcome}). {escape_markdown(row.text)}"
+        for row in found.verdicts.itertuples()
     ]
     return Markdown("\n".join(lines))
 
@@ -125,5 +129,5 @@ def placebo(found) -> Markdown:
     return Markdown(
         f"The placebo {word}: the largest difference between the algorithms is "
         f"{worst['effect']:+.1f} points [{worst['low']:+.1f}, {worst['high']:+.1f}], in the "
-        f"confidence in *{worst['class_name']}*."
+        f"confidence in *{escape_markdown(worst['class_name'])}*."
     )

@@ -4,11 +4,16 @@ Algorithm 1 is blue and algorithm 2 vermilion in every figure of the book, place
 grey, planted truth is green: colours of Okabe and Ito, which colour-blind readers tell apart.
 """
 
+import re
 from collections.abc import Sequence
+from functools import cache
 
 import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.font_manager import findfont, fontManager, get_font
+
+from mdhelpers.plain_text import one_line, shortened
 
 ALGORITHM_COLORS = {1: "#0072B2", 2: "#D55E00"}
 NULL_COLOR = "#7F7F7F"
@@ -19,10 +24,22 @@ EXAMPLE_COLORS = ("#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0072B2", "#D55E0
 DEFAULT_NAMES = ("algorithm 1", "algorithm 2")
 COMPARISONS = ("1_minus_2", "2_minus_1")
 MARKERS = {"1_minus_2": "o", "2_minus_1": "s"}
+FONT = "DejaVu Sans"  # comes with matplotlib
+SCRIPT_FONTS = (  # for what FONT lacks, where they are installed
+    "Noto Sans CJK JP", "Noto Sans CJK SC", "Noto Sans JP", "Noto Sans SC", "Noto Sans KR",
+    "PingFang SC", "Hiragino Sans", "Microsoft YaHei", "Malgun Gothic", "WenQuanYi Zen Hei",
+    "Noto Sans Devanagari", "Noto Sans Bengali", "Noto Sans Thai", "Arial Unicode MS",
+)  # fmt: skip
+LONG_LABEL, LEGEND_WIDTH = 48, 60  # characters: longer ones stand one a row; the most
+NO_GLYPH = "□"
 
 
 def use_style() -> None:
-    """Set matplotlib's defaults to the book's: readable at 400 pixels and on paper."""
+    """Set matplotlib's defaults to the book's: readable at 400 pixels and on paper.
+
+    Tables of pandas show dollar signs as they are.
+    """
+    pd.set_option("display.html.use_mathjax", False)
     plt.rcParams.update(
         {
             "figure.figsize": (6.4, 3.8),
@@ -30,6 +47,7 @@ def use_style() -> None:
             "savefig.dpi": 110,
             "figure.constrained_layout.use": True,
             "figure.facecolor": "white",
+            "font.family": [FONT, *installed_fonts()],
             "font.size": 11,
             "axes.titlesize": 11,
             "axes.titleweight": "bold",
@@ -50,6 +68,39 @@ def use_style() -> None:
             "image.interpolation": "nearest",
         }
     )
+
+
+@cache
+def installed_fonts() -> tuple[str, ...]:
+    """Those of `SCRIPT_FONTS` that this machine has."""
+    here = {font.name for font in fontManager.ttflist}
+    return tuple(name for name in SCRIPT_FONTS if name in here)
+
+
+@cache
+def known_signs() -> frozenset[int]:
+    """The characters that the book's fonts have a glyph for."""
+    paths = [findfont(name) for name in (FONT, *installed_fonts())]
+    return frozenset().union(*(get_font(path).get_charmap() for path in paths))
+
+
+def label_text(text: str, width: int = 40) -> str:
+    """Text of others as a figure can show it: names of classes and algorithms, captions.
+
+    Dollar signs are no formulas, lines are shortened to ``width`` characters, and what the fonts
+    have no glyph for becomes □. Line breaks are kept. A text that went through once stays as it is.
+    """
+    lines = (shortened(one_line(line), width) for line in str(text).split("\n"))
+    shown = "\n".join("".join(map(_drawable, line)) for line in lines)
+    if not plt.rcParams["text.parse_math"]:
+        return shown
+    return re.sub(r"(?<!\\)\$", r"\$", shown)
+
+
+def _drawable(sign: str) -> str:
+    if not sign.isprintable():
+        return ""
+    return sign if ord(sign) in known_signs() else NO_GLYPH
 
 
 def comparison_label(comparison: str, names: Sequence[str] = DEFAULT_NAMES) -> str:
@@ -81,7 +132,13 @@ def compared(comparison: str) -> tuple[int, int]:
 def legend_below(ax: Axes, *, columns: int, tick_lines: int = 1) -> None:
     """Under the x label, where it cannot hide data; constrained layout makes the room."""
     below = 3.3 + 1.2 * tick_lines  # font heights
-    ax.legend(loc="upper center", bbox_to_anchor=(0.5, 0), borderaxespad=below, ncols=columns)
+    handles, labels = ax.get_legend_handles_labels()
+    labels = [label_text(label, LEGEND_WIDTH) for label in labels]
+    longest = max(map(len, labels), default=0)
+    room = 13 * ax.figure.get_figwidth()  # characters
+    columns = 1 if longest > LONG_LABEL or columns * longest > room else columns
+    place = {"loc": "upper center", "bbox_to_anchor": (0.5, 0), "borderaxespad": below}
+    ax.legend(handles, labels, **place, ncols=columns)
 
 
 def need_columns(frame: pd.DataFrame, columns: Sequence[str]) -> None:

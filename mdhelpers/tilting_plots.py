@@ -14,6 +14,7 @@ from mdhelpers.style import (
     INK,
     NULL_COLOR,
     comparison_label,
+    label_text,
     legend_below,
     need_columns,
 )
@@ -49,7 +50,8 @@ def tilt_scatter(
     ends = [changes["predicted"].min(), changes["predicted"].max()]
     ax.plot(ends, ends, color=INK, linewidth=1, linestyle="--")
     ax.axhline(0, color=NULL_COLOR, linewidth=0.8)
-    ax.set(xlabel="foretold change of the margin", ylabel="measured change", title=title)
+    ax.set(xlabel="foretold change of the margin", ylabel="measured change")
+    ax.set_title(label_text(title))
     legend_below(ax, columns=1)
     for handle in ax.get_legend().legend_handles:
         handle.set(sizes=[45], alpha=1)
@@ -87,7 +89,7 @@ def tilt_sizes(ax: Axes, table: pd.DataFrame, *, names: Sequence[str] = DEFAULT_
         middle = x[groups == comparison].mean()
         is_pair = "minus" in comparison
         label = comparison_label(comparison, names) if is_pair else "random"
-        ax.text(middle, 1.02, label, ha="center", transform=ax.get_xaxis_transform())
+        ax.text(middle, 1.02, label_text(label), ha="center", transform=ax.get_xaxis_transform())
     ax.set(xlabel="direction", ylabel="root mean square change\nof the margin")
     legend_below(ax, columns=3)
     return ax

@@ -6,6 +6,7 @@ import pandas as pd
 from IPython.display import Markdown
 
 from mdhelpers.findings import PAIRS
+from mdhelpers.plain_text import escaped
 from mdhelpers.runs import Run
 from mdhelpers.style import comparison_label
 from mdhelpers.tables import algorithm_names
@@ -38,7 +39,7 @@ def table(found: StudyTilts, names) -> pd.DataFrame | str:
 
 def verdict(run: Run) -> Markdown:
     """Whether measured changes follow the foretold ones, and which algorithm moves more."""
-    figures, names = run.results.get(TILTING, {}), algorithm_names(run)
+    figures, names = run.results.get(TILTING, {}), escaped(algorithm_names(run))
     if not any(f"{name}_algorithm_1" in figures for name in PAIRS):
         return Markdown(NO_MODELS)
     return Markdown("\n".join(_verdict(figures, name, names) for name in PAIRS))

@@ -19,9 +19,13 @@ from mdhelpers.book_assets import asset_files
 from mdhelpers.book_figures import expand_figures
 from mdhelpers.book_pages import expand, look_up, publishable, with_header
 from mdhelpers.paths import project_root, resolve, shown
+from mdhelpers.records import file_digest, unfinished_name
+from mdhelpers.runner import read_entries
 from mdhelpers.runs import Run, banner, provenance
+from mdhelpers.studyfiles import find_notebooks
 
-NUMBERED, ALL = "[0-9][0-9]_*.ipynb", (0, 99)
+ALL = (0, 99)
+MARK = ".mdhelpers-book"
 _CONFIG_COMMAND = "from jupyter_book.cli.main import main; main()"
 
 
@@ -42,7 +46,8 @@ def build(
     runs_dir : path
         Where the runs lie.
     out : path
-        Where the pages go. The assembled sources go into the folder ``src`` beside it.
+        Where the pages go: a new or empty folder, or one that an earlier book made. It changes only
+        when the whole book is built. The folder ``<out>-work`` beside it has what is built from.
     book_dir : path
         Prose pages, ``_config.yml``, ``_toc.yml``, ``references.bib``, ``findings/``, ``assets/``.
 
@@ -56,7 +61,8 @@ def build(
     FileNotFoundError
         When there is no finished run of that study and profile.
     ValueError
-        When a page quotes a figure that the run does not have, or a notebook failed.
+        When a page quotes a figure that the run does not have, a notebook failed or was changed
+        since it was executed, or ``out`` holds files that no book made.
     RuntimeError
         When Jupyter Book is not installed, or Sphinx warns.
     """
@@ -69,10 +75,41 @@ def build(
             f"notebooks; missing: {', '.join(_missing(run)) or 'results.json'}). "
             f"Run: {run.command()}"
         )
-    if _synchronise(assemble(run, resolve(book_dir)), out.parent / "src"):
-        shutil.rmtree(out, ignore_errors=True)
-    _sphinx(out.parent / "src", out)
+    work = out.with_name(f"{out.name}-work")
+    for folder in (out, work):
+        _refuse_others(folder)
+    tree = assemble(run, resolve(book_dir))
+    work.mkdir(parents=True, exist_ok=True)
+    (work / MARK).touch()
+    if _synchronise(tree, work / "src"):
+        shutil.rmtree(work / "html", ignore_errors=True)
+    _sphinx(work)
+    _publish(work / "html", out)
     return out / "index.html"
+
+
+def _refuse_others(folder: Path) -> None:
+    """ValueError for a folder whose files no book made: they would be removed."""
+    ours = folder.is_relative_to(project_root() / "book" / "_build") or (folder / MARK).exists()
+    if folder.is_dir() and any(folder.iterdir()) and not ours:
+        raise ValueError(
+            f"{shown(folder)} holds files that do not bear a book's mark, and a book built there "
+            "would remove them. Give another --out, or empty the folder."
+        )
+
+
+def _publish(pages: Path, out: Path) -> None:
+    """Put whole new pages in the place of the old ones."""
+    new, old = unfinished_name(out), unfinished_name(out)
+    try:
+        shutil.copytree(pages, new)
+        (new / MARK).touch()
+        if out.exists():
+            out.rename(old)
+        new.rename(out)
+    finally:
+        for folder in (new, old):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def is_finished(run: Run) -> bool:
@@ -82,14 +119,32 @@ def is_finished(run: Run) -> bool:
 
 def _missing(run: Run) -> list[str]:
     """The project's notebooks that the run has no executed copy of."""
-    wanted = {path.stem for path in (project_root() / "notebooks").glob(NUMBERED)}
-    return sorted(wanted - {path.stem for path in _notebooks(run)})
+    return sorted(set(_pages_of_project()) - {path.stem for path in _notebooks(run)})
+
+
+def _pages_of_project() -> list[str]:
+    return [notebook.name for notebook in find_notebooks()]
 
 
 def _notebooks(run: Run, numbers: Sequence[int] = ALL) -> list[Path]:
     """A run's executed notebooks from the first to the last number, in order."""
-    found = sorted((run.folder / "notebooks").glob(NUMBERED))
-    return [path for path in found if numbers[0] <= int(path.name[:2]) <= numbers[1]]
+    names = [n for n in _pages_of_project() if numbers[0] <= int(n[:2]) <= numbers[1]]
+    paths = (run.folder / "notebooks" / f"{name}.ipynb" for name in names)
+    return [path for path in paths if path.is_file()]
+
+
+def _refuse_stale(run: Run, pages: Sequence[Path]) -> None:
+    """ValueError for a page that is not what the runner left, or shows older results."""
+    entries = read_entries(run)
+    for path in pages:
+        entry = entries.get(path.stem, {})
+        problem = ""
+        if entry.get("copy") not in (None, file_digest(path)):
+            problem = "was changed since it was executed"
+        elif entry and run.manifest(path.stem).get("key") != entry["stage_key"]:
+            problem = "shows results that were made anew since, or discarded"
+        if problem:
+            raise ValueError(f"{shown(path)} {problem}. Bring it up to date: {run.command()}")
 
 
 def assemble(run: Run, book_dir: Path) -> dict[str, bytes]:
@@ -113,7 +168,7 @@ def assemble(run: Run, book_dir: Path) -> dict[str, bytes]:
     tree = {f"assets/{name}": body for name, body in asset_files(book_dir / "assets").items()}
     for name in ("_config.yml", "references.bib"):
         tree[name] = (book_dir / name).read_bytes()
-    for figure in (run.folder / "figures").glob("*.png"):
+    for figure in _figures(run):
         tree[f"figures/{figure.name}"] = figure.read_bytes()
     parts = [part for part in (_part(p, run, tree) for p in toc["parts"]) if part]
     tree["_toc.yml"] = yaml.safe_dump({**toc, "parts": parts}, sort_keys=False).encode()
@@ -122,6 +177,12 @@ def assemble(run: Run, book_dir: Path) -> dict[str, bytes]:
         if source.is_file():
             tree[f"{page}.md"] = _prose(source, run, tree).encode()
     return tree
+
+
+def _figures(run: Run) -> list[Path]:
+    """The pictures that a run's pages made; of runs of older versions, all that there are."""
+    made = run.outputs("07_counterfactual_verification", "figures/*.png")
+    return made or sorted((run.folder / "figures").glob("*.png"))
 
 
 def _part(part: dict, this: Run, tree: dict[str, bytes]) -> dict | None:
@@ -143,6 +204,7 @@ def _pages(
 ) -> list[dict[str, str]]:
     """Put a run's notebooks into the tree, and return their entries in the contents."""
     header = _header(run.results, page=shown(run.folder))
+    _refuse_stale(run, _notebooks(run, numbers))
     for path in _notebooks(run, numbers):
         notebook = publishable(json.loads(path.read_text()), header, page=shown(path))
         tree[f"{folder}{path.name}"] = json.dumps(notebook, indent=1).encode()
@@ -196,9 +258,9 @@ def _synchronise(tree: Mapping[str, bytes], folder: Path) -> bool:
     return bool(stale)
 
 
-def _sphinx(source: Path, out: Path) -> None:
+def _sphinx(work: Path) -> None:
     """Run Sphinx on Jupyter Book's configuration, every warning an error."""
-    doctrees = out.parent / ".doctrees"
+    source, out, doctrees = work / "src", work / "html", work / "doctrees"
     configure = [sys.executable, "-c", _CONFIG_COMMAND, "config", "sphinx", str(source)]
     sphinx = [sys.executable, "-m", "sphinx", "-b", "html", "-d", str(doctrees)]
     sphinx += ["-W", "--keep-going", "-n", "-q", str(source), str(out)]

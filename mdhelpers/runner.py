@@ -72,11 +72,6 @@ class Plan:
         """Return where a step's executed notebook lies."""
         return self.run.folder / "notebooks" / step.notebook.path.name
 
-    @property
-    def keys_file(self) -> Path:
-        """Where is kept what the executed notebooks were made from."""
-        return self.run.folder / "notebooks" / "keys.json"
-
 
 def run_study(
     file: str | Path,
@@ -155,7 +150,7 @@ def make_plan(
         runs_dir=values.get("runs_dir", "runs"),
     )
     plan, reads = Plan(study, run, ()), _reads(study)
-    entries = read_entries(plan)
+    entries = read_entries(plan.run)
     first = _position(start, notebooks) if start is not None else 0
     why = "forced" if force else "asked for by --from" if start is not None else ""
     steps, after, again = [], "", ""
@@ -188,9 +183,14 @@ def _reads(study: Any) -> Mapping[str, Mapping[str, Any]]:
 ENTRY = {"key", "source", "parameters", "version", "after", "stage_key"}
 
 
-def read_entries(plan: Plan) -> dict[str, dict[str, Any]]:
+def keys_file(run: Run) -> Path:
+    """Where is kept what the executed notebooks were made from."""
+    return run.folder / "notebooks" / "keys.json"
+
+
+def read_entries(run: Run) -> dict[str, dict[str, Any]]:
     """What each executed notebook was made from; those whose record is damaged are left out."""
-    entries = read_or_empty(plan.keys_file).items()
+    entries = read_or_empty(keys_file(run)).items()
     return {name: e for name, e in entries if isinstance(e, dict) and set(e) >= ENTRY}
 
 
@@ -306,8 +306,8 @@ def _begin(plan: Plan, *, force: bool) -> None:
     names = [step.name for step in plan.to_run]
     if force:
         _discard(plan.run, names)
-    entries = read_entries(plan)
-    write_json(plan.keys_file, {k: v for k, v in entries.items() if k not in names})
+    entries = read_entries(plan.run)
+    write_json(keys_file(plan.run), {k: v for k, v in entries.items() if k not in names})
     for step in plan.to_run:
         plan.copy(step).unlink(missing_ok=True)
 
@@ -344,7 +344,7 @@ def _carry_out_step(plan: Plan, step: Step, label: str) -> None:
         "seconds": round(seconds, 1),
         "finished": now(),
     }
-    write_json(plan.keys_file, read_entries(plan) | {step.name: entry})
+    write_json(keys_file(plan.run), read_entries(plan.run) | {step.name: entry})
     print(f"{label}: done in {duration(seconds)}", flush=True)
 
 

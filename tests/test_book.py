@@ -227,6 +227,52 @@ def test_only_what_changed_is_written_and_what_went_is_removed(tmp_path):
     assert not (tmp_path / "folder/b.md").exists()
 
 
+@pytest.mark.parametrize("place", ["site/html/mine.html", "site/html-work/mine.md"])
+def test_files_that_no_book_made_are_never_removed(tmp_path, place):
+    make_run(tmp_path / "runs", "augmentation")
+    mine = tmp_path / place
+    mine.parent.mkdir(parents=True)
+    mine.write_text("mine")
+    with pytest.raises(ValueError, match="do not bear a book's mark"):
+        book.build("augmentation", runs_dir=tmp_path / "runs", out=tmp_path / "site/html")
+    assert [path for path in tmp_path.glob("site/**/*") if path.is_file()] == [mine]
+
+
+def test_pages_are_replaced_when_all_of_them_are_there(tmp_path, monkeypatch):
+    out = tmp_path / "html"
+    for folder, name in ((out, "old.html"), (tmp_path / "new", "new.html")):
+        folder.mkdir()
+        (folder / name).write_text(name)
+    monkeypatch.setattr(book.shutil, "copytree", _full)
+    with pytest.raises(OSError, match="full"):
+        book._publish(tmp_path / "new", out)
+    monkeypatch.undo()
+    assert [path.name for path in out.iterdir()] == ["old.html"]
+    book._publish(tmp_path / "new", out)
+    assert sorted(path.name for path in out.iterdir()) == [book.MARK, "new.html"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["html", "new"]
+
+
+def _full(*_, **__):
+    raise OSError("the disk is full")
+
+
+def test_a_page_that_is_not_what_was_executed_is_refused(tmp_path):
+    folder = make_run(tmp_path, "augmentation")
+    run, page = Run("augmentation", runs_dir=tmp_path), folder / f"notebooks/{PAGES[0]}.ipynb"
+    entry = dict.fromkeys(("key", "source", "parameters", "version", "after", "stage_key"))
+    entry["copy"] = hashlib.sha256(page.read_bytes()).hexdigest()
+    (folder / "notebooks/keys.json").write_text(json.dumps({PAGES[0]: entry}))
+    book.assemble(run, ROOT / "book")
+    page.write_text(page.read_text().replace("0.5", "0.9"))
+    with pytest.raises(ValueError, match=r"01_data_prep\.ipynb was changed since it was executed"):
+        book.assemble(run, ROOT / "book")
+    entry |= {"copy": None, "stage_key": "another"}
+    (folder / "notebooks/keys.json").write_text(json.dumps({PAGES[0]: entry}))
+    with pytest.raises(ValueError, match="shows results that were made anew since"):
+        book.assemble(run, ROOT / "book")
+
+
 def test_a_missing_run_names_the_command(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"mdhelpers run parameters/pets\.yaml -f .*smoke"):
         book.build("pets", profile="smoke", runs_dir=tmp_path, out=tmp_path / "html")

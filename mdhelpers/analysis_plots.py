@@ -19,6 +19,7 @@ from mdhelpers.style import (
     compared,
     comparison_label,
     label_text,
+    label_texts,
     legend_below,
     need_columns,
 )
@@ -98,6 +99,7 @@ def variance_curves(
     ValueError
         If a column is missing.
     """
+    names = label_texts(names)
     compared(comparison)
     for table, line in ((curves, "-"), (others, "--")):
         if table is None:
@@ -110,7 +112,7 @@ def variance_curves(
             ax.plot(rows["component"], 100 * rows[f"variance_{algorithm}"], **style)
     ax.set_yscale("log")
     ax.set(xlabel="component, by rank", ylabel="variance explained (%)")
-    ax.set_title(label_text(comparison_label(comparison, names)))
+    ax.set_title(comparison_label(comparison, names))
     ax.grid(True)
     legend_below(ax, columns=2)
     return ax
@@ -138,6 +140,7 @@ def cosines_by_models(
     ValueError
         If a column is missing.
     """
+    names = label_texts(names)
     need_columns(cosines, ("algorithm", "n_models", "against", "low", "median", "high"))
     for algorithm, color in ALGORITHM_COLORS.items():
         for against, (line, what) in _AGAINST.items():
@@ -183,6 +186,7 @@ def directions_by_models(
     ValueError
         If a column is missing.
     """
+    names = label_texts(names)
     need_columns(directions, ("comparison", "n_models", "against", "direction", "cosine"))
     chosen = directions[(directions["against"] == "others") & (directions["direction"] <= n)]
     for (comparison, direction), rows in chosen.groupby(["comparison", "direction"], sort=True):
@@ -228,6 +232,7 @@ def components_by_models(
     ValueError
         If a column is missing.
     """
+    names = label_texts(names)
     need_columns(components, ("algorithm", "found_with", "measured_with", "component", "variance"))
     own = components[components["algorithm"] == algorithm]
     ends = sorted({own["found_with"].min(), own["found_with"].max()})
@@ -241,7 +246,7 @@ def components_by_models(
                 rows["component"], variance, markersize=3.5, linewidth=1.3, label=label, **style
             )
     ax.set(xlabel="component, by rank", ylabel="variance explained (%)", ylim=(0, None))
-    ax.set_title(label_text(names[algorithm - 1]))
+    ax.set_title(names[algorithm - 1])
     legend_below(ax, columns=2)
     ax.get_legend().set_title("models: found with → measured with")
     return ax

@@ -11,7 +11,15 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
-from mdhelpers.style import EXAMPLE_COLORS, INK, NULL_COLOR, label_text, legend_below, need_columns
+from mdhelpers.style import (
+    EXAMPLE_COLORS,
+    INK,
+    NULL_COLOR,
+    label_text,
+    legend_below,
+    legend_columns,
+    need_columns,
+)
 
 SET_COLOR = "#0072B2"
 WAYS = {  # colour, marker, label: told apart without colour too
@@ -148,7 +156,8 @@ def image_map(
         Line2D([], [], color=color, marker="s", linestyle="none", label=label_text(name, 24))
         for name, color in zip(names, EXAMPLE_COLORS, strict=False)
     ]
-    ax.legend(handles=handles, loc="upper center", bbox_to_anchor=(0.5, 0), ncols=len(handles))
+    columns = legend_columns(ax, [handle.get_label() for handle in handles], len(handles))
+    ax.legend(handles=handles, loc="upper center", bbox_to_anchor=(0.5, 0), ncols=columns)
     return ax
 
 

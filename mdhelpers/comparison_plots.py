@@ -20,6 +20,7 @@ from mdhelpers.style import (
     compared,
     comparison_label,
     label_text,
+    label_texts,
     legend_below,
     need_columns,
 )
@@ -61,6 +62,7 @@ def explained_variance_scatter(
     ValueError
         If an array has not the shape (k, 2).
     """
+    names = label_texts(names)
     sets = dict(zip(COMPARISONS, (_percent(one_minus_two), _percent(two_minus_one)), strict=True))
     end = 1.12 * max(points.max(initial=0) for points in sets.values()) or 1.0
     ax.set(xlim=(0, end), ylim=(0, end), aspect="equal")
@@ -70,9 +72,8 @@ def explained_variance_scatter(
         label = f"directions of {comparison_label(comparison, names)}"
         marker = MARKERS[comparison]
         ax.scatter(*points.T, s=42, color=color, marker=marker, edgecolor="white", label=label)
-    one, two = (label_text(name) for name in names)
-    ax.set_xlabel(f"variance explained under {one} (%)")
-    ax.set_ylabel(f"variance explained under {two} (%)")
+    ax.set_xlabel(f"variance explained under {names[0]} (%)")
+    ax.set_ylabel(f"variance explained under {names[1]} (%)")
     ax.grid(True)
     legend_below(ax, columns=1)
     if labels:
@@ -116,6 +117,7 @@ def gap_curves(
     ValueError
         If a column is missing.
     """
+    names = label_texts(names)
     table = gaps if null is None else pd.concat([gaps, null])
     need_columns(table, ("pair", "comparison", "direction", "naive_gap", "gap", "split"))
     n_directions, real = int(table["direction"].max()), table["pair"] == "1 against 2"
@@ -163,6 +165,7 @@ def gap_bars(ax: Axes, table: pd.DataFrame, *, names: Sequence[str] = DEFAULT_NA
     ValueError
         If a column is missing.
     """
+    names = label_texts(names)
     need_columns(table, ("comparison", "direction", "naive_gap", "gap", "low", "high"))
     start, ticks, tick_labels = 0.0, [], []
     prefix, kind = ("clean_", "noise-free") if "clean_gap" in table else ("", "cross-fitted")
@@ -215,6 +218,7 @@ def auc_heatmap(ax: Axes, grades: pd.DataFrame, *, names: Sequence[str] = DEFAUL
     ValueError
         If a column is missing.
     """
+    names = label_texts(names)
     need_columns(grades, ("comparison", "direction", "end", "feature", "auc_within_class"))
     keys = ["comparison", "direction", "feature"]
     best = grades.sort_values("auc_within_class", kind="stable").groupby(keys).tail(1)
@@ -281,9 +285,9 @@ def _group_rows(ax, comparisons, names) -> None:
     for comparison in dict.fromkeys(comparisons):
         rows = [i for i, c in enumerate(comparisons) if c == comparison]
         color = ALGORITHM_COLORS[compared(comparison)[0]]
-        label = comparison_label(comparison, names)
+        label = label_text(comparison_label(comparison, names))  # as short as the axis is high
         place = {"transform": ax.get_yaxis_transform(), "va": "center", "rotation": 270}
-        ax.text(1.02, np.mean(rows), label_text(label), color=color, weight="bold", **place)
+        ax.text(1.02, np.mean(rows), label, color=color, weight="bold", **place)
         if rows[0]:
             ax.axhline(rows[0] - 0.5, color="white", linewidth=6)
 

@@ -20,6 +20,7 @@ from mdhelpers.style import (
     MARKERS,
     NULL_COLOR,
     label_text,
+    label_texts,
     legend_below,
     need_columns,
 )
@@ -258,6 +259,7 @@ def effect_curves(
     ValueError
         If a column is missing or an algorithm has two effects at one intensity.
     """
+    names = label_texts(names)
     ax.axhline(0, color=INK, linewidth=1)
     for frame, is_placebo in ((table, False), (placebo, True)):
         if frame is None:
@@ -283,7 +285,9 @@ def _histogram(ax, samples, label, *, bins=30, colors=None, center=np.nanmean) -
     edges = np.histogram_bin_edges(np.concatenate(list(samples.values())), bins=bins)
     colors = colors or [*ALGORITHM_COLORS.values(), *EXAMPLE_COLORS]
     for color, (name, values) in zip(colors, samples.items(), strict=False):
-        text = label.format(name=name, mean=np.mean(values), median=np.median(values))
+        text = label.format(
+            name=label_text(name, 28), mean=np.mean(values), median=np.median(values)
+        )
         weights = np.full(len(values), 100 / len(values))
         ax.hist(values, edges, weights=weights, color=color, alpha=0.3)
         ax.hist(values, edges, weights=weights, color=color, histtype="step", linewidth=1.5)

@@ -18,6 +18,7 @@ from mdhelpers.style import (
     compared,
     comparison_label,
     label_text,
+    label_texts,
     legend_below,
     need_columns,
 )
@@ -90,6 +91,7 @@ def member_grades(
     ValueError
         If a column is missing.
     """
+    names = label_texts(names)
     need_columns(members, ("comparison", "direction", "end", "chance", score))
     ticks, labels = [], []
     for comparison, part in members.groupby("comparison", sort=True):

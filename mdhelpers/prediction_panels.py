@@ -12,7 +12,7 @@ from mdhelpers.prediction_plots import (
     pair_label,
 )
 from mdhelpers.prediction_stage import StudyPredictions
-from mdhelpers.style import label_text
+from mdhelpers.style import label_texts
 
 EXAMPLES = {"1 against 1": (0, 0), "2 against 2": (1, 1), "1 against 2": (0, 1)}
 
@@ -28,7 +28,7 @@ def draw_confidences(axes, found: StudyPredictions, *, names) -> None:
         right = [found.right[side][row] for side, row in rows]
         called = [names[side] for side in sides]
         confidence_confidence(ax, *confidence, *right, names=called)
-        ax.set_title(label_text(pair_label(pair, names)))
+        ax.set_title(pair_label(pair, label_texts(names)))
 
 
 def draw_angles(axes, found: StudyPredictions, outcomes, *, names) -> None:

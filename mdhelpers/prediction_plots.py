@@ -18,6 +18,7 @@ from mdhelpers.style import (
     INK,
     NULL_COLOR,
     label_text,
+    label_texts,
     legend_below,
     need_columns,
 )
@@ -66,6 +67,7 @@ def error_inconsistencies(
     ValueError
         If a column is missing.
     """
+    names = label_texts(names)
     need_columns(kinds, ("pair", "masks", "measure", "mean", "low", "high"))
     need_columns(pairs, ("pair", "masks", "inconsistency", "expected"))
     shown = kinds[(kinds["measure"] == "inconsistency") & kinds["pair"].isin(PAIR_STYLES)]
@@ -82,7 +84,7 @@ def error_inconsistencies(
         expected = 100 * part["expected"].mean()
         label = "if errors were independent" if y == 0 else None
         ax.plot([expected] * 2, [y - 0.32, y + 0.32], color=NULL_COLOR, label=label)
-        labels.append(f"{label_text(pair_label(row.pair, names))},\n{mask_words[row.masks]}")
+        labels.append(f"{pair_label(row.pair, names)},\n{mask_words[row.masks]}")
     ax.set_yticks(range(len(labels)), labels)
     ax.invert_yaxis()
     ax.set(xlabel="test images on which exactly one of two is right (%)", xlim=(0, None))
@@ -120,6 +122,7 @@ def ensemble_scatter(
     ValueError
         If a column is missing.
     """
+    names = label_texts(names)
     need_columns(pairs, ("pair", "masks", "inconsistency", measure))
     chosen = pairs[(pairs["masks"] == masks) & pairs[measure].notna()]
     for pair, (color, marker) in PAIR_STYLES.items():
@@ -165,6 +168,7 @@ def confidence_confidence(
     -------
     Axes
     """
+    names = label_texts(names)
     found = outcome_names(right_1, right_2)
     ax.plot([0, 100], [0, 100], color=INK, linewidth=1, linestyle=":")
     for outcome, (color, marker) in OUTCOME_STYLES.items():
@@ -173,8 +177,7 @@ def confidence_confidence(
         ax.plot(x, y, marker, color=color, markersize=4, alpha=0.7, label=outcome)
     low = 100 * min(np.min(confidence_1), np.min(confidence_2)) - 3
     ax.set(xlim=(low, 102), ylim=(low, 102), aspect="equal")
-    one, two = (label_text(name, 24) for name in names)
-    ax.set(xlabel=f"confidence of 2, {two} (%)", ylabel=f"confidence of 1, {one} (%)")
+    ax.set(xlabel=f"confidence of 2, {names[1]} (%)", ylabel=f"confidence of 1, {names[0]} (%)")
     legend_below(ax, columns=2)
     return ax
 
@@ -210,6 +213,7 @@ def angle_histograms(
     ValueError
         If a column is missing.
     """
+    names = label_texts(names)
     need_columns(angles, ("pair", "masks", "outcome", "left", "right", "share"))
     chosen = angles[(angles["outcome"] == outcome) & (angles["masks"] == masks)]
     for pair, (color, _) in PAIR_STYLES.items():
@@ -252,6 +256,7 @@ def class_angles(
     ValueError
         If a column is missing.
     """
+    names = label_texts(names)
     need_columns(classes, ("pair", "masks", "label", "theta_mean", "theta_low", "theta_high"))
     for shift, (pair, (color, marker)) in zip((-0.2, 0, 0.2), PAIR_STYLES.items(), strict=True):
         part = classes[(classes["pair"] == pair) & (classes["masks"] == masks)]

@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from mdhelpers.learning_laws import Law
-from mdhelpers.style import ALGORITHM_COLORS, DEFAULT_NAMES, legend_below
+from mdhelpers.style import ALGORITHM_COLORS, DEFAULT_NAMES, label_texts, legend_below
 
 FAR = 4  # how far the curves are carried on, times the models that there are
 _MARKERS = {1: "o", 2: "s"}
@@ -30,6 +30,7 @@ def learning_curves(ax: Axes, quality, *, score: str, names=DEFAULT_NAMES) -> Ax
     -------
     Axes
     """
+    names = label_texts(names)
     if not len(quality.curves):
         ax.axis("off")
         ax.text(0.5, 0.5, "too few models to be halved", ha="center", transform=ax.transAxes)

@@ -30,7 +30,7 @@ SCRIPT_FONTS = (  # for what FONT lacks, where they are installed
     "PingFang SC", "Hiragino Sans", "Microsoft YaHei", "Malgun Gothic", "WenQuanYi Zen Hei",
     "Noto Sans Devanagari", "Noto Sans Bengali", "Noto Sans Thai", "Arial Unicode MS",
 )  # fmt: skip
-LONG_LABEL, LEGEND_WIDTH = 48, 60  # characters: longer ones stand one a row; the most
+LONG_LABEL, LEGEND_WIDTH = 48, 76  # characters: longer ones stand one a row; the most
 NO_GLYPH = "□"
 
 
@@ -88,13 +88,20 @@ def label_text(text: str, width: int = 40) -> str:
     """Text of others as a figure can show it: names of classes and algorithms, captions.
 
     Dollar signs are no formulas, lines are shortened to ``width`` characters, and what the fonts
-    have no glyph for becomes □. Line breaks are kept. A text that went through once stays as it is.
+    have no glyph for becomes □. Line breaks are kept. matplotlib leaves labels that begin with an
+    underscore out of legends: these get a space before it. A text that went through once stays.
     """
     lines = (shortened(one_line(line), width) for line in str(text).split("\n"))
     shown = "\n".join("".join(map(_drawable, line)) for line in lines)
+    shown = f" {shown}" if shown.startswith("_") else shown
     if not plt.rcParams["text.parse_math"]:
         return shown
     return re.sub(r"(?<!\\)\$", r"\$", shown)
+
+
+def label_texts(names: Sequence[str], width: int = 28) -> tuple[str, ...]:
+    """`label_text` of each name."""
+    return tuple(label_text(name, width) for name in names)
 
 
 def _drawable(sign: str) -> str:
@@ -134,11 +141,18 @@ def legend_below(ax: Axes, *, columns: int, tick_lines: int = 1) -> None:
     below = 3.3 + 1.2 * tick_lines  # font heights
     handles, labels = ax.get_legend_handles_labels()
     labels = [label_text(label, LEGEND_WIDTH) for label in labels]
-    longest = max(map(len, labels), default=0)
-    room = 13 * ax.figure.get_figwidth()  # characters
-    columns = 1 if longest > LONG_LABEL or columns * longest > room else columns
+    columns = legend_columns(ax, labels, columns)
     place = {"loc": "upper center", "bbox_to_anchor": (0.5, 0), "borderaxespad": below}
     ax.legend(handles, labels, **place, ncols=columns)
+
+
+def legend_columns(ax: Axes, labels: Sequence[str], columns: int) -> int:
+    """As many columns as were asked for, or fewer where labels are too long for the figure."""
+    longest = max(map(len, labels), default=0)
+    room = 13 * ax.figure.get_figwidth()  # characters
+    if longest > LONG_LABEL:
+        return 1
+    return max(1, min(columns, int(room // (longest + 1))))
 
 
 def need_columns(frame: pd.DataFrame, columns: Sequence[str]) -> None:

@@ -15,6 +15,7 @@ from mdhelpers.style import (
     NULL_COLOR,
     comparison_label,
     label_text,
+    label_texts,
     legend_below,
     need_columns,
 )
@@ -40,6 +41,7 @@ def tilt_scatter(
     -------
     Axes
     """
+    names = label_texts(names)
     need_columns(changes, ("algorithm", "predicted", "measured"))
     for algorithm, rows in changes.groupby("algorithm"):
         r = np.corrcoef(rows["predicted"], rows["measured"])[0, 1]
@@ -51,7 +53,7 @@ def tilt_scatter(
     ax.plot(ends, ends, color=INK, linewidth=1, linestyle="--")
     ax.axhline(0, color=NULL_COLOR, linewidth=0.8)
     ax.set(xlabel="foretold change of the margin", ylabel="measured change")
-    ax.set_title(label_text(title))
+    ax.set_title(label_text(title, 60))
     legend_below(ax, columns=1)
     for handle in ax.get_legend().legend_handles:
         handle.set(sizes=[45], alpha=1)
@@ -73,6 +75,7 @@ def tilt_sizes(ax: Axes, table: pd.DataFrame, *, names: Sequence[str] = DEFAULT_
     -------
     Axes
     """
+    names = label_texts(names)
     need_columns(table, ("comparison", "direction", "algorithm", "size", "predicted_size"))
     keys = table[["comparison", "direction"]].drop_duplicates()
     groups = keys["comparison"].to_numpy()
@@ -89,7 +92,7 @@ def tilt_sizes(ax: Axes, table: pd.DataFrame, *, names: Sequence[str] = DEFAULT_
         middle = x[groups == comparison].mean()
         is_pair = "minus" in comparison
         label = comparison_label(comparison, names) if is_pair else "random"
-        ax.text(middle, 1.02, label_text(label), ha="center", transform=ax.get_xaxis_transform())
+        ax.text(middle, 1.02, label, ha="center", transform=ax.get_xaxis_transform())
     ax.set(xlabel="direction", ylabel="root mean square change\nof the margin")
     legend_below(ax, columns=3)
     return ax

@@ -1,0 +1,396 @@
+"""Names and captions that would like to be something else stay text: in figures, pages, widgets."""
+
+import inspect
+import re
+from types import SimpleNamespace
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+from markdown_it import MarkdownIt
+from matplotlib import rc_context
+from matplotlib.cbook import is_math_text
+from matplotlib.text import Text
+from myst_parser.config.main import MdParserConfig
+from myst_parser.parsers.mdit import create_md_parser
+
+from mdhelpers import (
+    analysis_plots,
+    application_plots,
+    book_pages,
+    book_tables,
+    comparison_plots,
+    gallery,
+    plots,
+    prediction_grade_plots,
+    prediction_plots,
+    quality_plots,
+    quality_text,
+    sentences,
+    style,
+    tilting_plots,
+)
+from mdhelpers.plain_text import escape_markdown, one_line, shortened, without_script_ends
+
+NAMES = {
+    "formula": "$x_1$ and $y^2$",
+    "broken formula": r"$\frac{1}{0$",
+    "display": "$$",
+    "latex": r"\(x\) \[y\] \begin{align}",
+    "backslash": "\\",
+    "underscore": "_hidden_name_",
+    "stars": "**bold** *it* ~~no~~",
+    "script": "<script>window.pwned=1</script>",
+    "handler": "<img src=x onerror=window.pwned=1>",
+    "end of script": "</SCRIPT ><img src=x onerror=window.pwned=1>",
+    "comment": "<!--<script",
+    "entity": "&lt;b&gt; & co",
+    "quotes": "\"two\" 'one' ``back``",
+    "jinja": "{{ 7*7 }}{% raw %}",
+    "placeholder": "{{ results.run.study }}",
+    "role": "{raw}`html <b>`",
+    "directive": "::: {raw} html",
+    "fence": "```{eval-rst}",
+    "percent": "100% %s %(x)s {0}",
+    "pipe": r"a|b \| c",
+    "title": "# title",
+    "item": "- item",
+    "numbered": "1. item",
+    "rule": "---",
+    "link": "[x](javascript:window.pwned=1)",
+    "autolink": "<javascript:window.pwned=1>",
+    "right to left": "חתול قط",
+    "turned": "a\u202egpj.exe",
+    "emoji": "😀👩\u200d👩\u200d👧",
+    "chinese": "中文",
+    "long": "n" * 200,
+    "long words": "very " * 40,
+    "lines": "two\nlines\n\n# of it",
+    "control": "bell\x07 \x1b[31m",
+}
+each_name = pytest.mark.parametrize("name", NAMES.values(), ids=NAMES)
+# ---- Markdown -----------------------------------------------------------------------------------
+
+PARSERS = {
+    "commonmark": lambda: MarkdownIt("commonmark").enable("table"),
+    "gfm": lambda: MarkdownIt("gfm-like", {"linkify": False}),
+    "myst": lambda: myst(),
+}
+TEXT = {"text", "softbreak", "text_special"}
+FRAMES = {
+    "paragraph": ("{}", {"paragraph", "inline"}),
+    "item": ("- **{}** is found", {"bullet_list", "list_item", "paragraph", "inline", "strong"}),
+    "emphasis": ("seen under *{}* only", {"paragraph", "inline", "em"}),
+    "cell": (
+        "| a | {} |\n|---|---|\n| b | {} |",
+        {"table", "thead", "tbody", "tr", "th", "td", "inline"},
+    ),
+}
+
+
+def myst():
+    config = MdParserConfig(enable_extensions={"amsmath", "colon_fence", "dollarmath", "tasklist"})
+    from markdown_it.renderer import RendererHTML
+
+    return create_md_parser(config, RendererHTML)
+
+
+def flat(tokens):
+    for token in tokens:
+        yield token
+        yield from flat(token.children or ())
+
+
+@pytest.mark.parametrize("parser", PARSERS)
+@pytest.mark.parametrize("frame", FRAMES)
+@each_name
+def test_in_markdown_it_is_text(name, frame, parser):
+    source, allowed = FRAMES[frame]
+    tokens = list(flat(PARSERS[parser]().parse(source.replace("{}", escape_markdown(name)))))
+    kinds = {re.sub("_(open|close)$", "", token.type) for token in tokens}
+    assert kinds - TEXT <= allowed
+    text = "".join(token.content for token in tokens if token.type in TEXT)
+    assert one_line(name) in text
+
+
+@each_name
+def test_in_a_page_and_its_tables_it_is_text(name):
+    results = {"run": {"study": "tiny"}, "a": {"name": name, "n": 3}}
+    values, page = {"results": results}, "p.md"
+    text = book_pages.expand("{{ results.a.name }} has {{ results.a.n }}", values, page=page)
+    assert text == f"{escape_markdown(name)} has 3"
+    rows = {"recorded": {"rows": [{"what": name, "value": 0.5}]}}
+    table = "{{ table recorded.rows | what; value:.1f }}"
+    shown = book_pages.expand(table, rows | values, page=page)
+    assert shown == book_tables.table(rows["recorded"]["rows"], ["what", "value:.1f"], page=page)
+    assert escape_markdown(name) in shown
+
+
+def test_plain_words_are_left_alone():
+    for text in ("plain", "high noise", "scratch-18, 3.5 (of 4)", "ring"):
+        assert escape_markdown(text) == text
+
+
+def run_of(name, **figures):
+    named = {"02_mask_training": {"name_1": name, "name_2": "plain"}}
+    return SimpleNamespace(results=named | figures)
+
+
+@each_name
+def test_sentences_hold_it_as_text(name):
+    ends = {"": 0.5, "_low": 0.2, "_high": 0.8}
+    lds = {f"lds_{a}{end}": value for a in (1, 2) for end, value in ends.items()}
+    quality = {f"share_{a}{end}": value for a in (1, 2) for end, value in ends.items()}
+    quality |= {"ceiling_1": 0.8, "ceiling_2": 0.8} | lds
+    run = run_of(name, **{"03_datamodel_fitting": quality})
+    best = {"comparison": "1_minus_2", "feature": name, "direction": 1, "end": "top", "n": 3}
+    best |= {"auc_within_class": 0.9, "precision_at_k": 0.5}
+    graded = run_of(name, **{"05_subpopulation_inspection": {"best": [best]}})
+    rows = [
+        {"comparison": c, "reference": "class", "caption": name, "z": 2.0, "direction": 1,
+         "end": "top"}
+        for c in ("1_minus_2", "2_minus_1")
+    ]  # fmt: skip
+    verdict = pd.DataFrame([{"hypothesis": name, "outcome": "holds", "text": f"Of {name}."}])
+    effect = {"kind": "placebo", "algorithm": 0, "effect": 0.1, "low": -1.0, "high": 1.0}
+    found = SimpleNamespace(verdicts=verdict, table=pd.DataFrame([effect | {"class_name": name}]))
+    shown = [
+        sentences.datamodel_quality(run),
+        quality_text.ceiling(run),
+        sentences.grades(graded),
+        sentences.captions(graded, pd.DataFrame(rows)),
+        sentences.verdicts(found, epsilon=1, delta=1),
+        sentences.placebo(found),
+    ]
+    ours = {"paragraph", "inline", "bullet_list", "list_item", "strong", "em", "text", "softbreak"}
+    for markdown in shown:
+        tokens = list(flat(PARSERS["commonmark"]().parse(markdown.data)))
+        assert {re.sub("_(open|close)$", "", t.type) for t in tokens} - TEXT <= ours
+        text = "".join(token.content for token in tokens if token.type in TEXT)
+        assert shortened(one_line(name), 60)[:20].strip() in text
+
+
+@each_name
+def test_tables_of_pandas_escape_it(name):
+    with rc_context():
+        style.use_style()
+    frame = pd.DataFrame({"class": [name]}, index=pd.Index([name], name="class"))
+    html = frame._repr_html_()
+    assert set(re.findall(r"</?([a-zA-Z]+)", html)) <= {
+        "div", "style", "table", "thead", "tbody", "tr", "th", "td",
+    }  # fmt: skip
+    assert "mathjax_ignore" in html
+
+
+@each_name
+def test_a_widgets_state_cannot_end_its_script(name):
+    state = without_script_ends({"names": [name], "n": 3, name: {"url": "a<b"}})
+    assert not re.search(r"<(/?script|!--)", str(state), re.IGNORECASE)
+    assert state["n"] == 3
+    assert state["names"][0].replace("\u2060", "") == name
+
+
+# ---- figures ------------------------------------------------------------------------------------
+
+PAIRS = {
+    "formulas": (NAMES["formula"], NAMES["broken formula"]),
+    "long": (NAMES["long"], NAMES["long words"]),
+    "signs": (NAMES["emoji"] + NAMES["chinese"] + NAMES["turned"], NAMES["right to left"]),
+    "hidden": (NAMES["underscore"], "__" + NAMES["backslash"]),
+    "lines": (NAMES["lines"] + NAMES["control"], NAMES["percent"]),
+}
+RNG = np.random.default_rng(0)
+IMAGES = RNG.integers(0, 256, (12, 8, 8, 3), dtype=np.uint8)
+BOTH = ("1_minus_2", "2_minus_1")
+
+
+def frame(**columns):
+    return pd.DataFrame(columns)
+
+
+def per_name(names):
+    return {name: RNG.uniform(0, 1, (5, 6)) for name in names}
+
+
+def directions(**columns):
+    return frame(comparison=np.repeat(BOTH, 2), direction=[1, 2, 1, 2], **columns)
+
+
+def gaps():
+    columns = {"naive_gap": [0.3] * 4, "gap": [0.2] * 4, "low": [0.1] * 4, "high": [0.3] * 4}
+    return directions(**columns)
+
+
+def gap_splits():
+    parts = [gaps().assign(pair=p, split=s) for p in prediction_plots.PAIR_STYLES for s in (0, 1)]
+    return pd.concat(parts)
+
+
+def grades(names):
+    rows = [(c, 1, end, n, 0.8) for c in BOTH for end in ("top", "bottom") for n in names]
+    columns = ["comparison", "direction", "end", "feature", "auc_within_class"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def effects():
+    values = {"effect": [1.0, 2.0] * 2, "low": [0.0] * 4, "high": [3.0] * 4}
+    return frame(algorithm=[1, 1, 2, 2], intensity=[3, 5, 3, 5], **values)
+
+
+def model_counts(**columns):
+    numbers = {"low": 0.1, "median": 0.2, "high": 0.3, "cosine": 0.5, "against": "others"}
+    return frame(n_models=[64, 128] * 2, **columns).assign(**numbers)
+
+
+def components():
+    numbers = {"found_with": [64, 64, 128, 128], "measured_with": [64] * 4}
+    return frame(algorithm=[1] * 4, component=[1, 2, 1, 2], variance=[0.2, 0.1] * 2, **numbers)
+
+
+def variances():
+    return frame(comparison=np.repeat(BOTH, 2), component=[1, 2] * 2, variance_1=[0.2] * 4,
+                 variance_2=[0.1] * 4)  # fmt: skip
+
+
+def pairs_of_models():
+    kinds = list(prediction_plots.PAIR_STYLES)
+    numbers = {"inconsistency": 0.2, "expected": 0.3, "gain": 0.1, "mean": 0.2, "low": 0.1,
+               "high": 0.3, "theta_mean": 0.1, "theta_low": -0.1, "theta_high": 0.2,
+               "left": 0.0, "right": 0.5, "share": 0.4}  # fmt: skip
+    table = frame(pair=kinds, masks="other", measure="inconsistency", outcome="both wrong", label=0)
+    return table.assign(**numbers)
+
+
+def scores(names):
+    rows = [(n, s, 0.8, 0.6) for n in names for s in prediction_grade_plots.SCORE_STYLES]
+    return pd.DataFrame(rows, columns=["feature", "score", "auc_within_class", "chance"])
+
+
+def members():
+    ends = pd.concat([directions(end=[end] * 4) for end in ("top", "bottom")])
+    return ends.assign(chance=0.6, margin=0.7)
+
+
+def tilts():
+    rows = pd.concat([directions(algorithm=[a] * 4) for a in (1, 2)])
+    predicted, measured = RNG.normal(size=(2, 8))
+    return rows.assign(size=1.0, predicted_size=0.9, predicted=predicted, measured=measured)
+
+
+def quality():
+    curves = frame(n_models=[32, 64], lds=[0.3, 0.4], lds_low=[0.2] * 2, lds_high=[0.5] * 2)
+    figures = {"ceiling_1": 0.7, "ceiling_2": 0.8}
+    return SimpleNamespace(
+        curves=curves, figures=figures, curve=lambda _: curves, law=lambda _: None
+    )
+
+
+A, C, P, G = analysis_plots, comparison_plots, prediction_plots, prediction_grade_plots
+SIMILAR = np.array([[0.8, 0.3], [0.3, 0.7]])
+DRAW = {
+    plots.accuracy_histogram: lambda f, ax, n: f(ax, per_name(n)),
+    plots.margin_histogram: lambda f, ax, n: f(ax, per_name(n)),
+    plots.loss_curves: lambda f, ax, n: f(ax, per_name(n)),
+    plots.lds_histogram: lambda f, ax, n: f(ax, per_name(n)),
+    plots.cosine_histogram: lambda f, ax, n: f(ax, per_name(n)),
+    plots.caption_bars: lambda f, ax, n: f(ax, frame(caption=list(n), score=[0.5, 0.2])),
+    plots.effect_curves: lambda f, ax, n: f(ax, effects(), names=n, placebo=effects()),
+    A.similarity_heatmap: lambda f, ax, n: f(ax, pd.DataFrame(SIMILAR, list(n), list(n))),
+    A.variance_curves: lambda f, ax, n: f(ax, variances(), BOTH[0], names=n, others=variances()),
+    A.cosines_by_models: lambda f, ax, n: f(ax, model_counts(algorithm=[1, 1, 2, 2]), names=n),
+    A.directions_by_models: lambda f, ax, n: f(
+        ax, model_counts(comparison=np.repeat(BOTH, 2), direction=[0] * 4), names=n
+    ),
+    A.components_by_models: lambda f, ax, n: f(ax, components(), 1, names=n),
+    C.explained_variance_scatter: lambda f, ax, n: f(ax, SIMILAR, SIMILAR / 2, names=n),
+    C.gap_curves: lambda f, ax, n: f(ax, gap_splits(), names=n),
+    C.gap_bars: lambda f, ax, n: f(ax, gaps(), names=n),
+    C.auc_heatmap: lambda f, ax, n: f(ax, grades(n), names=n),
+    P.error_inconsistencies: lambda f, ax, n: f(ax, pairs_of_models(), pairs_of_models(), names=n),
+    P.ensemble_scatter: lambda f, ax, n: f(ax, pairs_of_models(), names=n),
+    P.confidence_confidence: lambda f, ax, n: f(
+        ax, *RNG.uniform(0.3, 1, (2, 9)), *(RNG.random((2, 9)) > 0.5), names=n
+    ),
+    P.angle_histograms: lambda f, ax, n: f(ax, pairs_of_models(), outcome="both wrong", names=n),
+    P.class_angles: lambda f, ax, n: f(ax, pairs_of_models(), n, names=n),
+    G.feature_grades: lambda f, ax, n: f(ax, scores(n)),
+    G.member_grades: lambda f, ax, n: f(ax, members(), names=n),
+    quality_plots.learning_curves: lambda f, ax, n: f(ax, quality(), score="lds", names=n),
+    tilting_plots.tilt_scatter: lambda f, ax, n: f(ax, tilts(), names=n, title=n[0]),
+    tilting_plots.tilt_sizes: lambda f, ax, n: f(ax, tilts(), names=n),
+    application_plots.image_map: lambda f, ax, n: f(
+        ax, RNG.random((12, 2)), IMAGES, np.arange(12) % 2, names=n
+    ),
+    gallery.show_images: lambda f, ax, n: f(ax, IMAGES[:2], titles=n),
+    gallery.image_rows: lambda f, ax, n: f(ax, dict(zip(n, (IMAGES, IMAGES[:3]), strict=True))),
+    gallery.datamodel_neighbours: lambda f, ax, n: f(
+        ax, IMAGES[0], IMAGES, dict(zip(n, RNG.random((2, 12)), strict=True)), captions=n * 6
+    ),
+}
+WITHOUT_NAMES = {
+    plots.predicted_against_true,
+    application_plots.removal_scatter,
+    application_plots.flip_dumbbells,
+    application_plots.selection_curves,
+}
+
+
+def test_every_figure_is_drawn_here():
+    modules = (plots, A, C, P, G, quality_plots, tilting_plots, application_plots, gallery)
+    public = {
+        function
+        for module in modules
+        for name, function in inspect.getmembers(module, inspect.isfunction)
+        if function.__module__ == module.__name__ and not name.startswith("_")
+        if next(iter(inspect.signature(function).parameters), "") == "ax"
+    }
+    assert public - WITHOUT_NAMES == set(DRAW)
+
+
+def texts_of(figure):
+    found = [t for t in figure.findobj(Text) if t.get_visible() and t.get_text()]
+    return [t for t in found if not t.get_text().startswith(r"$\mathdefault")]  # of a log axis
+
+
+@pytest.mark.parametrize("kind", PAIRS)
+@pytest.mark.parametrize("function", DRAW, ids=lambda function: function.__name__)
+def test_in_a_figure_it_is_text(function, kind):
+    with rc_context():
+        style.use_style()
+        figure, ax = plt.subplots(figsize=(7, 4.5))
+        DRAW[function](function, ax, PAIRS[kind])
+        figure.canvas.draw()  # a missing glyph or too little room is a warning, so a failure
+        assert ax.get_position().width > 0.2
+        for text in texts_of(figure):
+            lines = text.get_text().split("\n")
+            assert not is_math_text(text.get_text())
+            assert max(map(len, lines)) <= style.LEGEND_WIDTH + 20
+            assert not any(line.startswith("_") for line in lines)
+        plt.close(figure)
+
+
+@each_name
+def test_labels_are_drawable_and_stay_as_they_are(name):
+    label = style.label_text(name)
+    assert style.label_text(label) == label
+    assert not is_math_text(label)
+    assert max(map(len, label.split("\n"))) <= 40 + label.count("\\$") + 1
+    assert all(ord(sign) in style.known_signs() for sign in label if sign != "\n")
+
+
+def test_a_label_says_what_it_can():
+    assert style.label_text("plain") == "plain"
+    assert style.label_text("$5 a_b") == r"\$5 a_b"
+    assert style.label_text("n" * 30 + "the end", 21) == "nnnnnnnnnn…nnnthe end"
+    with rc_context({"text.parse_math": False}):
+        assert style.label_text("$5") == "$5"
+
+
+def test_an_algorithm_with_an_underscore_stands_in_the_legend():
+    with rc_context():
+        style.use_style()
+        ax = plt.figure().subplots()
+        plots.effect_curves(ax, effects(), names=("_one", "two"))
+        assert [t.get_text().strip() for t in ax.get_legend().get_texts()] == ["_one", "two"]
+        plt.close("all")

@@ -158,7 +158,7 @@ def compare(
         If the iteration ended before its directions were known so well.
     """
     pair = ResidualPair(as_weights(datamodels_1), as_weights(datamodels_2))
-    _check_count(n_directions, pair.shape)
+    check_count(n_directions, pair.shape)
     found = principal_components(pair, n_directions, center=center, seed=seed)
     return Comparison(
         *_direction_sets(pair, found),
@@ -226,7 +226,8 @@ def _signs(projections: np.ndarray, directions: np.ndarray) -> np.ndarray:
     return np.where(np.where(np.abs(third) > 1e-6 * second**1.5, third, largest) < 0, -1.0, 1.0)
 
 
-def _check_count(n_directions: int, shape: tuple[int, int]) -> None:
+def check_count(n_directions: int, shape: tuple[int, int]) -> None:
+    """Refuse more directions than residuals of this shape, (n_test, n_train), can have."""
     if not 1 <= n_directions <= min(shape):
         raise ValueError(
             f"n_directions is {n_directions}; expected a number from 1 to {min(shape)}, the "

@@ -127,9 +127,7 @@ def load_named(model_name: str, pretrained: str, *, device: str = "cpu") -> Enco
     """
     import open_clip
 
-    name = model_name.replace("/", "-")
-    refuse_unknown(name, open_clip.list_models(), "CLIP model", "small, none")
-    refuse_foreign_text(name, open_clip.get_model_config(name)["text_cfg"])
+    name = checked_name(model_name)
     options = {} if looks_like_path(pretrained) else tag_options(name, pretrained)
     checkpoint = options.pop("checkpoint", None) or checked_file(pretrained)
     model = build(name, checkpoint, device, **options)
@@ -144,6 +142,30 @@ def load_named(model_name: str, pretrained: str, *, device: str = "cpu") -> Enco
         std=tuple(preprocess["std"]),
         device=device,
     )
+
+
+def checked_name(model_name: str) -> str:
+    """A model's name as open_clip has it; ValueError for one that cannot be used."""
+    import open_clip
+
+    name = model_name.replace("/", "-")
+    refuse_unknown(name, open_clip.list_models(), "CLIP model", "small, none")
+    refuse_foreign_text(name, open_clip.get_model_config(name)["text_cfg"])
+    return name
+
+
+def check_named(model_name: str, pretrained: str) -> None:
+    """Raise what `load_named` would, as far as it can be told without loading or fetching."""
+    import open_clip
+
+    name = checked_name(model_name)
+    if looks_like_path(pretrained):
+        checked_file(pretrained)
+        return
+    check_tag(name, pretrained)
+    config = open_clip.get_pretrained_cfg(name, pretrained)
+    if cached_weights(config) is None:
+        check_reachable(name, pretrained, config)
 
 
 def build(name: str, checkpoint: Path, device: str, **options) -> torch.nn.Module:
@@ -215,13 +237,7 @@ def tag_options(name: str, tag: str) -> dict:
     """Where a tag's weights lie on this disk, and the options they were trained with."""
     import open_clip
 
-    tags = open_clip.list_pretrained_tags_by_model(name)
-    if not tag:
-        raise ValueError(
-            f"captions.model {name!r} needs weights: {WAY_OUT}; open_clip's tags for it: "
-            f"{', '.join(tags) or 'none'}"
-        )
-    refuse_unknown(tag, tags, f"weights for {name}", "a path")
+    check_tag(name, tag)
     config = open_clip.get_pretrained_cfg(name, tag)
     kept = ("mean", "std", "interpolation", "resize_mode")
     return {
@@ -229,6 +245,19 @@ def tag_options(name: str, tag: str) -> dict:
         "force_quick_gelu": bool(config.get("quick_gelu", False)),
         "force_preprocess_cfg": {k: config[k] for k in kept if config.get(k) is not None},
     }
+
+
+def check_tag(name: str, tag: str) -> None:
+    """ValueError unless ``tag`` names weights that open_clip knows for a model."""
+    import open_clip
+
+    tags = open_clip.list_pretrained_tags_by_model(name)
+    if not tag:
+        raise ValueError(
+            f"captions.model {name!r} needs weights: {WAY_OUT}; open_clip's tags for it: "
+            f"{', '.join(tags) or 'none'}"
+        )
+    refuse_unknown(tag, tags, f"weights for {name}", "a path")
 
 
 def cached_weights(config: dict) -> Path | None:
@@ -252,13 +281,7 @@ def downloaded_weights(name: str, tag: str, config: dict) -> Path:
     """Fetch a tag's weights; where its host does not answer, say so within two seconds."""
     import open_clip
 
-    endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
-    address = endpoint if config.get("hf_hub") else config["url"]
-    if not reachable(address):
-        raise ValueError(
-            f"the weights {tag!r} of {name} are not on this machine and "
-            f"{urlsplit(address).hostname} cannot be reached; {WAY_OUT}"
-        )
+    check_reachable(name, tag, config)
     try:
         with quiet_logging():
             return Path(open_clip.download_pretrained(config))
@@ -266,6 +289,17 @@ def downloaded_weights(name: str, tag: str, config: dict) -> Path:
         raise ValueError(
             f"the weights {tag!r} of {name} could not be downloaded ({error}); {WAY_OUT}"
         ) from error
+
+
+def check_reachable(name: str, tag: str, config: dict) -> None:
+    """ValueError unless the host of a tag's weights answers."""
+    endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
+    address = endpoint if config.get("hf_hub") else config["url"]
+    if not reachable(address):
+        raise ValueError(
+            f"the weights {tag!r} of {name} are not on this machine and "
+            f"{urlsplit(address).hostname} cannot be reached; {WAY_OUT}"
+        )
 
 
 def reachable(address: str, *, timeout: float = 2.0) -> bool:

@@ -97,6 +97,11 @@ def _held_out(moments, problem, margins: np.ndarray, models: np.ndarray) -> tupl
     return validation.standardised_x(problem), validation.standardised_y(problem)
 
 
+def check_fast_l1(device: torch.device | str) -> None:
+    """Raise ValueError, which says how to have it, unless fast_l1 can be used on a device."""
+    _regressor(torch.device(device))
+
+
 def _regressor(device: torch.device) -> ModuleType:
     """fast_l1's module, or a ValueError that says how to have it."""
     if device.type != "cuda":

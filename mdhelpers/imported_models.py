@@ -13,7 +13,12 @@ from typing import Literal
 import numpy as np
 from tqdm import tqdm
 
-from mdhelpers.importers import MasksAndMargins, read_masks_and_margins
+from mdhelpers.importers import (
+    MasksAndMargins,
+    check_shapes,
+    open_arrays,
+    read_masks_and_margins,
+)
 from mdhelpers.integrity import content_digest
 from mdhelpers.paths import resolve
 from mdhelpers.plans import TrainingPlan
@@ -107,24 +112,52 @@ def import_models(
     return {"models": 0, "seconds": 0.0, "workers": 0}
 
 
+def check_given(given: GivenModels, *, n_models: int, n_train: int, n_test: int) -> None:
+    """Hold the shapes of given masks and margins against the study's sizes; nothing is read.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        If a file is not there, or is of other sizes.
+    """
+    for path in given.files:
+        if not path.exists():
+            raise FileNotFoundError(
+                f"there is no {path}; it should hold masks or margins of models"
+            )
+    masks, margins, _ = open_arrays(resolve(given.masks), margins_path(given))
+    if given.orientation == "examples_first":
+        masks, margins = masks.T, margins.swapaxes(0, 1)
+    check_shapes(masks.shape, margins.shape, n_train, n_test, given.orientation)
+    refuse_too_few(given, len(masks), n_models)
+
+
+def margins_path(given: GivenModels) -> str | Path:
+    """Where margins lie; with a folder of masks, the name of the array in it."""
+    folder = resolve(given.masks).is_dir()
+    return given.margins if folder or not given.margins else resolve(given.margins)
+
+
+def refuse_too_few(given: GivenModels, there: int, wanted: int) -> None:
+    if there < wanted:
+        raise ValueError(
+            f"{resolve(given.masks)} holds {there} models, and n_heldout + n_models = {wanted}; "
+            "lower one of the two."
+        )
+
+
 def open_models(plan: TrainingPlan, given: GivenModels) -> MasksAndMargins:
     """What the files hold, checked against the sizes of the run's data."""
-    masks = resolve(given.masks)
-    folder = masks.is_dir()
     models = read_masks_and_margins(
-        masks,
-        given.margins if folder or not given.margins else resolve(given.margins),
+        resolve(given.masks),
+        margins_path(given),
         labels=resolve(given.labels) if given.labels else None,
         n_train=plan.n_train,
         n_test=plan.n_test,
         orientation=given.orientation,
         output=given.output,
     )
-    if len(models.masks) < plan.n_models:
-        raise ValueError(
-            f"{masks} holds {len(models.masks)} models, and n_heldout + n_models = "
-            f"{plan.n_models}; lower one of the two."
-        )
+    refuse_too_few(given, len(models.masks), plan.n_models)
     return models
 
 

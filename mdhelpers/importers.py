@@ -107,10 +107,10 @@ def read_masks_and_margins(
     """
     if output not in OUTPUTS:
         raise ValueError(f"output is {output!r}; expected one of {tuple(OUTPUTS)}.")
-    masks, margins, note = _open(Path(masks_path), margins_path)
+    masks, margins, note = open_arrays(Path(masks_path), margins_path)
     if orientation == "examples_first":
         masks, margins = masks.T, margins.swapaxes(0, 1)
-    _check_shapes(masks.shape, margins.shape, n_train, n_test, orientation)
+    check_shapes(masks.shape, margins.shape, n_train, n_test, orientation)
     masks, alpha = _check_masks(masks)
     _check_percent(Path(masks_path).name, Path(margins_path).name, alpha)
     told = f"output: {output}, as the user says"
@@ -123,7 +123,7 @@ def read_masks_and_margins(
     return MasksAndMargins(masks, margins, output, accuracy, alpha, (*note, told))
 
 
-def _open(masks_path: Path, margins_path: str | Path) -> tuple:
+def open_arrays(masks_path: Path, margins_path: str | Path) -> tuple:
     """Masks, and margins or logits, on disk, and what to say of them."""
     if masks_path.is_dir():
         return _open_store(masks_path, str(margins_path) or "margins")
@@ -182,7 +182,7 @@ def _check_spec(folder: Path, arrays: dict[str, np.ndarray]) -> None:
             )
 
 
-def _check_shapes(masks: tuple, margins: tuple, n_train, n_test, orientation) -> None:
+def check_shapes(masks: tuple, margins: tuple, n_train, n_test, orientation) -> None:
     """Raise unless rows are models and columns the examples of the data."""
     if orientation not in (None, *ORIENTATIONS):
         raise ValueError(f"orientation is {orientation!r}; expected one of {ORIENTATIONS}.")

@@ -115,13 +115,18 @@ def run_study(
     mdhelpers.execution.NotebookFailed
         If a notebook stops before its end.
     """
-    if study_class is None:
-        from mdhelpers.studies import Study as study_class
+    from mdhelpers.studies import Study
+
+    study_class = study_class or Study
     notebooks = find_notebooks(notebooks_dir)
     merged = merge(file, overlays, parameters)
     known = {name for notebook in notebooks for name in notebook.declares}
     refuse_unknown(merged, known | set(study_class.model_fields))
     study, values = complete(merged, study_class)
+    if isinstance(study, Study):
+        from mdhelpers.preflight import check_study
+
+        check_study(study)
     plan = make_plan(notebooks, study, values, force=force, start=start)
     costly = any(step.reason for step in plan.steps[:COSTLY])
     needs = _needs(study, estimate) if costly or dry_run else {}

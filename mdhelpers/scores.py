@@ -65,7 +65,7 @@ def load_scores(
     path = Path(path)
     if not path.exists():
         raise ValueError(f"{path} is not a file; expected attribution scores. Check the path.")
-    reader, keywords = _reader(path)
+    reader, keywords = score_reader(path)
     if strange := sorted(set(said) - set(keywords)):
         raise ValueError(
             f"{strange} cannot be said of {path.name}; expected {keywords or 'nothing more'}."
@@ -75,7 +75,7 @@ def load_scores(
     return reader(path, n_train=n_train, n_test=n_test, **said)
 
 
-def _reader(path: Path) -> tuple:
+def score_reader(path: Path) -> tuple:
     """The function that reads a file, and what a user can tell it."""
     kronfluence = read_kronfluence, ("orientation", "positive_means")
     if path.is_dir() or path.suffix == ".mmap":

@@ -13,6 +13,7 @@ from pydantic import Field, model_validator
 from mdhelpers.algorithms import AlgorithmSpec, AnyAlgorithm
 from mdhelpers.datasets import DatasetSpec
 from mdhelpers.imported_models import given_models
+from mdhelpers.locations import check_url
 from mdhelpers.scenes import CLASS_NAMES, PLANTED, check_features
 from mdhelpers.selection_study import HARDEST, check_targets
 from mdhelpers.specs import Count, Positive, Seed, Share, Spec, unknown_word
@@ -133,6 +134,7 @@ class Study(Spec):
                 f"n_models + n_heldout = {self.n_models + self.n_heldout} do not make whole "
                 f"stacks of {self.stack}; change one of the three, or give stack: 0"
             )
+        check_url(self.models_url)
         if self.loader == "ffcv" and not self.write_beton:
             raise ValueError("loader: ffcv reads what write_beton: true writes; give both")
         given = given_models(self.model_dump())

@@ -7,10 +7,11 @@ was 20 times as fast as the product of the masks as floats.
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 from numba.core import types
 from numba.extending import intrinsic
+
+from mdhelpers.compiled import compiled
 
 __all__ = ["add_pairs", "pack_columns"]
 
@@ -34,7 +35,7 @@ def pack_columns(masks: np.ndarray, words: np.ndarray, first: int) -> None:
     words.view(np.uint8)[:, first // 8 : first // 8 + packed.shape[1]] = packed
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled(nogil=True)
 def add_pairs(words, sign, counts):
     """``counts[i, j] += sign * |models in both i and j|`` for all pairs of rows of ``words``.
 

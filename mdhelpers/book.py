@@ -5,6 +5,7 @@ is executed and nothing is fetched. Prose quotes a run's ``results.json`` and ne
 """
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -164,7 +165,7 @@ def assemble(run: Run, book_dir: Path) -> dict[str, bytes]:
     dict of str to bytes
         File content by path below the source folder.
     """
-    toc = yaml.safe_load((book_dir / "_toc.yml").read_text())
+    toc = yaml.safe_load((book_dir / "_toc.yml").read_text(encoding="utf-8"))
     tree = {f"assets/{name}": body for name, body in asset_files(book_dir / "assets").items()}
     for name in ("_config.yml", "references.bib"):
         tree[name] = (book_dir / name).read_bytes()
@@ -206,7 +207,9 @@ def _pages(
     header = _header(run.results, page=shown(run.folder))
     _refuse_stale(run, _notebooks(run, numbers))
     for path in _notebooks(run, numbers):
-        notebook = publishable(json.loads(path.read_text()), header, page=shown(path))
+        notebook = publishable(
+            json.loads(path.read_text(encoding="utf-8")), header, page=shown(path)
+        )
         tree[f"{folder}{path.name}"] = json.dumps(notebook, indent=1).encode()
     return [{"file": f"{folder}{path.stem}"} for path in _notebooks(run, numbers)]
 
@@ -217,12 +220,13 @@ def _prose(source: Path, run: Run, tree: dict[str, bytes]) -> str:
     Figures that it draws go into the tree.
     """
     files = (source.parent / "recorded").glob("*.json")
-    recorded = {file.stem: json.loads(file.read_text()) for file in files}
+    recorded = {file.stem: json.loads(file.read_text(encoding="utf-8")) for file in files}
     results = recorded.get(source.stem, run.results)
     finding = source.parent / "findings" / f"{run.study}.md"
     if not finding.is_file():
         finding = finding.with_name("default.md")
-    text = source.read_text().replace("{{ finding }}", finding.read_text().strip())
+    said = finding.read_text(encoding="utf-8").strip()
+    text = source.read_text(encoding="utf-8").replace("{{ finding }}", said)
     values, page = {"results": results, "recorded": recorded}, source.name
     text, figures = expand_figures(text, lambda path: look_up(values, path, page=page), page=page)
     tree |= figures
@@ -265,7 +269,12 @@ def _sphinx(work: Path) -> None:
     sphinx = [sys.executable, "-m", "sphinx", "-b", "html", "-d", str(doctrees)]
     sphinx += ["-W", "--keep-going", "-n", "-q", str(source), str(out)]
     for command in (configure, sphinx):
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        options = {
+            "encoding": "utf-8",
+            "errors": "replace",
+            "env": os.environ | {"PYTHONUTF8": "1"},
+        }
+        done = subprocess.run(command, capture_output=True, check=False, **options)
         if done.returncode:
             shutil.rmtree(doctrees, ignore_errors=True)  # else the next try would not warn again
             log = (done.stdout + done.stderr).strip()

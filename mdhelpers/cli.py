@@ -8,6 +8,8 @@ from typing import Annotated
 import typer
 from typer.core import TyperCommand
 
+from mdhelpers.stopping import exit_code, stoppable
+
 app = typer.Typer(
     help="Run ModelDiff studies, build their book, and see what this machine can do.",
     no_args_is_help=True,
@@ -26,10 +28,13 @@ Profile = Annotated[str, typer.Option("--profile", help="Which of the study's ru
 @contextmanager
 def _readable_errors(traceback: bool) -> Iterator[None]:
     """Print errors that a user can mend in plain words: 2 for bad input, 1 for a failed run."""
+    _print_whatever_the_locale()
     try:
-        yield
-    except KeyboardInterrupt:
-        _stop("stopped. What is finished stays; the same command goes on from there.", 130)
+        with stoppable():
+            yield
+    except KeyboardInterrupt as stop:
+        said = "stopped. What is finished stays; the same command goes on from there."
+        _stop(said, exit_code(stop))
     except (ValueError, OSError) as error:
         if traceback:
             raise
@@ -38,6 +43,13 @@ def _readable_errors(traceback: bool) -> Iterator[None]:
         if traceback:
             raise
         _stop(f"error: {error}", 1)
+
+
+def _print_whatever_the_locale() -> None:
+    """Replace what a terminal of another encoding cannot say, as "→" in Latin-1, by "?"."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
 
 
 def _stop(message: str, code: int) -> None:

@@ -60,7 +60,7 @@ def find_faults(expected: Expectations) -> list[str]:
     about = expected.data_folder / "dataset.json"
     if not about.exists():
         faults.append(f"does not see {about}; the run's folder must be on a shared file system")
-    elif json.loads(about.read_text())["fingerprint"] != expected.fingerprint:
+    elif json.loads(about.read_text(encoding="utf-8"))["fingerprint"] != expected.fingerprint:
         faults.append(f"has other images in {about.parent}")
     elif expected.token and not (expected.folder / expected.token).exists():
         faults.append(

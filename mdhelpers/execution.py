@@ -1,11 +1,13 @@
 """One notebook through papermill, with this interpreter, its progress shown, its failure named."""
 
+import logging
 import os
 import signal
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +22,23 @@ from papermill.exceptions import strip_color
 from traitlets import default
 
 from mdhelpers.paths import project_root, shown
+from mdhelpers.stopping import Stopped, stoppable
 
 ENGINE = "mdhelpers"
+PATIENCE_S = 10.0  # that a cell has to close what it opened, once it is told to stop
+# What a shell or a profile of the user's may hold, and what would change figures or results by it
+# unseen: another backend draws into no notebook, PYTHONSTARTUP and IPython's profile run code first
+OWN_VALUES = {
+    "MPLBACKEND": "module://matplotlib_inline.backend_inline",
+    "PYTHONSTARTUP": "",
+    "PYTHONHASHSEED": "0",
+    "PYTHONOPTIMIZE": "",
+    "PYTHONWARNINGS": "",
+    "PYTHONINSPECT": "",
+    "PYTHONIOENCODING": "utf-8",
+    "PYTHONUTF8": "1",
+    "PYDEVD_DISABLE_FILE_VALIDATION": "1",  # no talk of frozen modules
+}
 BAR = "{desc}: {bar:20} {n_fmt}/{total_fmt} cells, {elapsed}{postfix}"
 
 
@@ -44,6 +61,102 @@ class ThisPython(AsyncKernelManager):
     def kernel_spec(self) -> KernelSpec:
         """ipykernel's own specification, whose command begins with `sys.executable`."""
         return KernelSpec(resource_dir=RESOURCES, **get_kernel_dict())
+
+    async def _async_launch_kernel(self, *args: Any, **options: Any) -> Any:
+        launched = await super()._async_launch_kernel(*args, **options)
+        if STOPS:
+            STOPS[-1].started(self.provisioner.process)
+        return launched
+
+
+class _Stop:
+    """A request to stop, passed on to the kernel: an error in it first, its end where that fails.
+
+    Raising here, in the midst of the event loop, would leave the loop's tasks and the kernel
+    behind. So the cell is interrupted, the notebook fails by it, and only then `Stopped` is raised.
+    """
+
+    def __init__(self) -> None:
+        self.number, self.process, self.ready = 0, None, False
+        self.timer = threading.Timer(PATIENCE_S, self.kill)
+        self.timer.daemon = True
+
+    def request(self, number: int) -> None:
+        """Handle a signal; a second one waits for nothing."""
+        again, self.number = bool(self.number), self.number or number
+        logging.getLogger("papermill").disabled = True  # it would tell how the kernel died
+        if again or not self.ready:  # a kernel that starts would tell where it was interrupted
+            self.kill()
+        else:
+            self.timer.start()
+            self.send(signal.SIGINT)
+
+    def started(self, process: Any) -> None:
+        """The kernel's process is there."""
+        self.process = process
+        if self.number:
+            self.kill()
+
+    def kill(self) -> None:
+        """End the kernel, whatever it is at; its workers end with it."""
+        self.send(signal.SIGKILL)
+
+    def send(self, number: int) -> None:
+        """Send the kernel a signal, where there is one."""
+        with suppress(OSError, AttributeError):
+            self.process.send_signal(number)
+
+    def notebook_starts(self, **_: Any) -> None:
+        """The kernel answers (a hook of nbclient)."""
+        self.ready = True
+
+    def cell_starts(self, **_: Any) -> None:
+        """Between two cells a kernel takes no notice of a signal (a hook of nbclient)."""
+        if self.number:
+            raise RuntimeError("stopped between two cells")
+
+
+STOPS: list[_Stop] = []  # of the notebook that is executed now
+
+
+@contextmanager
+def _passing_on_signals() -> Iterator[None]:
+    """Let a signal stop the kernel, and then this process by `Stopped`."""
+    stop = _Stop()
+    STOPS.append(stop)
+    log = logging.getLogger("papermill")
+    silent = log.disabled
+    try:
+        with stoppable(stop.request):
+            yield
+    except Exception:
+        if not stop.number:
+            raise
+    finally:
+        stop.timer.cancel()
+        STOPS.pop()
+        log.disabled = silent
+    if stop.number:
+        raise Stopped(stop.number)
+
+
+@contextmanager
+def _own_environment() -> Iterator[None]:
+    """Environment variables for kernels, and a folder for what they write for the moment.
+
+    The home may be read-only, or hold profiles that run code in every kernel; and what a killed
+    kernel leaves is gone with the folder.
+    """
+    with tempfile.TemporaryDirectory(prefix="mdhelpers-", ignore_cleanup_errors=True) as folder:
+        theirs = ("IPYTHONDIR", "JUPYTER_RUNTIME_DIR", "TMPDIR")
+        values = OWN_VALUES | dict.fromkeys(theirs, folder)
+        before = {name: os.environ.get(name) for name in values}
+        os.environ.update(values)
+        try:
+            yield
+        finally:
+            for name, value in before.items():
+                os.environ.pop(name, None) if value is None else os.environ.update({name: value})
 
 
 class _LastLine:
@@ -69,6 +182,9 @@ class _Engine(NBClientEngine):
     def execute_managed_notebook(cls, nb_man: Any, kernel_name: str, **options: Any) -> Any:
         voice = _LastLine(nb_man.pbar)
         options |= {"stdout_file": voice, "stderr_file": voice, "kernel_manager_class": ThisPython}
+        if STOPS:
+            options |= {"on_notebook_start": STOPS[-1].notebook_starts}
+            options |= {"on_cell_start": STOPS[-1].cell_starts}
         return super().execute_managed_notebook(nb_man, kernel_name, **options)
 
 
@@ -96,12 +212,13 @@ def execute(source: Path, output: Path, parameters: Mapping[str, Any], *, label:
     ------
     NotebookFailed
         If a cell raises, or the kernel dies.
+    mdhelpers.stopping.Stopped
+        If a signal asked to stop; the kernel and its workers are gone then.
     """
-    os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")  # no talk of frozen modules
     output.parent.mkdir(parents=True, exist_ok=True)
     looks = {"desc": label, "leave": False, "dynamic_ncols": True, "bar_format": BAR}
     try:
-        with _terminable():
+        with _own_environment(), _passing_on_signals():
             execute_notebook(
                 _literal(source),
                 _literal(output),
@@ -135,20 +252,3 @@ def _failure(error: PapermillExecutionError, source: Path, output: Path) -> str:
         f"{said}\n"
         f"The notebook as far as it came: {shown(output)}"
     )
-
-
-@contextmanager
-def _terminable() -> Iterator[None]:
-    """Let SIGTERM do what Ctrl-C does, so that the kernel is shut down in both cases."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, _interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def _interrupt(number: int, frame: Any) -> None:  # noqa: ARG001
-    raise KeyboardInterrupt

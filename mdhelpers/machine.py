@@ -46,7 +46,9 @@ def git_commit() -> str:
 def _git(root: Path, *words: str) -> str | None:
     command = ["git", "--no-optional-locks", "-C", str(root), *words]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
+        done = subprocess.run(
+            command, capture_output=True, encoding="utf-8", errors="replace", timeout=20, check=True
+        )
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout.strip()
@@ -66,7 +68,7 @@ def memory_bytes() -> int | None:
     except (ValueError, OSError, AttributeError):
         return None
     try:
-        limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
+        limit = Path("/sys/fs/cgroup/memory.max").read_text(encoding="utf-8").strip()
     except OSError:
         return total
     return min(total, int(limit)) if limit.isdigit() else total
@@ -75,7 +77,7 @@ def memory_bytes() -> int | None:
 def cpu_name() -> str:
     """Return the processor's name as the system gives it."""
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         lines = []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]

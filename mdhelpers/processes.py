@@ -10,6 +10,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import tempfile
 import threading
 import time
 import traceback
@@ -17,7 +18,8 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from multiprocessing import connection
+from multiprocessing import connection, util
+from pathlib import Path
 
 import torch
 from threadpoolctl import threadpool_limits
@@ -26,6 +28,7 @@ from mdhelpers.machine import keep_freed_memory
 from mdhelpers.plans import TrainingPlan
 
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+LONGEST_FOLDER = 103 - len("/pymp-12345678/listener-12345678")  # what sockets' names leave
 FALSE_STARTS = 3  # workers in a row that die before they take a task
 FULL = ("No space left", "StorageFull", "Disk quota exceeded")  # safetensors raises no OSError
 
@@ -164,10 +167,44 @@ def worker_context() -> multiprocessing.context.BaseContext:
     """
     if not sys.platform.startswith("linux"):
         return multiprocessing.get_context("spawn")
+    keep_sockets_short()
     context = multiprocessing.get_context("forkserver")
     # torch imports its compiler, 2 to 4 s of work, when the first optimiser is made
     context.set_forkserver_preload(["mdhelpers.tasks", "mdhelpers.processes", "torch._dynamo"])
     return context
+
+
+def keep_sockets_short() -> None:
+    """Have multiprocessing lay its sockets where their names, of 104 bytes at most, are not cut.
+
+    Raises
+    ------
+    RuntimeError
+        Where the folder for temporary files has too long a name, and no other can be written.
+
+    """
+    config = multiprocessing.process.current_process()._config
+    used = Path(config["tempdir"]).parent if config.get("tempdir") else tempfile.gettempdir()
+    if len(os.fsencode(used)) <= LONGEST_FOLDER:
+        return
+    short = ("/tmp", "/var/tmp", "/dev/shm", os.environ.get("XDG_RUNTIME_DIR", ""))
+    place = next((at for at in short if is_usable(at)), None)
+    if place is None:
+        raise RuntimeError(
+            f"TMPDIR is {used}, of {len(os.fsencode(used))} bytes; the sockets of worker processes "
+            f"lie there, and must be named in {LONGEST_FOLDER}. Set TMPDIR to a shorter folder."
+        )
+    before, config["tempdir"] = tempfile.tempdir, None
+    try:
+        tempfile.tempdir = place
+        util.get_temp_dir()  # made now, it is used from now on, and removed at the end
+    finally:
+        tempfile.tempdir = before
+
+
+def is_usable(folder: str) -> bool:
+    """Whether files can be made in a folder with a name short enough for sockets."""
+    return 0 < len(folder) <= LONGEST_FOLDER and os.access(folder, os.W_OK | os.X_OK)
 
 
 def serve(channel: connection.Connection, gpu: str, plan: TrainingPlan, run: Callable) -> None:

@@ -5,8 +5,11 @@ Nothing here runs a notebook: a wrong key, type or file is refused before work s
 
 import ast
 import difflib
+import re
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,11 @@ import yaml
 from mdhelpers.paths import project_root, shown
 from mdhelpers.records import digest, plain
 from mdhelpers.runs import StudyError
+
+COPY = re.compile(
+    r"(-Copy\d*|[-_ ]?\(\d+\)|[-_ ]\d+|[-_ ]copy([-_ ]?\d+)?|[ ]?\(.*(copy|Copy).*\)"
+    r"|-checkpoint)+$"
+)
 
 
 class _Loader(yaml.SafeLoader):
@@ -142,7 +150,7 @@ class Notebook:
 
 
 def find_notebooks(folder: str | Path | None = None) -> list[Notebook]:
-    """Return the notebooks `NN_*.ipynb` of a folder, in order.
+    """Return the notebooks `NN_*.ipynb` of a folder, in order; copies of them are left aside.
 
     Raises
     ------
@@ -150,13 +158,41 @@ def find_notebooks(folder: str | Path | None = None) -> list[Notebook]:
         If there is none, or one cannot be read.
     """
     folder = Path(folder) if folder is not None else project_root() / "notebooks"
-    found = [read_notebook(path) for path in sorted(folder.glob("[0-9][0-9]_*.ipynb"))]
+    paths, copies = _steps_and_copies(folder)
+    if copies:
+        names = ", ".join(path.name for path in copies)
+        _say_once(f"{names} in {shown(folder)}: a copy, and no step of a study. Left aside.")
+    found = [read_notebook(path) for path in paths]
     if not found:
         raise StudyError(
             f"{folder} holds no notebook named like 01_data_prep.ipynb. "
             "Stand in a checkout of the project and try again."
         )
     return found
+
+
+def numbered(folder: Path) -> list[Path]:
+    """Return the paths of the notebooks of a folder that are steps, without copies of them."""
+    return _steps_and_copies(folder)[0]
+
+
+def _steps_and_copies(folder: Path) -> tuple[list[Path], list[Path]]:
+    """Notebooks by name; and what JupyterLab and file managers call a notebook's copy.
+
+    A name like `02_train-Copy1`, `02_train (1)` or `02_train_1` is a copy's only where the notebook
+    without that ending lies beside it.
+    """
+    steps, copies = [], []
+    for path in sorted(folder.glob("[0-9][0-9]_*.ipynb")):
+        original = COPY.sub("", path.stem)
+        is_copy = original != path.stem and path.with_stem(original).exists()
+        (copies if is_copy else steps).append(path)
+    return steps, copies
+
+
+@lru_cache(maxsize=100)
+def _say_once(text: str) -> None:
+    print(text, file=sys.stderr)
 
 
 def read_notebook(path: Path) -> Notebook:

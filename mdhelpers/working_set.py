@@ -13,9 +13,9 @@ small enough for the caches. At each penalty of the path
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 
+from mdhelpers.compiled import compiled
 from mdhelpers.working_set_records import Found, Gradients, Rules, Set, Target, Validation
 
 __all__ = ["Found", "Rules", "Validation", "follow"]
@@ -29,9 +29,7 @@ _RETRIES = 12
 
 # All in one file, since numba's cache of a function is renewed when its own file changes only.
 # Not full fastmath: infinity and NaN keep their meaning.
-_jit = numba.njit(
-    nogil=True, cache=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz", "arcp"}
-)
+_jit = compiled(nogil=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz", "arcp"})
 
 
 @_jit

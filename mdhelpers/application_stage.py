@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
 
 from mdhelpers.application_figures import application_figures, copies_of
 from mdhelpers.data_selection import class_counts
@@ -20,7 +20,6 @@ from mdhelpers.datamodels import (
     save_datamodels,
 )
 from mdhelpers.neighbours import leakage_table, pixel_distances
-from mdhelpers.records import written
 from mdhelpers.removal_study import RemovalOptions, Removals, join, measure_removals
 from mdhelpers.retraining import retrain
 from mdhelpers.runs import Run, read_tables, write_tables
@@ -33,6 +32,7 @@ from mdhelpers.selection_study import (
     target_members,
 )
 from mdhelpers.stages import DATAMODELS, MODELS, StudyModels, read_datamodels, read_models
+from mdhelpers.tensor_files import write_tensors
 
 APPLICATIONS = "08_datamodel_applications"
 LEAKAGE_ROWS = 40
@@ -120,8 +120,7 @@ def apply_datamodels(
             figures = application_figures(models, fits, removals, tables)
             stage.withdraw()
             outputs = write_tables(run.path, tables) + [run.path / name for name in FILES]
-            with written(outputs[-2]) as unfinished:
-                save_file(removals.effects, unfinished)
+            write_tensors(outputs[-2], removals.effects)
             save_datamodels(margins_fit, outputs[-1])
             stage.finish(outputs, figures=figures)
     return read_applications(run)

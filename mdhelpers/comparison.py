@@ -22,13 +22,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
 from torch import Tensor
 
 from mdhelpers.datamodels import Datamodels
 from mdhelpers.principal import Components, Rows, principal_components
-from mdhelpers.records import written
 from mdhelpers.residuals import ResidualPair, as_weights
+from mdhelpers.tensor_files import write_tensors
 
 __all__ = [
     "COMPARISONS",
@@ -241,9 +241,7 @@ def save_comparison(comparison: Comparison, path: str | Path) -> None:
     for direction_set in comparison:
         for field in ("directions", "projections", "explained_variance", "component"):
             arrays[f"{direction_set.name}/{field}"] = getattr(direction_set, field)
-    arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-    with written(Path(path)) as unfinished:
-        save_file(arrays, unfinished)
+    write_tensors(path, arrays)
 
 
 def load_comparison(path: str | Path) -> Comparison:

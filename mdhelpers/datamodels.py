@@ -19,7 +19,6 @@ from pathlib import Path
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 from scipy.sparse import csr_array
 
 from mdhelpers.estimators import fit_difference_of_means, fit_lasso
@@ -28,9 +27,9 @@ from mdhelpers.fits import Fit, FitOptions
 from mdhelpers.lasso import Engine
 from mdhelpers.lds import LDS, lds
 from mdhelpers.moments import Moments, PackedMasks
-from mdhelpers.records import written
 from mdhelpers.ridge import fit_ridge
 from mdhelpers.slots import check_slots
+from mdhelpers.tensor_files import write_tensors
 
 __all__ = [
     "LDS",
@@ -231,7 +230,7 @@ def save_datamodels(datamodels: Datamodels, path: str | Path) -> None:
     Weights that are mostly zero are written as ``weights_values``, ``weights_columns`` and
     ``weights_starts`` (compressed rows) where that is smaller.
     """
-    arrays = {name: np.ascontiguousarray(getattr(datamodels, name)) for name in _ARRAYS}
+    arrays = {name: getattr(datamodels, name) for name in _ARRAYS}
     rows, columns = arrays["weights"].nonzero()
     if 8 * len(columns) < 4 * arrays["weights"].size:
         weights = arrays.pop("weights")
@@ -240,9 +239,7 @@ def save_datamodels(datamodels: Datamodels, path: str | Path) -> None:
         arrays["weights_starts"] = np.searchsorted(rows, np.arange(len(weights) + 1))
         arrays["weights_shape"] = np.array(weights.shape)
     notes = json.dumps(list(datamodels.notes))
-    metadata = {"method": datamodels.method, "notes": notes}
-    with written(Path(path)) as unfinished:
-        save_file(arrays, unfinished, metadata=metadata)
+    write_tensors(path, arrays, {"method": datamodels.method, "notes": notes})
 
 
 def load_datamodels(path: str | Path) -> Datamodels:

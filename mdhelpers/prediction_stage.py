@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
 
 from mdhelpers import prediction_pairs
 from mdhelpers.algorithms import SklearnSpec
@@ -15,12 +15,12 @@ from mdhelpers.findings import SUBPOPULATIONS, read_comparison, read_subpopulati
 from mdhelpers.plans import TrainingPlan
 from mdhelpers.prediction_grades import grade_features, grade_members, prediction_scores
 from mdhelpers.prediction_level import Predictions
-from mdhelpers.records import written
 from mdhelpers.retraining import retrain
 from mdhelpers.runs import Run, read_tables, write_tables
 from mdhelpers.stages import MODELS, StudyModels, read_models
 from mdhelpers.store import Trained
 from mdhelpers.style import COMPARISONS
+from mdhelpers.tensor_files import write_tensors
 from mdhelpers.verification import UNCHANGED, confidences
 
 PREDICTIONS = "09_prediction_level"
@@ -109,8 +109,7 @@ def compare_predictions(
             outputs = [*write_tables(run.path, named), run.path / ARRAYS]
             arrays = {f"confidence_{a}": p.confidence for a, p in enumerate(predictions, 1)}
             arrays |= {f"right_{a}": p.right for a, p in enumerate(predictions, 1)}
-            with written(outputs[-1]) as unfinished:
-                save_file({k: np.ascontiguousarray(v) for k, v in arrays.items()}, unfinished)
+            write_tensors(outputs[-1], arrays)
             stage.finish(outputs, figures=prediction_figures(tables, models))
     return read_predictions(run)
 

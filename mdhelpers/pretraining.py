@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from mdhelpers.algorithms import NetworkSpec, PretrainingSpec
 from mdhelpers.checkpoint_files import read_weights, torchvision_weights
@@ -24,7 +24,7 @@ from mdhelpers.image_folders import load_dataset
 from mdhelpers.inputs import data_digest
 from mdhelpers.paths import resolve
 from mdhelpers.plans import TrainingPlan, derived_seed
-from mdhelpers.records import written
+from mdhelpers.tensor_files import write_tensors
 from mdhelpers.training import Task, TrainingData, stack_logits, train_stack
 
 SOURCE_SEEDS = 6  # apart from the keys of masks, orders and initialisations
@@ -72,9 +72,7 @@ def run_source(plan: TrainingPlan, algorithm: int, number: int) -> dict:
     right = stack_logits(stack, test.source.images)[0].argmax(-1) == test.labels.cpu()
     path = source_path(plan, source, number)
     path.parent.mkdir(parents=True, exist_ok=True)
-    weights = {k: v.cpu().contiguous() for k, v in stack.model_state(0).items()}
-    with written(path) as unfinished:
-        save_file(weights, unfinished)
+    write_tensors(path, stack.model_state(0))
     return {
         "algorithm": algorithm,
         "source": number,

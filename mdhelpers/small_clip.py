@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
@@ -19,7 +18,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
 from sklearn.metrics import roc_auc_score
 from tqdm import tqdm
 
@@ -27,8 +25,8 @@ from mdhelpers import scenes, small_clip_model
 from mdhelpers.datasets import Split
 from mdhelpers.descriptions import FEATURE_WORDINGS, WORDS, describe, facts, with_article
 from mdhelpers.encoders import Encoder, embed_images, embed_texts, prepare_images
-from mdhelpers.records import written
 from mdhelpers.small_clip_model import CONFIG, new_encoder
+from mdhelpers.tensor_files import write_tensors
 
 CLEAR = (0.25, 1.0)  # contrast of the objects: clearer than in a study, so that shapes are learned
 
@@ -76,7 +74,7 @@ def load_or_train(
     Returns
     -------
     Encoder
-        ``report`` holds ``parameters``, ``n_weights``, ``seconds``, ``losses`` (records of step
+        ``report`` holds ``parameters``, ``n_weights``, ``losses`` (records of step
         and loss) and ``auc`` (records of what, caption, auc, n: see `held_out_auc`).
 
     """
@@ -107,7 +105,6 @@ def training_key(training: Training) -> str:
 
 def train(training: Training, path: Path, *, progress: bool = False) -> None:
     """Train, grade on new scenes, and write the weights with their report to ``path``."""
-    start = time.perf_counter()
     with one_thread(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(training.seed)
         encoder = new_encoder(training.size)
@@ -120,7 +117,6 @@ def train(training: Training, path: Path, *, progress: bool = False) -> None:
             "n_weights": sum(p.numel() for p in encoder.model.parameters()),
             "losses": smoothed(losses),
             "auc": held_out_auc(encoder, size=training.size, seed=training.seed),
-            "seconds": round(time.perf_counter() - start, 1),
         }
     save(encoder.model, path, report)
 
@@ -260,8 +256,7 @@ def save(model: torch.nn.Module, path: Path, report: dict) -> None:
     weights = {name: value.contiguous() for name, value in model.state_dict().items()}
     about = {"config": config, "words": sorted(WORDS), "report": report}
     about["digest"] = weights_digest(weights)
-    with written(path) as unfinished:
-        save_file(weights, unfinished, metadata={k: json.dumps(v) for k, v in about.items()})
+    write_tensors(path, weights, {name: json.dumps(value) for name, value in about.items()})
 
 
 def weights_digest(weights: dict[str, torch.Tensor]) -> str:

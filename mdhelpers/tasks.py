@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from mdhelpers.algorithms import NetworkSpec
 from mdhelpers.datasets import read_dataset
@@ -20,9 +20,9 @@ from mdhelpers.loading import open_source
 from mdhelpers.outputs import is_right, margins_of
 from mdhelpers.plans import TrainingPlan, make_task
 from mdhelpers.pretraining import starting_weights
-from mdhelpers.records import written
 from mdhelpers.runs import checked
 from mdhelpers.stacking import make_stack
+from mdhelpers.tensor_files import write_tensors
 from mdhelpers.training import Task, TrainingData
 
 
@@ -99,9 +99,7 @@ def _resident_data(folder: Path, loader: str, device: str, fingerprint: str):
 
 def save_checkpoint(model: torch.nn.Module, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    weights = {k: v.cpu().contiguous() for k, v in model.state_dict().items()}
-    with written(path) as unfinished:
-        save_file(weights, unfinished)
+    write_tensors(path, model.state_dict())
 
 
 def load_kept(plan: TrainingPlan, algorithm: int, n_models: int) -> list[TrainedModels]:

@@ -14,6 +14,7 @@ from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 from uuid import uuid4
 
 from mdhelpers.cluster_workers import (
@@ -60,10 +61,16 @@ def open_cluster(
             jobs.adapt(minimum_jobs=spec.jobs, maximum_jobs=spec.jobs)
         else:
             refuse_slurm_keys(spec, scheduler)
+            warn_of_open_scheduler(scheduler, trusted=spec.trusted)
         try:
             client = distributed.Client(
                 jobs if scheduler == "slurm" else scheduler, timeout=CONNECT
             )
+        except TypeError as error:  # of dask, where its configuration names no certificate
+            raise ValueError(
+                f"{scheduler} needs certificates ({error}). Name them in dask's configuration: "
+                "distributed.comm.tls, ca-file and the client's cert and key; see book/scaling.md"
+            ) from None
         except OSError as error:
             raise RuntimeError(
                 f"no dask scheduler answers at {scheduler} ({error}). Start one with `dask "
@@ -73,6 +80,19 @@ def open_cluster(
         plan = replace(plan, folder=plan.folder.resolve())
         token = stack.enter_context(token_in(plan.folder))
         yield DaskPool(plan, run, client, token=token, patience=spec.patience)
+
+
+def warn_of_open_scheduler(address: str, *, trusted: bool) -> None:
+    """Say that a scheduler which speaks in the clear lets all who reach it run code."""
+    parts = urlsplit(address)
+    loopback = parts.hostname in ("localhost", "::1") or (parts.hostname or "").startswith("127.")
+    if parts.scheme in ("tcp", "ws") and not loopback and not trusted:
+        print(
+            f"{address} asks nobody who they are: whoever reaches it runs code as you, here and on "
+            "all workers. Use tls://… with certificates of dask, or say cluster: {trusted: true} "
+            "where only people whom you trust reach it.",
+            file=sys.stderr,
+        )
 
 
 @contextmanager

@@ -6,14 +6,11 @@ give the same models again.
 
 from __future__ import annotations
 
-import hashlib
-import sys
 from importlib.metadata import version
-from pathlib import Path
 
 from mdhelpers.algorithms import AlgorithmSpec, NetworkSpec, PythonSpec, SklearnSpec
 from mdhelpers.paths import resolve
-from mdhelpers.python_models import TrainedFunctions, load_function
+from mdhelpers.python_models import TrainedFunctions, function_digest, load_function
 from mdhelpers.sklearn_models import TrainedClassifiers, make_classifier
 from mdhelpers.trained_models import TrainedModels, TrainedNetworks
 from mdhelpers.training import Task, TrainingData, train_stack
@@ -58,14 +55,13 @@ def check_algorithm(spec: AlgorithmSpec) -> None:
 
 
 def made_with(spec: AlgorithmSpec) -> str:
-    """What beside its specification decides a model's bits: a function's file, a version.
+    """What beside its specification decides a model's bits: a function's files, a version.
 
-    Of a ``python`` algorithm only the module's own file counts, not what it imports.
+    Of a ``python`` algorithm the module's own file counts, and what it imports from its folder.
     """
     if isinstance(spec, SklearnSpec):
         return f"scikit-learn {version('scikit-learn')}"
     if isinstance(spec, PythonSpec):
         load_function(spec)
-        file = sys.modules[spec.function.partition(":")[0]].__file__
-        return hashlib.sha256(Path(file).read_bytes()).hexdigest()[:16]
+        return function_digest(spec.function)
     return ""

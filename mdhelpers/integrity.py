@@ -108,3 +108,8 @@ def is_inside(name: str) -> bool:
     """Return whether a name in a manifest can only mean something in the run's own folder."""
     parts = PurePosixPath(name).parts
     return bool(parts) and not name.startswith("/") and ".." not in parts and "\\" not in name
+
+
+def lies_in(path: Path, folder: Path) -> bool:
+    """Return whether a path is in a folder itself, and not by a link that leads out of it."""
+    return not path.is_symlink() and path.resolve().is_relative_to(folder.resolve())

@@ -22,7 +22,7 @@ from mdhelpers.beton import write_beton as write_beton_file
 from mdhelpers.datasets import Dataset, DatasetSpec, read_dataset, save_dataset
 from mdhelpers.image_folders import load_dataset
 from mdhelpers.imported_models import given_models, import_models, origins
-from mdhelpers.integrity import changed_tasks, is_inside, problem
+from mdhelpers.integrity import changed_tasks, is_inside, lies_in, problem
 from mdhelpers.lds import LDS, lds
 from mdhelpers.learners import check_algorithm
 from mdhelpers.locations import open_location
@@ -31,7 +31,7 @@ from mdhelpers.outputs import relative_to_class
 from mdhelpers.paths import shown
 from mdhelpers.plans import TrainingPlan, choose_stack, resolve_device
 from mdhelpers.pretraining import sources
-from mdhelpers.runs import Run, StudyError, lies_in
+from mdhelpers.runs import Run, StudyError
 from mdhelpers.specs import validate
 from mdhelpers.status import store_locations
 from mdhelpers.store import ModelStore, Trained

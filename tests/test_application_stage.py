@@ -74,7 +74,8 @@ def test_datamodels_are_of_the_margins_themselves(found, models):
 
 
 def test_a_study_of_plain_margins_keeps_its_fit(run, models, monkeypatch):
-    manifest = {"parameters": {"relative": False}}
+    known = run.manifest("03_datamodel_fitting")
+    manifest = known | {"parameters": known["parameters"] | {"relative": False}}
     monkeypatch.setattr(Run, "manifest", lambda *_: manifest)
     stored = stages.dm.load_datamodels(run.path / "datamodels_2.safetensors")
     assert np.array_equal(fit_margins(run, models, 2, 0).weights, stored.weights)

@@ -162,7 +162,7 @@ def test_no_file_is_large():
 
 def test_modules_are_short():
     lengths = {p.name: len(p.read_text().splitlines()) for p in ROOT.glob("mdhelpers/*.py")}
-    assert {name: n for name, n in lengths.items() if n > 400} == {}
+    assert {name: n for name, n in lengths.items() if n > 500} == {}
 
 
 def test_readme_and_changelog_name_this_version():

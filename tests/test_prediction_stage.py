@@ -120,7 +120,7 @@ def test_without_reinitialisations_the_rest_is_there(run):
     assert set(kinds[kinds["masks"] == "equal"]["pair"]) == {"1 against 2"}
     assert set(kinds[kinds["masks"] == "other"]["measure"]) == set(MEASURES)
     assert "On the same mask" not in prediction_sentences.errors(run).data
-    run.stage(prediction_stage.PREDICTIONS, {}).discard()
+    run.stage(prediction_stage.PREDICTIONS, {}).withdraw()
     prediction_stage.compare_predictions(run, n_reinitialised=4, workers=1, progress=False)
 
 

@@ -10,7 +10,7 @@ import threading
 import numpy as np
 import pytest
 
-from mdhelpers import records, runs
+from mdhelpers import records, run_stage
 from mdhelpers.runs import Run, StudyError, show_provenance
 
 
@@ -233,7 +233,7 @@ def test_leftovers_of_killed_writers_go_and_nothing_else(run):
 
 def test_a_new_schema_makes_old_stages_run_again(run, monkeypatch):
     stage = finish(run, "03_fit")
-    monkeypatch.setattr(runs, "SCHEMA", runs.SCHEMA + 1)
+    monkeypatch.setattr(run_stage, "SCHEMA", run_stage.SCHEMA + 1)
     assert stage.reason == "made by another version of mdhelpers"
 
 

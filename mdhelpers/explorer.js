@@ -143,10 +143,10 @@ function scatter(data) {
   const middle = (PLOT.left + PLOT.size) / 2;
   svg.append(
     s("text", { x: middle, y: PLOT.size - 6, "text-anchor": "middle", class: "mdx-ink-1" },
-      `variance explained under ${data.names[0]} (%)`),
+      `variance explained under ${shortened(data.names[0])} (%)`),
     s("text", { "text-anchor": "middle", class: "mdx-ink-2",
       transform: `translate(12 ${PLOT.size - middle}) rotate(-90)` },
-    `variance explained under ${data.names[1]} (%)`));
+    `variance explained under ${shortened(data.names[1])} (%)`));
   const points = COMPARISONS.flatMap((name) => data.comparisons[name].map((_, i) =>
     point(data, name, i, x, y)));
   // The last of a comparison is drawn first, so that the leading ones lie on top.
@@ -312,6 +312,13 @@ const swatch = (feature) =>
   h("i", { class: `mdx-swatch mdx-feature-${feature % 5}`, "aria-hidden": "true" });
 
 // ---- small things -----------------------------------------------------------------------------
+
+// Text in a drawing does not wrap.
+function shortened(name, width = 16) {
+  const signs = [...name];
+  if (signs.length <= width) return name;
+  return `${signs.slice(0, width / 2).join("")}…${signs.slice(1 - width / 2).join("")}`;
+}
 
 function tickStep(largest) {
   const rough = largest / 4;

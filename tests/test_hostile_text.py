@@ -1,23 +1,29 @@
 """Names and captions that would like to be something else stay text: in figures, pages, widgets."""
 
 import inspect
+import json
 import re
 from types import SimpleNamespace
 
 import matplotlib.pyplot as plt
+import nbformat
 import numpy as np
 import pandas as pd
 import pytest
+from browser import chromium_path, offline_page, page_faults, pages_of
+from ipywidgets.embed import embed_data
 from markdown_it import MarkdownIt
 from matplotlib import rc_context
 from matplotlib.cbook import is_math_text
 from matplotlib.text import Text
 from myst_parser.config.main import MdParserConfig
 from myst_parser.parsers.mdit import create_md_parser
+from test_book import make_run
 
 from mdhelpers import (
     analysis_plots,
     application_plots,
+    book,
     book_pages,
     book_tables,
     comparison_plots,
@@ -31,6 +37,7 @@ from mdhelpers import (
     style,
     tilting_plots,
 )
+from mdhelpers.explorer import explorer
 from mdhelpers.plain_text import escape_markdown, one_line, shortened, without_script_ends
 
 NAMES = {
@@ -394,3 +401,110 @@ def test_an_algorithm_with_an_underscore_stands_in_the_legend():
         plots.effect_curves(ax, effects(), names=("_one", "two"))
         assert [t.get_text().strip() for t in ax.get_legend().get_texts()] == ["_one", "two"]
         plt.close("all")
+
+
+# ---- the book, in a browser ---------------------------------------------------------------------
+
+HOSTILE = [name for key, name in NAMES.items() if key not in ("lines", "control", "turned")]
+PROSE = " ".join(NAMES[key] for key in ("handler", "formula", "role", "pipe", "placeholder"))
+PAGE = "06_clip_captioning"
+SMART = str.maketrans({"“": '"', "”": '"', "‘": "'", "’": "'", "–": "--", "—": "---"})  # of Sphinx
+
+
+def hostile_explorer():
+    """The view of a comparison whose every text is hostile, as a notebook saves it."""
+    sets = {
+        name: SimpleNamespace(
+            projections=RNG.normal(size=(12, 2)),
+            explained_variance=RNG.uniform(0.01, 0.05, (2, 2)),
+            component=np.array([1, 2]),
+        )
+        for name in BOTH
+    }
+    models = [SimpleNamespace(weights=RNG.normal(size=(12, 12))) for _ in range(2)]
+    split = SimpleNamespace(images=IMAGES, labels=np.arange(12) % len(HOSTILE))
+    rows = [(c, d, "top", name, 0.5) for c in BOTH for d in (1, 2) for name in HOSTILE]
+    columns = ["comparison", "direction", "end", "caption", "score"]
+    truth = pd.DataFrame({name: np.arange(12) % 2 == 0 for name in HOSTILE[:6]})
+    made = {"captions": pd.DataFrame(rows, columns=columns), "truth": truth, "top_k": 6}
+    names = (NAMES["end of script"], NAMES["handler"])
+    return explorer(sets, *models, split, split, HOSTILE, names=names, **made)
+
+
+def hostile_notebook(path):
+    """An executed notebook with the outputs that ours have, full of hostile text."""
+    widget = hostile_explorer()
+    state = embed_data(views=[widget], drop_defaults=False)
+    style.use_style()
+    frame = pd.DataFrame({"caption": HOSTILE}, index=pd.Index(HOSTILE, name="class"))
+    texts = [escape_markdown(name) for name in HOSTILE]
+    said = "\n".join(f"- *{a}* and **{b}**" for a, b in zip(texts, texts, strict=True))
+    outputs = [
+        nbformat.v4.new_output("stream", name="stdout", text="\n".join(HOSTILE)),
+        nbformat.v4.new_output("display_data", {"text/html": frame._repr_html_()}),
+        nbformat.v4.new_output("display_data", {"text/markdown": said}),
+        nbformat.v4.new_output(
+            "display_data", {"application/vnd.jupyter.widget-view+json": state["view_specs"][0]}
+        ),
+    ]
+    notebook = nbformat.read(path, as_version=4)
+    notebook.cells.append(nbformat.v4.new_code_cell("shown", execution_count=9, outputs=outputs))
+    states = {"application/vnd.jupyter.widget-state+json": state["manager_state"]}
+    notebook.metadata["widgets"] = states
+    nbformat.write(notebook, path)
+
+
+def with_values(block, old, new):
+    """The block with one value instead of another, wherever it is."""
+    if isinstance(block, dict):
+        return {key: with_values(value, old, new) for key, value in block.items()}
+    return new if block == old else block
+
+
+def hostile_run(runs):
+    """A run whose every text in the results is hostile, and one of its notebooks."""
+    folder = make_run(runs, "augmentation-smoke", profile="smoke")
+    results = json.loads((folder / "results.json").read_text())
+    for stage, block in results.items():
+        if stage != "run":
+            results[stage] = with_values(block, "text", PROSE)
+    (folder / "results.json").write_text(json.dumps(results))
+    hostile_notebook(folder / f"notebooks/{PAGE}.ipynb")
+
+
+@pytest.mark.slow
+@pytest.mark.browser
+@pytest.mark.skipif(chromium_path() is None, reason="no chromium on the PATH")
+def test_nothing_comes_alive_in_the_built_book(tmp_path):
+    hostile_run(tmp_path / "runs")
+    out = tmp_path / "_build/html"
+    book.build("augmentation", profile="smoke", runs_dir=tmp_path / "runs", out=out)
+    faults, dialogs = [], []
+    with offline_page(400, faults) as page:
+        page.on("dialog", lambda dialog: dialogs.append(dialog.message) or dialog.dismiss())
+        for path in pages_of(out):
+            faults += page_faults(page, path, 400)
+            assert page.evaluate("() => window.pwned") is None, path
+            assert page.locator("article [onerror], article a[href^=javascript]").count() == 0
+            if path.stem == "index":
+                assert one_line(PROSE) in page.inner_text("article")
+            if path.stem == PAGE:
+                check_hostile_page(page)
+    assert faults == []
+    assert dialogs == []
+
+
+def check_hostile_page(page):
+    """Every name stands on the page as it is, in table, prose, print and view."""
+    assert page.locator(".cell_output mjx-container").count() == 0
+    cells = page.locator(".cell_output td").all_text_contents()
+    short = [name for name in HOSTILE if len(name) < 50]  # pandas shortens the others
+    assert [cell for cell in cells if cell in HOSTILE] == short
+    prose = page.locator(".cell_output li em").all_text_contents()
+    assert set(map(one_line, HOSTILE)) <= {text.translate(SMART) for text in prose}
+    captions = page.locator(".mdx-evidence li").all_text_contents()
+    assert len(captions) == 5
+    classes = page.locator(".mdx-class").all_text_contents()
+    assert {name.replace("\u2060", "") for name in classes} <= set(HOSTILE)
+    page.locator(".mdx-reveal").check()
+    assert page.evaluate("() => window.pwned") is None

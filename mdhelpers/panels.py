@@ -12,7 +12,7 @@ from mdhelpers.plots import effect_curves, predicted_against_true
 from mdhelpers.records import written
 from mdhelpers.runs import Run
 from mdhelpers.selections import members_at
-from mdhelpers.style import comparison_label, label_text
+from mdhelpers.style import comparison_label, label_text, label_texts
 from mdhelpers.subpopulations import random_same_class
 
 
@@ -99,7 +99,7 @@ def draw_subpopulation(ax, run: Run, models, name: str, hypothesis: str) -> None
         " ": random[7:],
     }
     image_rows(ax, rows)
-    label = label_text(comparison_label(name, models.names))
+    label = comparison_label(name, label_texts(models.names))
     ax.set_title(f"{label}, direction {direction}")
 
 

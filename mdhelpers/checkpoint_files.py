@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-import pickle
 import shutil
-import zipfile
 from http.client import HTTPException
 from pathlib import Path
 from urllib.request import urlopen
@@ -17,11 +15,13 @@ from torch import nn
 
 from mdhelpers.encoders import reachable
 from mdhelpers.paths import resolve
+from mdhelpers.torch_files import load_pickled
 
 SUFFIXES = (".safetensors", ".pt", ".pth")
 WRAPPERS = ("state_dict", "model_state_dict", "model")
 PREFIXES = ("module.", "_orig_mod.")  # of DataParallel and torch.compile
 COUNTER = "num_batches_tracked"
+DEEPEST = 8  # mappings in one another, prefixes in a row
 PATIENCE_S = 10.0
 
 
@@ -45,9 +45,9 @@ def read_weights(path: str | Path) -> dict[str, torch.Tensor]:
         raise ValueError(f"{path.name}: weights are read from {', '.join(SUFFIXES)} files only")
     if not path.is_file():
         raise ValueError(f"no weights at {path}")
-    held = _safetensors(path) if path.suffix.lower() == ".safetensors" else _pickled(path)
-    state = _unwrapped(held)
-    foreign = [key for key, value in state.items() if not torch.is_tensor(value)]
+    held = _safetensors(path) if path.suffix.lower() == ".safetensors" else load_pickled(path)
+    state = _unwrapped(path, held)
+    foreign = [k for k, value in state.items() if not (torch.is_tensor(value) and type(k) is str)]
     if foreign or not state:
         what = f"{foreign[0]!r} is not one" if foreign else "there are none"
         raise ValueError(f"{path.name} should hold named tensors and {what}; save a state_dict()")
@@ -57,38 +57,30 @@ def read_weights(path: str | Path) -> dict[str, torch.Tensor]:
 def _safetensors(path: Path) -> dict:
     try:
         return load_file(path)
+    except OSError as error:
+        raise OSError(f"{path} cannot be read ({error})") from error
     except Exception as error:
-        if type(error).__name__ != "SafetensorError":
-            raise
         raise ValueError(f"{path.name} is not a safetensors file ({error})") from error
 
 
-def _pickled(path: Path) -> object:
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise ValueError(
-            f"{path.name} holds more than tensors, and what else it holds could run code; where "
-            "you trust it, load it yourself and save its state_dict() as .safetensors"
-        ) from error
-    except (RuntimeError, EOFError, ValueError, zipfile.BadZipFile) as error:
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ValueError(f"{path.name} cannot be read as weights ({first})") from error
-
-
-def _unwrapped(held: object) -> dict:
-    while isinstance(held, dict):
+def _unwrapped(path: Path, held: object) -> dict:
+    for _ in range(DEEPEST):  # a mapping may hold itself
+        if not isinstance(held, dict):
+            break
         inner = next((held[key] for key in WRAPPERS if isinstance(held.get(key), dict)), None)
         if inner is None:
             return held
         held = inner
-    raise ValueError(f"weights should be a mapping of names to tensors, got {type(held).__name__}")
+    raise ValueError(
+        f"{path}: weights should be a mapping of names to tensors, got {type(held).__name__}"
+    )
 
 
 def _without_prefix(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    for prefix in PREFIXES:
-        if all(key.startswith(prefix) for key in state):
-            return _without_prefix({key.removeprefix(prefix): state[key] for key in state})
+    for _ in range(DEEPEST):
+        for prefix in PREFIXES:
+            if all(key.startswith(prefix) for key in state):
+                state = {key.removeprefix(prefix): state[key] for key in state}
     return state
 
 

@@ -268,4 +268,6 @@ def _read_weights(file) -> np.ndarray:
     if "weights" in file.keys():  # noqa: SIM118
         return file.get_tensor("weights")
     parts = (file.get_tensor(f"weights_{name}") for name in ("values", "columns", "starts"))
-    return csr_array(tuple(parts), shape=tuple(file.get_tensor("weights_shape"))).toarray()
+    rows = csr_array(tuple(parts), shape=tuple(file.get_tensor("weights_shape")))
+    rows.check_format(full_check=True)  # an index out of range would be written out of range
+    return rows.toarray()

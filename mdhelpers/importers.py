@@ -8,6 +8,7 @@ trains into (``masks.npy``, ``margins.npy``, ``_completed.npy``). Rows are model
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -111,16 +112,24 @@ def read_masks_and_margins(
     if orientation == "examples_first":
         masks, margins = masks.T, margins.swapaxes(0, 1)
     check_shapes(masks.shape, margins.shape, n_train, n_test, orientation)
-    masks, alpha = _check_masks(masks)
+    masks, alpha = _of(masks_path, _check_masks, masks)
     _check_percent(Path(masks_path).name, Path(margins_path).name, alpha)
     told = f"output: {output}, as the user says"
     if margins.ndim == 3:
         told = f"output: {output}, computed from logits"
         margins = margins_from_logits(margins, labels, output=output, out=margins_out)
-    accuracy = _accuracy(margins)
+    accuracy = _of(margins_path or masks_path, _accuracy, margins)
     if output != "margin":
         accuracy = np.full_like(accuracy, np.nan)
     return MasksAndMargins(masks, margins, output, accuracy, alpha, (*note, told))
+
+
+def _of(path: str | Path, check: Callable, array: np.ndarray):
+    """``check(array)``, whose errors name the file that it was read from."""
+    try:
+        return check(array)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
 
 
 def open_arrays(masks_path: Path, margins_path: str | Path) -> tuple:
@@ -170,7 +179,7 @@ def _check_spec(folder: Path, arrays: dict[str, np.ndarray]) -> None:
         try:
             said = spec["schema"][name]
             shape, dtype = (spec["num_models"], *said["shape"]), np.dtype(said["dtype"].rstrip("_"))
-        except (KeyError, TypeError, AttributeError) as error:
+        except (KeyError, TypeError, AttributeError, ValueError, SyntaxError) as error:
             raise ValueError(
                 f"spec.json in {folder} says no shape and dtype of {name} ({error!r}). Restore it, "
                 "or move it away."

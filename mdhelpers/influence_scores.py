@@ -180,7 +180,8 @@ def _check_datasets(path: Path, shape: tuple[int, int]) -> None:
     for name, found in zip(("query", "train"), shape, strict=True):
         record = read_record(path.parent / f"{name}_dataset_metadata.json")
         indices = record.get("indices")
-        noted = record.get("dataset_size") if indices is None else len(indices)
+        listed = isinstance(indices, list)
+        noted = len(indices) if listed else record.get("dataset_size")
         if noted not in (None, found):
             raise ValueError(
                 f"{path} has {found} {name} examples, but kronfluence noted {noted} beside it. "

@@ -6,11 +6,12 @@ of rows.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
+
+from mdhelpers.records import written
 
 __all__ = ["open_npy", "row_blocks", "write_npy"]
 
@@ -38,7 +39,9 @@ def open_npy(path: str | Path, shape: tuple[str, ...]) -> np.ndarray:
     expected = f"expected a .npy array of numbers, ({', '.join(shape)})"
     try:
         array = np.lib.format.open_memmap(path, mode="r")
-    except (ValueError, EOFError) as error:
+    except OSError as error:
+        raise OSError(f"{path} cannot be read ({error})") from error
+    except Exception as error:  # of numpy's header, which is parsed as Python's literals: many
         raise ValueError(
             f"{path} was refused ({error}); {expected}. Python objects and pickles are never "
             "opened, since they can run code; if you trust its maker, save the numbers with "
@@ -60,15 +63,11 @@ def row_blocks(array: np.ndarray, *, block_bytes: int = BLOCK_BYTES) -> Iterator
 def write_npy(path: str | Path, shape: tuple, dtype, blocks: Iterable[np.ndarray]) -> Path:
     """Write consecutive blocks of rows as one ``.npy`` file, which appears when it is complete."""
     path = Path(path)
-    unfinished = path.with_name(f"{path.name}.{os.getpid()}.unfinished")
-    try:
+    with written(path) as unfinished:
         array = np.lib.format.open_memmap(unfinished, mode="w+", dtype=dtype, shape=shape)
         start = 0
         for block in blocks:
             array[start : start + len(block)] = block
             start += len(block)
         array.flush()
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
     return path

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-import zipfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,8 +14,11 @@ from safetensors import SafetensorError, safe_open
 from mdhelpers.datamodels import Datamodels
 from mdhelpers.npy_files import row_blocks
 from mdhelpers.score_checks import check_finite
+from mdhelpers.torch_files import load_pickled
 
+FEW = 2**20  # numbers that may be told by repeating one
 HELPS = "sign: a positive score raises the output"
+ODD = (ValueError, TypeError, KeyError, AttributeError, RuntimeError, OverflowError, MemoryError)
 _SIGNS = {"helps": 1, "hurts": -1}
 
 
@@ -28,17 +32,7 @@ def read_tensors(path: Path) -> dict:
     """
     if not path.is_file():
         raise ValueError(f"{path} is not a file; expected attribution scores. Check the path.")
-    try:
-        in_place = zipfile.is_zipfile(path)  # files older than torch 1.6 cannot be mapped
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=in_place)
-    except OSError:
-        raise
-    except Exception as error:  # torch raises eight kinds of them for damaged files
-        raise ValueError(
-            f"{path} was refused: it is damaged or holds Python objects beside tensors, and a "
-            "pickle of those can run code when it is opened. Expected a dictionary of tensors; if "
-            "you trust its maker, save torch.save({'weight': weight}, path) from it yourself."
-        ) from error
+    content = load_pickled(path)
     if not isinstance(content, dict):
         raise ValueError(
             f"{path} holds {type(content).__name__}; expected a dictionary with the key 'weight', "
@@ -49,19 +43,36 @@ def read_tensors(path: Path) -> dict:
 
 def read_safetensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     """Tensors and metadata of a safetensors file, or a ValueError if it is none."""
-    try:
-        with safe_open(str(path), framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
-    except (SafetensorError, FileNotFoundError) as error:
-        raise ValueError(f"{path} is no safetensors file ({error}). Check the path.") from error
+
+    def all_of(file: Any) -> tuple:
+        return {name: file.get_tensor(name) for name in file.keys()}, _said(file)  # noqa: SIM118
+
+    return _opened(path, all_of)
 
 
 def read_metadata(path: Path) -> dict[str, str]:
     """Metadata of a safetensors file, or a ValueError if it is none."""
+    return _opened(path, _said)
+
+
+def read_shapes(path: Path, *names: str) -> dict[str, tuple[int, ...]]:
+    """Shapes of tensors of a safetensors file, as far as it has them; they are not read."""
+    return _opened(
+        path,
+        lambda file: {n: tuple(file.get_slice(n).get_shape()) for n in names if n in file.keys()},  # noqa: SIM118
+    )
+
+
+def _said(file: Any) -> dict[str, str]:
+    return file.metadata() or {}
+
+
+def _opened(path: Path, read: Callable[[Any], Any]) -> Any:
+    """What ``read`` finds in a safetensors file."""
     try:
         with safe_open(str(path), framework="pt") as file:
-            return file.metadata() or {}
-    except (SafetensorError, FileNotFoundError) as error:
+            return read(file)
+    except (SafetensorError, FileNotFoundError, *ODD) as error:
         raise ValueError(f"{path} is no safetensors file ({error}). Check the path.") from error
 
 
@@ -71,7 +82,7 @@ def read_record(path: Path) -> dict:
         record = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not JSON ({error}). Restore it, or move it away.") from error
     if not isinstance(record, dict):
         raise ValueError(f"{path} holds {type(record).__name__}; expected a JSON object.")
@@ -95,7 +106,17 @@ def to_array(path: Path, name: str, value: object) -> np.ndarray:
         raise ValueError(
             f"{name!r} in {path} is a {type(value).__name__}; expected a dense tensor of numbers."
         )
-    return value.detach().to(torch.float32).numpy()
+    if value.numel() > FEW and value.numel() * value.itemsize > value.untyped_storage().nbytes():
+        raise ValueError(
+            f"{name!r} in {path} claims {value.numel()} numbers and stores fewer; expected a "
+            "tensor of its own (save weight.contiguous().clone())."
+        )
+    try:
+        return value.detach().to(torch.float32).numpy()
+    except ODD as error:
+        raise ValueError(
+            f"{name!r} in {path} cannot be read as numbers ({error}); expected a dense tensor."
+        ) from error
 
 
 def turned(path: Path, matrix: np.ndarray, orientation: str) -> tuple[np.ndarray, str]:

@@ -19,8 +19,11 @@ from mdhelpers.npy_files import open_npy
 from mdhelpers.score_checks import check_finite, resolve_orientation, un_standardise
 from mdhelpers.score_files import (
     HELPS,
+    ODD,
     imported,
     read_metadata,
+    read_safetensors,
+    read_shapes,
     read_tensors,
     sign_of,
     to_array,
@@ -95,15 +98,31 @@ def score_reader(path: Path) -> tuple:
 
 
 def _read_own(path: Path, *, n_train: int | None, n_test: int | None) -> Datamodels:
-    datamodels = load_datamodels(path)
-    shape = datamodels.weights.shape
+    shape = _own_shape(path)  # before the weights, which a few bytes can claim to fill a disk
     if n_test not in (None, shape[0]) or n_train not in (None, shape[1]):
         raise ValueError(
             f"{path} holds datamodels of shape {shape}; expected (n_test, n_train) = "
             f"({n_test}, {n_train}). Are they of other data?"
         )
+    try:
+        datamodels = load_datamodels(path)
+    except ODD as error:
+        named = str(error) if str(path) in str(error) else f"{path} is damaged ({error})"
+        raise ValueError(named) from error
+    if datamodels.weights.shape != shape:
+        raise ValueError(f"{path} says {shape} and holds weights of {datamodels.weights.shape}")
     check_finite(path, datamodels.weights)
     return datamodels
+
+
+def _own_shape(path: Path) -> tuple[int, ...]:
+    """The shape that a file of this package gives its weights, (n_test, n_train)."""
+    shapes = read_shapes(path, "weights", "weights_shape")
+    if "weights" not in shapes and shapes.get("weights_shape") == (2,):
+        shapes["weights"] = tuple(read_safetensors(path)[0]["weights_shape"].tolist())
+    if len(shapes.get("weights", ())) != 2:
+        raise ValueError(f"{path} holds no weights of two dimensions; expected datamodels.")
+    return shapes["weights"]
 
 
 def read_pt(

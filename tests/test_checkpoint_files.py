@@ -62,7 +62,7 @@ class Trap:
 
 def test_nothing_in_a_pickle_is_run(tmp_path):
     torch.save({"state_dict": Trap(tmp_path / "sprung")}, tmp_path / "w.pt")
-    with pytest.raises(ValueError, match=r"w\.pt was refused.*holds more than tensors.*could run code"):
+    with pytest.raises(ValueError, match=r"w\.pt was refused.*more than tensors.*could run code"):
         read_weights(tmp_path / "w.pt")
     assert not (tmp_path / "sprung").exists()
 

@@ -42,7 +42,7 @@ def read_weights(path: str | Path) -> dict[str, torch.Tensor]:
     """
     path = resolve(path)
     if path.suffix.lower() not in SUFFIXES:
-        raise ValueError(f"{path.name}: weights are read from {', '.join(SUFFIXES)} files only")
+        raise ValueError(f"{path}: weights are read from {', '.join(SUFFIXES)} files only")
     if not path.is_file():
         raise ValueError(f"no weights at {path}")
     held = _safetensors(path) if path.suffix.lower() == ".safetensors" else load_pickled(path)
@@ -50,7 +50,7 @@ def read_weights(path: str | Path) -> dict[str, torch.Tensor]:
     foreign = [k for k, value in state.items() if not (torch.is_tensor(value) and type(k) is str)]
     if foreign or not state:
         what = f"{foreign[0]!r} is not one" if foreign else "there are none"
-        raise ValueError(f"{path.name} should hold named tensors and {what}; save a state_dict()")
+        raise ValueError(f"{path} should hold named tensors and {what}; save a state_dict()")
     return _without_prefix(state)
 
 
@@ -60,7 +60,7 @@ def _safetensors(path: Path) -> dict:
     except OSError as error:
         raise OSError(f"{path} cannot be read ({error})") from error
     except Exception as error:
-        raise ValueError(f"{path.name} is not a safetensors file ({error})") from error
+        raise ValueError(f"{path} is not a safetensors file ({error})") from error
 
 
 def _unwrapped(path: Path, held: object) -> dict:

@@ -112,7 +112,7 @@ def variance_curves(
             ax.plot(rows["component"], 100 * rows[f"variance_{algorithm}"], **style)
     ax.set_yscale("log")
     ax.set(xlabel="component, by rank", ylabel="variance explained (%)")
-    ax.set_title(comparison_label(comparison, names))
+    ax.set_title(label_text(comparison_label(comparison, names)))
     ax.grid(True)
     legend_below(ax, columns=2)
     return ax

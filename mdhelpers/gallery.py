@@ -11,6 +11,7 @@ from mdhelpers.style import ALGORITHM_COLORS, EXAMPLE_COLORS, INK, label_text
 _TITLE_BAND = 0.27  # height of a line of title, in heights of an image
 _FONT_SIZES = (5.0, 10.0)
 _TITLE_WIDTH = 24  # characters a line under an image
+_ROW_WIDTH = 16  # characters along the height of a row
 
 
 def show_images(
@@ -174,7 +175,7 @@ def datamodel_neighbours(
         ax.text(
             left - 4,
             y,
-            label_text(name),
+            label_text(name, _ROW_WIDTH),
             color=color,
             rotation=90,
             ha="right",

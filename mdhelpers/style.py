@@ -140,19 +140,26 @@ def legend_below(ax: Axes, *, columns: int, tick_lines: int = 1) -> None:
     """Under the x label, where it cannot hide data; constrained layout makes the room."""
     below = 3.3 + 1.2 * tick_lines  # font heights
     handles, labels = ax.get_legend_handles_labels()
-    labels = [label_text(label, LEGEND_WIDTH) for label in labels]
+    widest = min(LEGEND_WIDTH, int(11 * panel_width(ax)) - 5)
+    labels = [label_text(label, widest) for label in labels]
     columns = legend_columns(ax, labels, columns)
     place = {"loc": "upper center", "bbox_to_anchor": (0.5, 0), "borderaxespad": below}
     ax.legend(handles, labels, **place, ncols=columns)
 
 
 def legend_columns(ax: Axes, labels: Sequence[str], columns: int) -> int:
-    """As many columns as were asked for, or fewer where labels are too long for the figure."""
+    """As many columns as were asked for, or fewer where labels are too long for the panel."""
     longest = max(map(len, labels), default=0)
-    room = 13 * ax.figure.get_figwidth()  # characters
+    room = 13 * panel_width(ax)  # characters
     if longest > LONG_LABEL:
         return 1
     return max(1, min(columns, int(room // (longest + 1))))
+
+
+def panel_width(ax: Axes) -> float:
+    """Inches that the axes and what is written around them have in their figure."""
+    spec = ax.get_subplotspec()
+    return ax.figure.get_figwidth() / (spec.get_gridspec().ncols if spec else 1)
 
 
 def need_columns(frame: pd.DataFrame, columns: Sequence[str]) -> None:

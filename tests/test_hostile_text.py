@@ -360,15 +360,34 @@ def texts_of(figure):
     return [t for t in found if not t.get_text().startswith(r"$\mathdefault")]  # of a log axis
 
 
+PANELS = {
+    plots.accuracy_histogram: (1, (6.4, 3.2)),
+    plots.loss_curves: (1, (6.4, 3.2)),
+    plots.caption_bars: (2, (9, 3.6)),
+    A.variance_curves: (2, (10, 4.6)),
+    A.cosines_by_models: (2, (10, 5)),
+    A.directions_by_models: (2, (10, 5)),
+    P.ensemble_scatter: (2, (9.5, 4.4)),
+    P.confidence_confidence: (3, (11.5, 4.8)),
+    P.angle_histograms: (3, (11.5, 4.6)),
+    G.feature_grades: (1, (7.5, 3.8)),
+    quality_plots.learning_curves: (2, (9, 4.4)),
+    tilting_plots.tilt_scatter: (2, (9, 4.8)),
+    gallery.datamodel_neighbours: (1, (9, 3)),
+}  # and sizes, as in the notebooks; others have a figure of their own
+
+
 @pytest.mark.parametrize("kind", PAIRS)
 @pytest.mark.parametrize("function", DRAW, ids=lambda function: function.__name__)
 def test_in_a_figure_it_is_text(function, kind):
     with rc_context():
         style.use_style()
-        figure, ax = plt.subplots(figsize=(7, 4.5))
-        DRAW[function](function, ax, PAIRS[kind])
+        n, size = PANELS.get(function, (1, (7, 4.5)))
+        figure, axes = plt.subplots(1, n, figsize=size, squeeze=False)
+        for ax in axes.flat:
+            DRAW[function](function, ax, PAIRS[kind])
         figure.canvas.draw()  # a missing glyph or too little room is a warning, so a failure
-        assert ax.get_position().width > 0.2
+        assert n * ax.get_position().width > 0.1
         for text in texts_of(figure):
             lines = text.get_text().split("\n")
             assert not is_math_text(text.get_text())

@@ -97,7 +97,7 @@ def classes(found: StudyPredictions, class_names, names) -> Markdown:
     mean, low, high = np.degrees(row[["theta_mean", "theta_low", "theta_high"]].to_numpy(float))
     sure = low > 0 or high < 0
     return Markdown(
-        f"On the same mask, *{escape_markdown(class_names[int(row['label'])])}* leans most: to "
+        f"On the same mask, *{escaped(class_names)[int(row['label'])]}* leans most: to "
         f"{names[0] if mean > 0 else names[1]}, by {abs(mean):.1f}° on average (nine of ten pairs: "
         f"{low:+.1f}° to {high:+.1f}°). "
         + (

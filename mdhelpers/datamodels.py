@@ -267,7 +267,23 @@ def load_datamodels(path: str | Path) -> Datamodels:
 def _read_weights(file) -> np.ndarray:
     if "weights" in file.keys():  # noqa: SIM118
         return file.get_tensor("weights")
-    parts = (file.get_tensor(f"weights_{name}") for name in ("values", "columns", "starts"))
-    rows = csr_array(tuple(parts), shape=tuple(file.get_tensor("weights_shape")))
-    rows.check_format(full_check=True)  # an index out of range would be written out of range
-    return rows.toarray()
+    names = ("values", "columns", "starts", "shape")
+    values, columns, starts, shape = (file.get_tensor(f"weights_{name}") for name in names)
+    _check_rows(values, columns, starts, shape)
+    return csr_array((values, columns, starts), shape=tuple(shape)).toarray()
+
+
+def _check_rows(values: np.ndarray, columns: np.ndarray, starts: np.ndarray, shape) -> None:
+    """Raise unless these are compressed rows: scipy would write where an index leads."""
+    sound = (
+        values.ndim == columns.ndim == starts.ndim == 1
+        and shape.shape == (2,)
+        and columns.dtype.kind == starts.dtype.kind == shape.dtype.kind == "i"
+        and len(starts) == shape[0] + 1
+        and len(values) == len(columns) == starts[-1]
+        and starts[0] == 0
+        and (np.diff(starts) >= 0).all()
+        and (columns.size == 0 or (columns.min() >= 0 and columns.max() < shape[1]))
+    )
+    if not sound:
+        raise ValueError("its sparse weights have rows or columns out of range")

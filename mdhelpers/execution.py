@@ -60,7 +60,8 @@ class ThisPython(AsyncKernelManager):
     @property
     def kernel_spec(self) -> KernelSpec:
         """ipykernel's own specification, whose command begins with `sys.executable`."""
-        return KernelSpec(resource_dir=RESOURCES, **get_kernel_dict())
+        quiet = ["--log-level=CRITICAL"]  # else it tells that it was interrupted between two cells
+        return KernelSpec(resource_dir=RESOURCES, **get_kernel_dict(extra_arguments=quiet))
 
     async def _async_launch_kernel(self, *args: Any, **options: Any) -> Any:
         launched = await super()._async_launch_kernel(*args, **options)

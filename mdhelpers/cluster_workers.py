@@ -14,8 +14,9 @@ import torch
 
 from mdhelpers.machine import versions
 from mdhelpers.plans import TrainingPlan
-from mdhelpers.processes import attempt, one_thread
+from mdhelpers.processes import attempt
 from mdhelpers.slurm import take_gpu
+from mdhelpers.threads import one_thread
 
 ONE_TASK = threading.Lock()  # a process holds one seeded generator, and one set of threads
 

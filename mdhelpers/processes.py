@@ -16,18 +16,16 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing import connection, util
 from pathlib import Path
 
 import torch
-from threadpoolctl import threadpool_limits
 
-from mdhelpers.machine import keep_freed_memory
 from mdhelpers.plans import TrainingPlan
+from mdhelpers.threads import THREADS, environment, one_thread
 
-THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 LONGEST_FOLDER = 103 - len("/pymp-12345678/listener-12345678")  # what sockets' names leave
 FALSE_STARTS = 3  # workers in a row that die before they take a task
 FULL = ("No space left", "StorageFull", "Disk quota exceeded")  # safetensors raises no OSError
@@ -257,34 +255,6 @@ def how_it_died(code: int) -> str:
     if code < 0:
         return f"was killed by signal {-code} ({signal.Signals(-code).name})"
     return f"ended with exit code {code}"
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Compute on one thread, so that processes do not crowd one another and bits do not change."""
-    keep_freed_memory()
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with environment(dict.fromkeys(THREADS, "1")), threadpool_limits(1):
-            yield
-    finally:
-        torch.set_num_threads(threads)
-
-
-@contextmanager
-def environment(values: dict[str, str]) -> Iterator[None]:
-    """Environment variables for a while."""
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
 
 
 def visible_gpus() -> list[str]:

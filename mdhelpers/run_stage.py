@@ -81,8 +81,11 @@ class Stage:
 
         Says which, and why. What it made before stays finished until `withdraw`, which comes before
         the first output is written: a run that is refused or stopped before loses nothing. A second
-        process that comes to the same stage waits, and finds it finished.
+        process that comes to the same stage waits, and finds it finished. What is computed within
+        is computed on one thread, so that its bits do not depend on the cores that there are.
         """
+        from mdhelpers.threads import one_thread  # torch, which those who only look do without
+
         lock = self.run.path / "stages" / f".{self.name}.lock"
         with contextlib.ExitStack() as stack:
             try:
@@ -93,6 +96,7 @@ class Stage:
             reason = self.reason
             self._say(reason)
             self.started = time.perf_counter()
+            stack.enter_context(one_thread())
             yield bool(reason)
 
     def _say(self, reason: str) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -27,6 +27,7 @@ from mdhelpers.descriptions import FEATURE_WORDINGS, WORDS, describe, facts, wit
 from mdhelpers.encoders import Encoder, embed_images, embed_texts, prepare_images
 from mdhelpers.small_clip_model import CONFIG, new_encoder
 from mdhelpers.tensor_files import write_tensors
+from mdhelpers.threads import one_thread
 
 CLEAR = (0.25, 1.0)  # contrast of the objects: clearer than in a study, so that shapes are learned
 
@@ -179,17 +180,6 @@ def smoothed(losses: list[float], n_points: int = 40) -> list[dict]:
         {"step": int(part[-1]) + 1, "loss": round(float(np.mean([losses[i] for i in part])), 4)}
         for part in parts
     ]
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Run torch in one thread, so that sums are taken in one order on every machine."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def training_scenes(n: int, rate: float, size: int, seed: int) -> Split:

@@ -27,7 +27,7 @@ def write_tensors(
         Texts by name.
     """
     path = Path(path)
-    plain = {name: np.ascontiguousarray(_on_cpu(array)) for name, array in arrays.items()}
+    plain = {name: np.asarray(_on_cpu(array), order="C") for name, array in arrays.items()}
     with written(path) as unfinished:
         save_file(plain, unfinished, metadata=dict(metadata) if metadata else None)
         _sort_metadata(unfinished)

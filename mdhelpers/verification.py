@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,8 @@ from mdhelpers.runs import Run, read_tables, write_tables
 from mdhelpers.specs import validate
 from mdhelpers.stages import MODELS, StudyModels, read_models
 from mdhelpers.studies import Hypothesis, Placebo, check_hypotheses
+from mdhelpers.threads import spread
+from mdhelpers.trained_models import TrainedModels, TrainedNetworks
 from mdhelpers.transforms import transform_images
 
 EFFECTS = "07_counterfactual_verification"
@@ -147,17 +150,23 @@ def confidences(
     n_keep, images = models.plan.n_keep, models.dataset.test.images
     kept = tasks.load_kept(models.plan, algorithm, n_keep)
     together = any(stack.retrains for stack in kept)
+    networks = all(isinstance(stack, TrainedNetworks) for stack in kept)
+    at_once = 0 if networks and models.plan.device == "cpu" else 1  # others may hold state
     found: dict[tuple[str, float], np.ndarray] = {}
     with tqdm(total=len(kept) * (1 if together else len(changes)), **BAR) as bar:
         for group in [changes] if together else [[change] for change in changes]:
             changed = np.concatenate([changed_images(images, *c, seed=seed) for c in group])
             parts = []
-            for stack in kept:
-                parts.append(stack.logits(changed).softmax(-1))
+            for logits in spread(partial(_logits, changed), kept, at_once=at_once):
+                parts.append(logits.softmax(-1))
                 bar.update()
             shown = torch.cat(parts)[:n_keep].numpy()
             found |= dict(zip(group, np.split(shown, len(group), axis=1), strict=True))
     return found
+
+
+def _logits(images: np.ndarray, stack: TrainedModels) -> torch.Tensor:
+    return stack.logits(images)
 
 
 BAR = {"unit": "stack", "mininterval": 2.0}

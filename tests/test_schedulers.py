@@ -12,8 +12,9 @@ import pytest
 import torch
 
 from mdhelpers.plans import TrainingPlan
-from mdhelpers.processes import attempt, how_it_died, one_thread
+from mdhelpers.processes import attempt, how_it_died
 from mdhelpers.schedulers import failure_message, run_tasks, until_hopeless
+from mdhelpers.threads import one_thread
 
 
 def small_plan(folder, **changes) -> TrainingPlan:

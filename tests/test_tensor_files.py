@@ -32,10 +32,13 @@ def test_every_process_writes_the_same_bytes(tmp_path):
 def test_arrays_need_not_be_contiguous_nor_numpys(tmp_path):
     array = np.arange(12, dtype=np.float32).reshape(3, 4)
     tensor = torch.tensor([True, False])
-    write_tensors(tmp_path / "x.safetensors", {"turned": array.T, "tensor": tensor})
+    count = torch.tensor(7)  # as batch norm's counters: no dimension
+    arrays = {"turned": array.T, "tensor": tensor, "count": count}
+    write_tensors(tmp_path / "x.safetensors", arrays)
     with safe_open(tmp_path / "x.safetensors", framework="np") as file:
         np.testing.assert_array_equal(file.get_tensor("turned"), array.T)
         np.testing.assert_array_equal(file.get_tensor("tensor"), tensor.numpy())
+        assert (file.get_tensor("count").shape, int(file.get_tensor("count"))) == ((), 7)
 
 
 @pytest.mark.skipif(os.name != "posix", reason="no modes")

@@ -20,6 +20,7 @@ from mdhelpers.book_assets import asset_files
 from mdhelpers.book_figures import expand_figures
 from mdhelpers.book_pages import expand, look_up, publishable, with_header
 from mdhelpers.paths import project_root, resolve, shown
+from mdhelpers.plain_text import escape_markdown
 from mdhelpers.records import file_digest, unfinished_name
 from mdhelpers.runner import read_entries
 from mdhelpers.runs import Run, banner, provenance
@@ -243,8 +244,8 @@ def _header(results: Mapping[str, Any], *, page: str) -> str:
             f"{page}, results.json: the block 'run' lacks {', '.join(missing)}, which every page "
             "has to name. Run the study again."
         )
-    line = f":::{{div}} provenance\n{provenance(facts)}\n:::"
-    warning = banner(facts["profile"])
+    line = f":::{{div}} provenance\n{escape_markdown(provenance(facts))}\n:::"
+    warning = escape_markdown(banner(facts["profile"]))
     return f":::{{warning}}\n{warning}\n:::\n\n{line}" if warning else line
 
 

@@ -317,6 +317,16 @@ def test_results_without_provenance_are_refused(tmp_path):
         book.assemble(Run("augmentation", runs_dir=tmp_path), ROOT / "book")
 
 
+def test_the_run_of_a_stranger_says_nothing_that_comes_alive():
+    facts = RUN | {"n_models": 1, "seed": 0, "profile": "<script>x</script>"}
+    facts |= {"commit": "`{raw}`\n:::\n<img src=x onerror=y>", "study": "{{ jinja }} $x$"}
+    header = book._header({"run": facts}, page="p.md")
+    assert "script" in header
+    assert not re.search(r"(?<!\\)[<>`$]|\{\{", header)
+    fences = [line for line in header.splitlines() if line.startswith(":::")]
+    assert fences == [":::{warning}", ":::", ":::{div} provenance", ":::"]
+
+
 def test_the_header_replaces_the_provenance_that_a_cell_showed():
     notebook = _notebook("01")
     shown = _output(text__html='<div class="mdhelpers-provenance">Study toy</div>')

@@ -135,7 +135,7 @@ def sign_of(path: Path, positive_means: str | None) -> tuple[int, str]:
     """1 or -1 by the user's word, and a note of it."""
     if positive_means not in _SIGNS:
         raise ValueError(
-            f"nobody can tell the sign of {path.name} from its numbers (positive_means is "
+            f"nobody can tell the sign of {path} from its numbers (positive_means is "
             f"{positive_means!r}). Say positive_means='helps' where a training example with a "
             "positive score raises the correct-class output (or lowers the loss), 'hurts' where "
             "it is the other way; check_planted or check_against_models then check it."

@@ -71,7 +71,7 @@ def load_scores(
     reader, keywords = score_reader(path)
     if strange := sorted(set(said) - set(keywords)):
         raise ValueError(
-            f"{strange} cannot be said of {path.name}; expected {keywords or 'nothing more'}."
+            f"{strange} cannot be said of {path}; expected {keywords or 'nothing more'}."
         )
     if "standardised" in keywords:
         said = {"standardised": UNKNOWN} | said
@@ -240,14 +240,14 @@ def _to_raw_units(path: Path, weights, bias, standardised, alpha) -> tuple:
     """Weights and bias in raw 0/1 mask units, and a note of what was done for it."""
     if standardised is None:
         raise ValueError(
-            f"nobody can tell from {path.name} whether its weights were fitted on standardised "
+            f"nobody can tell from {path} whether its weights were fitted on standardised "
             "masks. Say standardised=True and alpha (the share of the training set in a mask) "
             "where they come from fast_l1, as those of the datamodels release may; False where "
             "they are in raw 0/1 units; 'unknown' where only directions matter."
         )
     if (alpha is None) == (standardised in (1, True)):
         raise ValueError(
-            f"{path.name} was read with standardised={standardised} and alpha={alpha}; expected "
+            f"{path} was read with standardised={standardised} and alpha={alpha}; expected "
             "alpha, the share of the training set in a mask (or of the models that saw each "
             "training example), with standardised=True and only there."
         )

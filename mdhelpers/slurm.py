@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from dask_jobqueue import SLURMCluster
 
 
-DIRECTIVE = r"^(-[A-Za-z]|--[a-z][a-z0-9-]*)([= ]?[^\s\"'`$\\#;&|<>]+)?$"
+DIRECTIVE = r"^(-[A-Za-z]|--[a-z][a-z0-9-]*)([= ]?[\w.,:@+=/%~\[\]-]+)?$"
 LETTERS_OF_SHELLS = "\"'`$\\;&|<>(){}*?!#\n\r"
 
 

@@ -1,5 +1,6 @@
 import json
 import os
+import shlex
 import signal
 import stat
 import subprocess
@@ -12,9 +13,9 @@ import pytest
 from test_schedulers import TASKS, always_raise, marks, named, note, small_plan, wait_for
 
 from mdhelpers.cluster_workers import deciding_versions, find_faults
-from mdhelpers.clusters import Expectations, UnfitWorker
+from mdhelpers.clusters import Expectations, UnfitWorker, warn_of_open_scheduler
 from mdhelpers.schedulers import run_tasks
-from mdhelpers.slurm import ClusterSpec, jobqueue_options, take_gpu
+from mdhelpers.slurm import ClusterSpec, certificate, jobqueue_options, take_gpu
 from mdhelpers.specs import validate
 
 distributed = pytest.importorskip("distributed")
@@ -241,7 +242,9 @@ def queue(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_slurm_jobs_are_asked_for_and_asked_for_again(tmp_path, queue):
-    plan = shared_plan(tmp_path)
+    folder = tmp_path / "a run's {folder}"
+    folder.mkdir()
+    plan = shared_plan(folder)
     cluster = {"queue": "short", "cores": 1, "memory": "1GB", "patience": 60, "account": "us"}
     reports = run_tasks(plan, TASKS, "slurm", 1, cluster, run=take_a_while)
     first = next(reports)
@@ -250,6 +253,10 @@ def test_slurm_jobs_are_asked_for_and_asked_for_again(tmp_path, queue):
     assert named([first, *reports]) == TASKS
     assert len((queue / "jobs").read_text().split()) > 1
     script = (queue / "job.sh").read_text()
+    assert " tls://" in script
+    assert "tcp://" not in script
+    assert "--no-dashboard" in script
+    assert not list(folder.glob(".tls*"))
     for line in ("-p short", "-A us", "-J mdhelpers", "--cpus-per-task=1", "-t 04:00:00"):
         assert f"#SBATCH {line}" in script
     pids = [int(job) for job in (queue / "jobs").read_text().split()]
@@ -310,6 +317,89 @@ def test_a_missing_extra_says_how_to_install_it(tmp_path, monkeypatch):
 def test_unknown_wishes_are_refused(cluster, message):
     with pytest.raises(ValueError, match=message):
         validate(ClusterSpec, cluster, "cluster")
+
+
+WORDS = (
+    "x\ntouch sprung",
+    "x\r",
+    "x;y",
+    "x`y`",
+    "$(y)",
+    'x"y',
+    "x'y",
+    "x\x00",
+    "x\x1b[0m",
+    "x|y",
+    "#x",
+)
+
+
+@pytest.mark.parametrize("word", WORDS)
+@pytest.mark.parametrize(
+    "key", ["queue", "account", "memory", "walltime", "interface", "python", "logs", "directives"]
+)
+def test_no_parameter_extends_a_job_s_script(key, word):
+    value = [f"--nice={word}"] if key == "directives" else word
+    with pytest.raises(ValueError, match=rf"cluster\.{key}"):
+        validate(ClusterSpec, {key: value}, "cluster")
+
+
+def test_plain_words_are_taken():
+    plain = {"queue": "gpu,long", "account": "lab@x", "memory": "1.5 GiB", "interface": "ib0:1"}
+    plain |= {"walltime": "1-04:00:00", "python": "~/an env/bin/python", "logs": "~/logs"}
+    plain |= {"directives": ["--nice=100", "--exclusive", "-C gpu", "--mail-user=a@b.c"]}
+    assert validate(ClusterSpec, plain | {"trusted": True}, "cluster").trusted
+    for odd in ("nice=100", "--a=1 --b=2", "--wrap='x'", "- x", ""):
+        with pytest.raises(ValueError, match=r"cluster\.directives"):
+            validate(ClusterSpec, {"directives": [odd]}, "cluster")
+
+
+def test_logs_are_a_path_as_all_are(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert jobqueue_options(ClusterSpec(logs="~/logs"))["log_directory"] == f"{tmp_path}/logs"
+    with pytest.raises(ValueError, match=r"cluster\.logs is .* no path with spaces"):
+        jobqueue_options(ClusterSpec(logs="/a b"))
+    assert jobqueue_options(ClusterSpec(python="~/a b"))["python"] == "~/'a b'"
+
+
+@pytest.mark.parametrize(
+    ("address", "trusted", "warned"),
+    [
+        ("tcp://head:8786", False, True),
+        ("ws://10.0.0.1:1", False, True),
+        ("tcp://head:8786", True, False),
+        ("tls://head:8786", False, False),
+        ("tcp://127.0.0.1:8786", False, False),
+        ("tcp://[::1]:8786", False, False),
+    ],
+)
+def test_a_scheduler_that_asks_nobody_is_spoken_of(address, trusted, warned, capsys):
+    warn_of_open_scheduler(address, trusted=trusted)
+    said = capsys.readouterr().err
+    assert ("whoever reaches it runs code as you" in said) == ("tls://" in said) == warned
+
+
+def test_a_tls_scheduler_is_reached_by_dask_s_own_configuration(tmp_path):
+    import dask
+
+    pytest.importorskip("cryptography")
+    plan = shared_plan(tmp_path)
+    with (
+        certificate(tmp_path) as (security, arguments),
+        distributed.LocalCluster(
+            n_workers=1, threads_per_worker=1, dashboard_address=":0", security=security
+        ) as cluster,
+    ):
+        address = cluster.scheduler_address
+        assert address.startswith("tls://")
+        with pytest.raises(ValueError, match=r"needs certificates.*distributed\.comm\.tls"):
+            list(run_tasks(plan, TASKS, address, run=note))
+        ca, cert, key = (shlex.split(word)[0] for word in arguments[1::2])
+        assert all(stat.S_IMODE(os.stat(name).st_mode) == 0o600 for name in (ca, cert, key))
+        mine = {"ca-file": ca, "client.cert": cert, "client.key": key}
+        with dask.config.set({f"distributed.comm.tls.{key}": file for key, file in mine.items()}):
+            assert named(list(run_tasks(plan, TASKS, address, run=note))) == TASKS
+    assert not list(tmp_path.glob(".tls*"))
 
 
 def test_a_given_scheduler_is_asked_for_no_jobs(tmp_path):

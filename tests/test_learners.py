@@ -11,11 +11,12 @@ from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 
-from mdhelpers import algorithms, checks
+from mdhelpers import algorithms, checks, python_models
 from mdhelpers.algorithms import parse_algorithm
 from mdhelpers.augmentation import normalise
 from mdhelpers.learners import TrainedNetworks, check_algorithm, learn, made_with
 from mdhelpers.outputs import is_right, margins_of
+from mdhelpers.python_models import function_digest
 from mdhelpers.runs import Run
 from mdhelpers.scenes import make_scenes
 from mdhelpers.stages import fit_datamodels, prepare_data, train_models
@@ -373,3 +374,60 @@ def test_the_pages_function_learns(module):
     data, images, labels = scenes(240)
     given = task(yaml.safe_load(block)["algorithm_2"], 240)
     assert is_right(learn(given, data).logits(images), labels).float().mean() > 0.5
+
+
+# What a function is made of
+
+
+def tree(folder: Path, **files: str) -> Path:
+    for name, code in files.items():
+        path = folder / f"{name.replace('__', '/')}.py"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(code, "utf-8")
+    return folder
+
+
+def test_a_digest_takes_in_what_is_imported_from_the_same_folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.chdir(tmp_path)
+    files = {
+        "mine": "import numpy\nfrom parts import a\ndef train(): import late\n",
+        "parts__a": "from . import b\nfrom .deep.c import x\n",
+        "parts__b": "import mine  # in a circle\n",
+        "parts__deep__c": "x = 1\n",
+        "late": "y = 1\n",
+        "other": "nobody imports this\n",
+        "numpy_like": "",
+    }
+    tree(tmp_path, **files)
+    found = {"": function_digest("mine:train")}
+    for name, code in files.items():
+        tree(tmp_path, **{name: code + "# changed\n"})
+        found[name] = function_digest("mine:train")
+        tree(tmp_path, **{name: code})
+    same = {name for name, digest in found.items() if digest == found[""]}
+    assert same == {"", "other", "numpy_like"}
+    assert len(set(found.values())) == len(files) - 1
+    assert "mine" not in sys.modules
+
+
+def test_a_digest_is_of_content_and_not_of_the_place(tmp_path, monkeypatch):
+    found = set()
+    for name in ("one", "two"):
+        monkeypatch.setattr(sys, "path", list(sys.path))
+        monkeypatch.chdir(tree(tmp_path / name, pack__mine="from . import b", pack__b=""))
+        sys.path.insert(0, str(tmp_path / name))
+        found.add(function_digest("pack.mine:train"))
+    assert len(found) == 1
+    with pytest.raises(ValueError, match="cannot import 'nowhere_at_all'"):
+        function_digest("nowhere_at_all:train")
+
+
+def test_it_is_said_once_from_where_code_is_run_and_before(module, capsys):
+    module("import sys\nprint('imported', file=sys.stderr)\n" + RECORDED)
+    python_models._say_what_runs.cache_clear()
+    for _ in range(2):
+        made_with(parse_algorithm(users_function()))
+    said = capsys.readouterr().err.splitlines()
+    assert [line.split("/")[-1] for line in said] == ["users_own.py", "imported"]
+    assert said[0].startswith("This study runs code from ")

@@ -6,6 +6,7 @@ import signal
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -25,6 +26,7 @@ from mdhelpers.paths import project_root, shown
 from mdhelpers.stopping import Stopped, stoppable
 
 ENGINE = "mdhelpers"
+EVERY_S = 30.0  # between lines that tell how far a notebook is, where no bar moves
 PATIENCE_S = 10.0  # that a cell has to close what it opened, once it is told to stop
 # What a shell or a profile of the user's may hold, and what would change figures or results by it
 # unseen: another backend draws into no notebook, PYTHONSTARTUP and IPython's profile run code first
@@ -161,16 +163,25 @@ def _own_environment() -> Iterator[None]:
 
 
 class _LastLine:
-    """A file for what cells print; shows its last line beside the progress bar."""
+    """A file for what cells print; shows its last line beside the progress bar.
 
-    def __init__(self, bar: Any) -> None:
-        self.bar = bar
+    Where no bar moves, a line now and then says that something does.
+    """
+
+    def __init__(self, bar: Any, label: str = "") -> None:
+        self.bar, self.label, self.said = bar, label, time.monotonic()
 
     def write(self, text: str) -> None:
         """Show the last line of `text` that says something."""
         lines = [line.strip() for line in text.replace("\r", "\n").splitlines() if line.strip()]
-        if lines and self.bar is not None:
-            self.bar.set_postfix_str(strip_color(lines[-1])[:60])
+        if not lines:
+            return
+        last = strip_color(lines[-1])
+        if self.bar is not None:
+            self.bar.set_postfix_str(last[:60])
+        elif time.monotonic() - self.said >= EVERY_S:
+            self.said = time.monotonic()
+            print(f"{self.label}: {last[:100]}".removeprefix(": "), flush=True)
 
     def flush(self) -> None:
         """Nothing is kept back."""
@@ -181,7 +192,8 @@ class _Engine(NBClientEngine):
 
     @classmethod
     def execute_managed_notebook(cls, nb_man: Any, kernel_name: str, **options: Any) -> Any:
-        voice = _LastLine(nb_man.pbar)
+        voice = _LastLine(nb_man.pbar, options.pop("label", ""))
+        voice.write("starting Python")
         options |= {"stdout_file": voice, "stderr_file": voice, "kernel_manager_class": ThisPython}
         if STOPS:
             options |= {"on_notebook_start": STOPS[-1].notebook_starts}
@@ -225,6 +237,7 @@ def execute(source: Path, output: Path, parameters: Mapping[str, Any], *, label:
                 _literal(output),
                 dict(parameters),
                 engine_name=ENGINE,
+                label=label,
                 kernel_name="python3",
                 language="python",
                 progress_bar=looks if in_terminal() else False,

@@ -6,6 +6,7 @@ the run's folder keeps what each was made from. Within a notebook, the stage dec
 (`mdhelpers.runs`) whether it computes or reads; this module decides whether a kernel starts at all.
 """
 
+import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -115,6 +116,7 @@ def run_study(
     mdhelpers.execution.NotebookFailed
         If a notebook stops before its end.
     """
+    say("Checking the study …")
     from mdhelpers.studies import Study
 
     study_class = study_class or Study
@@ -129,15 +131,26 @@ def run_study(
         check_study(study)
     plan = make_plan(notebooks, study, values, force=force, start=start)
     costly = any(step.reason for step in plan.steps[:COSTLY])
+    if costly or dry_run:
+        say("Timing a few batches of its training …")
     needs = _needs(study, estimate) if costly or dry_run else {}
     if dry_run:
+        from mdhelpers.dry_run import describe
+
         print(describe(plan, needs))
         return plan
     check_disk(plan.run, needs)
     if needs:
-        print(f"The whole study: {_in_words(needs)}", flush=True)
+        from mdhelpers.dry_run import needs_in_words
+
+        print(f"The whole study: {needs_in_words(needs)}", flush=True)
     carry_out(plan, force=force)
     return plan
+
+
+def say(text: str) -> None:
+    """Say, beside what is printed, what takes seconds now."""
+    print(text, file=sys.stderr, flush=True)
 
 
 def make_plan(
@@ -265,26 +278,6 @@ def check_disk(run: Run, needs: Mapping[str, Any]) -> None:
             f"Not enough disk: {shown(run.folder)} needs about {in_words(still)} more, and "
             f"{in_words(free)} are free. Free some space, or set runs_dir to a larger disk."
         )
-
-
-def _in_words(needs: Mapping[str, Any]) -> str:
-    took = duration(needs["seconds"])
-    return f"{needs['models']} models, about {took}, {in_words(needs['bytes'])} of disk"
-
-
-def describe(plan: Plan, needs: Mapping[str, Any]) -> str:
-    """Return the table that `--dry-run` prints."""
-    total, width = len(plan.steps), max(len(step.name) for step in plan.steps)
-    lines = [f"Study {plan.run.study}, profile {plan.run.profile} → {shown(plan.run.folder)}"]
-    for number, step in enumerate(plan.steps, start=1):
-        verdict = f"would run ({step.reason})" if step.reason else "would skip (finished before)"
-        lines.append(f"[{number}/{total}] {step.name:<{width}}  {verdict}")
-        lines += [f"        {name} = {value!r}" for name, value in step.parameters.items()]
-    if not needs:
-        return "\n".join([*lines, "No estimate: this study has none."])
-    free = in_words(free_bytes(plan.run.folder))
-    lines.append(f"The whole study: {_in_words(needs)} ({free} are free)")
-    return "\n".join([*lines, f"Estimated from: {needs['basis']}"] if "basis" in needs else lines)
 
 
 def carry_out(plan: Plan, *, force: bool = False) -> None:

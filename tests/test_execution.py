@@ -127,7 +127,16 @@ def test_the_last_line_that_cells_print_stands_beside_the_bar():
     voice.write("\n")
     voice.write("trained 8\r\x1b[31mtrained 16 of 64\x1b[0m models\n\n")
     assert shown == ["trained 16 of 64 models"]
-    execution._LastLine(None).write("nobody watches\n")
+
+
+def test_where_no_bar_moves_a_line_now_and_then_says_how_far_it_is(monkeypatch, capsys):
+    voice = execution._LastLine(None, "[2/10] 02_train")
+    voice.write("trained 8 of 64\n")
+    assert capsys.readouterr().out == ""
+    monkeypatch.setattr(execution, "EVERY_S", 0)
+    voice.write("trained 8\rtrained 16 of 64\n")
+    voice.write("\n")
+    assert capsys.readouterr().out == "[2/10] 02_train: trained 16 of 64\n"
 
 
 @pytest.mark.parametrize(("terminal", "ci", "moves"), [(1, "", 1), (1, "true", 0), (0, "", 0)])

@@ -177,6 +177,14 @@ def test_from_with_force_discards_only_from_there(executed):
     assert [stage.is_current for stage in stages] == [True, True, False]
 
 
+def test_what_takes_seconds_is_announced(executed, capsys):
+    run(executed)
+    assert capsys.readouterr().err.splitlines() == [
+        "Checking the study …",
+        "Timing a few batches of its training …",
+    ]
+
+
 def test_dry_run_prints_all_and_runs_nothing(project, executed, capsys):
     assert run(executed, dry_run=True) == []
     out = capsys.readouterr().out
@@ -184,6 +192,7 @@ def test_dry_run_prints_all_and_runs_nothing(project, executed, capsys):
     assert "        n_models = 8" in out
     assert "16 models, about 1 min 30 s, 2.0 MB of disk" in out
     assert "one model timed" in out
+    assert "study = " not in out  # the first line says it
     assert not (project / "runs").exists()
     run(executed)
     run(executed, dry_run=True)

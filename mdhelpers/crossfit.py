@@ -44,7 +44,7 @@ from mdhelpers.evidence import (
     gaps_along,
     word,
 )
-from mdhelpers.fitters import Fit, Fitter, fitter
+from mdhelpers.fitters import Fit, Fitter, fit_all, fitter
 from mdhelpers.slots import split_models
 
 __all__ = [
@@ -135,11 +135,12 @@ def cross_fitted_gaps(
     fitters = (fit_1, fit_2)
     for _ in range(n_splits):
         halves = split_models(n_models, 2, rng, slots)
-        weights = [[fit(models) for fit in fitters] for models in halves]
-        rows = [normalised(pair) for pair in weights]
+        weights = fit_all((fit, models) for models in halves for fit in fitters)
+        lengths = [np.linalg.norm(rows, axis=1) for rows in weights]
+        rows = [normalised(weights), normalised(weights)]  # takes them, two at a time
         record.begin_split()
         for found, other in ((0, 1), (1, 0)):
-            outputs = _outputs(fitters, halves[other], weights[found])
+            outputs = _outputs(fitters, halves[other], lengths[2 * found : 2 * found + 2])
             for name in COMPARISONS:
                 directions = find_directions(name, *rows[found], 2 * n_directions, center)
                 gap = signed_gap(name, *rows[other], directions)
@@ -244,17 +245,19 @@ def _patterns(name: str, first, second, directions: np.ndarray) -> np.ndarray:
     return directions @ np.asarray(residual_datamodels(*pair)).T
 
 
-def _outputs(fitters: tuple[Fit, Fit], models: np.ndarray, weights: list) -> tuple[Outputs, ...]:
-    """Both algorithms' outputs in units of these weights' lengths; nothing for plain functions."""
+def _outputs(fitters: tuple[Fit, Fit], models: np.ndarray, lengths: list) -> tuple[Outputs, ...]:
+    """Both algorithms' outputs in units of these datamodels' lengths; nothing for plain functions.
+
+    Lengths are (n_test,), one array an algorithm.
+    """
     if not all(isinstance(fit, Fitter) for fit in fitters):
         return ()
-    lengths = [np.linalg.norm(rows, axis=1) for rows in weights]
     return tuple(f.measured(models, n) for f, n in zip(fitters, lengths, strict=True))
 
 
 def normalised(weights: list[np.ndarray]) -> list[np.ndarray]:
-    """Both algorithms' normalised datamodels, of equal shapes."""
-    rows = [normalise_rows(rows) for rows in weights]
+    """Both algorithms' normalised datamodels, of equal shapes; they are taken out of the list."""
+    rows = [normalise_rows(weights.pop(0)) for _ in range(2)]
     if rows[0].shape != rows[1].shape or rows[0].ndim != 2:
         raise ValueError(
             f"fit_1 gave shape {rows[0].shape} and fit_2 {rows[1].shape}; expected "

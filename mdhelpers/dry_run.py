@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 
-from mdhelpers.machine import duration, free_bytes, in_words
+from mdhelpers.machine import duration, free_bytes, in_words, memory_bytes
 from mdhelpers.paths import shown
 from mdhelpers.records import plain
 
@@ -72,8 +72,21 @@ def of_needs(plan: Plan, needs: Mapping[str, Any]) -> Iterator[str]:
         return
     free = in_words(free_bytes(plan.run.folder))
     yield f"The whole study: {needs_in_words(needs)} ({free} are free)"
+    if "memory" in needs:
+        yield of_memory(needs["memory"])
     if "basis" in needs:
         yield f"Estimated from: {needs['basis']}"
+
+
+def of_memory(needed: int) -> str:
+    """The memory of the largest step beside what there is."""
+    there = memory_bytes()
+    said = f"Memory: up to {in_words(needed)} in the largest step"
+    if there is None:
+        return said
+    if needed < there:
+        return f"{said} ({in_words(there)} are here)"
+    return f"{said}, and {in_words(there)} are here: take fewer test images or another machine"
 
 
 def needs_in_words(needs: Mapping[str, Any]) -> str:

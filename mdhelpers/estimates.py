@@ -10,6 +10,7 @@ import torch
 
 from mdhelpers.algorithms import AlgorithmSpec, NetworkSpec, PythonSpec
 from mdhelpers.datasets import DatasetSpec
+from mdhelpers.fitters import AT_ONCE
 from mdhelpers.image_folders import DEFAULT_SIZE, list_pictures
 from mdhelpers.learners import learn
 from mdhelpers.machine import cores
@@ -17,6 +18,7 @@ from mdhelpers.plans import TrainingPlan, choose_stack, make_task, resolve_devic
 from mdhelpers.studies import Study
 from mdhelpers.training import TrainingData
 
+PYTHON_BYTES = 900e6  # torch, the kernel and what it draws
 SECONDS_BESIDE_TRAINING = 240  # fits, captions, effects and pages of a study of scenes' size
 TRIAL_BATCHES = 6  # of one epoch, the second time it is run
 
@@ -27,7 +29,8 @@ def estimate(study: Study) -> dict[str, Any]:
     Returns
     -------
     dict
-        ``models`` of both algorithms, ``seconds``, ``bytes``, and the ``basis`` in words.
+        ``models`` of both algorithms, ``seconds``, ``bytes`` on disk, ``memory`` in bytes, and the
+        ``basis`` in words.
 
     """
     n_train, n_test, n_classes = expected_sizes(study.dataset)
@@ -47,9 +50,24 @@ def estimate(study: Study) -> dict[str, Any]:
         "models": 2 * total,
         "seconds": ((total + again) * sum(known) + anew) / workers + SECONDS_BESIDE_TRAINING,
         "bytes": int(images + 2 * total * (4 * n_test + n_train / 8 + 1024) + 50e6),
+        "memory": memory_needed(study),
         "basis": f"a trial of training, one core: {in_words(specs, each)}; {workers} workers, and "
         f"{SECONDS_BESIDE_TRAINING} s for the rest",
     }
+
+
+def memory_needed(study: Study) -> int:
+    """Bytes of memory that the largest step takes, notebook 04's fits on quarters of the models.
+
+    Of the datamodels of 8 quarters, normalised, two more in work, and both algorithms' own; of both
+    algorithms' masks and margins, and as much again in work.
+    """
+    n_train, n_test, _ = expected_sizes(study.dataset)
+    matrix, n_models = n_test * n_train, study.n_models + study.n_heldout
+    models = n_models * (n_train + 4 * n_test)
+    fits = AT_ONCE * (8 * study.n_models**2 + 4 * study.n_models * n_train)
+    compared = 8 * (8 + 4) * matrix + 2 * 4 * matrix
+    return int(PYTHON_BYTES + 4 * models + max(fits + 3 * 4 * matrix, compared))
 
 
 def trained_anew(study: Study, n_train: int) -> float:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from mdhelpers.fitters import fit_all
 from mdhelpers.lds import Ranks, resamples, row_correlations
 from mdhelpers.quality import row_cosines
 from mdhelpers.slots import split_models
@@ -106,7 +107,8 @@ def learning_curve(
     masks, true = heldout
     predictions, cosines = [[masks @ full.T]], [np.full((1, len(full)), np.nan)]
     for level in range(levels):
-        fits = [(fit(one), fit(two)) for one, two in (pairs[level] for pairs in splits)]
+        found = fit_all((fit, part) for pairs in splits for part in pairs[level])
+        fits = list(zip(found[::2], found[1::2], strict=True))
         predictions.append([masks @ weights.T for pair in fits for weights in pair])
         cosines.append(np.array([row_cosines(*pair) for pair in fits]))
     sizes = [n_models, *(len(pair[0]) for pair in splits[0])]

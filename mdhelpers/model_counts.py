@@ -17,6 +17,7 @@ import pandas as pd
 import torch
 
 from mdhelpers.comparison import COMPARISONS, Comparison, compare
+from mdhelpers.fitters import fit_all
 from mdhelpers.principal import Rows, principal_components
 from mdhelpers.residuals import ResidualPair, as_weights
 from mdhelpers.similarity import datamodel_cosines
@@ -130,9 +131,10 @@ def fit_samples(
     halves = {}
     for size in sizes:
         parts = split_models(n_models, n_models // size, rng, slots)[:2]
-        halves[size] = [tuple(fit(part) for fit in fits) for part in parts]
+        one, two, three, four = fit_all((fit, part) for part in parts for fit in fits)
+        halves[size] = [(one, two), (three, four)]
     if everyone is None:
-        everyone = tuple(fit(np.arange(n_models)) for fit in fits)
+        everyone = tuple(fit_all((fit, np.arange(n_models)) for fit in fits))
     return Samples(n_models, everyone, halves)
 
 

@@ -6,7 +6,6 @@ Beside them the gaps of the two algorithms against each other, at the same numbe
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
 from itertools import combinations
 
 import numpy as np
@@ -14,7 +13,7 @@ import pandas as pd
 
 from mdhelpers.comparison import COMPARISONS, normalise_rows
 from mdhelpers.crossfit import find_directions, signed_gap
-from mdhelpers.fitters import Fit
+from mdhelpers.fitters import Fit, fit_all
 from mdhelpers.slots import split_models
 
 __all__ = ["PAIRS", "null_gaps", "null_totals"]
@@ -90,8 +89,10 @@ def null_totals(gaps: pd.DataFrame) -> pd.DataFrame:
 
 
 def _fits_on(fits: tuple[Fit, Fit], parts: list[np.ndarray]) -> Callable[[int, int], np.ndarray]:
-    """Fit of algorithm 1 or 2 on a part, made once."""
-    return cache(lambda algorithm, part: normalise_rows(fits[algorithm - 1](parts[part])))
+    """Normalised fits of algorithm 1 or 2 on each part."""
+    found = fit_all((fit, models) for fit in fits for models in parts)
+    rows = [normalise_rows(found.pop(0)) for _ in range(len(found))]  # one at a time twice there
+    return lambda algorithm, part: rows[(algorithm - 1) * len(parts) + part]
 
 
 def _null_table(found, measured, n_directions: int, center: bool) -> pd.DataFrame:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ from mdhelpers.runs import Run, StudyError
 from mdhelpers.specs import validate
 from mdhelpers.status import store_locations
 from mdhelpers.store import ModelStore, Trained
+from mdhelpers.threads import spread
 
 DATA, MODELS, DATAMODELS = "01_data_prep", "02_mask_training", "03_datamodel_fitting"
 ALGORITHMS = ("algorithm_1", "algorithm_2")
@@ -345,19 +347,9 @@ def fit_datamodels(
     with stage.working() as needed:
         models = read_models(run, device=device)
         if needed:
-            fitted = []
-            for algorithm in (1, 2):
-                fitting = models.fitting(algorithm)
-                fit = dm.fit_datamodels(
-                    fitting.masks,
-                    models.outputs(fitting, relative),
-                    method=method,
-                    slots=models.slots(fitting),
-                    options=options,
-                    seed=seed,
-                    device=models.plan.device,
-                )
-                fitted.append(fit)
+            how = {"method": method, "options": options, "seed": seed}
+            fit = partial(fit_algorithm, models, relative, **how)
+            fitted = list(spread(fit, (1, 2), at_once=2 if models.plan.device == "cpu" else 1))
             fits = grade_fits(models, fitted, relative=relative, seed=seed)
             stage.withdraw()
             paths = [run.path / f"datamodels_{a}.safetensors" for a in (1, 2)]
@@ -366,6 +358,12 @@ def fit_datamodels(
             stage.finish(paths, figures=fit_figures(fits, method))
             return fits
     return grade_fits(models, list(read_datamodels(run)), relative=relative, seed=seed)
+
+
+def fit_algorithm(models: StudyModels, relative: bool, algorithm: int, **how: Any) -> dm.Datamodels:
+    fitting = models.fitting(algorithm)
+    outputs, slots = models.outputs(fitting, relative), models.slots(fitting)
+    return dm.fit_datamodels(fitting.masks, outputs, slots=slots, device=models.plan.device, **how)
 
 
 def read_datamodels(run: Run) -> tuple[dm.Datamodels, dm.Datamodels]:

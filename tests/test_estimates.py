@@ -2,7 +2,7 @@
 
 import pytest
 
-from mdhelpers import estimates
+from mdhelpers import dry_run, estimates
 from mdhelpers.specs import validate
 from mdhelpers.studies import Study
 
@@ -58,3 +58,13 @@ def test_a_folder_that_is_not_there_is_named(tmp_path):
     missing = {"kind": "image_folder", "root": str(tmp_path / "none")}
     with pytest.raises(FileNotFoundError, match=r"check dataset\.root"):
         estimates.estimate(study(NETWORK, NETWORK, dataset=missing))
+
+
+def test_memory_grows_with_the_largest_step_and_is_said_before(monkeypatch):
+    small = estimates.memory_needed(study(NETWORK, NETWORK))
+    large = {"kind": "scenes", "size": 16, "n_train": 20_000, "n_test": 5_000}
+    needed = estimates.memory_needed(study(NETWORK, NETWORK, dataset=large))
+    assert needed - small > 8 * 8 * 20_000 * 5_000  # 8 fits on quarters, float64
+    monkeypatch.setattr(dry_run, "memory_bytes", lambda: needed - 1)
+    assert "take fewer test images" in dry_run.of_memory(needed)
+    assert "are here)" in dry_run.of_memory(small)

@@ -209,7 +209,14 @@ def keys_file(run: Run) -> Path:
 def read_entries(run: Run) -> dict[str, dict[str, Any]]:
     """What each executed notebook was made from; those whose record is damaged are left out."""
     entries = read_or_empty(keys_file(run)).items()
-    return {name: e for name, e in entries if isinstance(e, dict) and set(e) >= ENTRY}
+    return {name: entry for name, entry in entries if _is_whole(entry)}
+
+
+def _is_whole(entry: Any) -> bool:
+    if not isinstance(entry, dict) or not set(entry) >= ENTRY:
+        return False
+    said = {key: value for key, value in entry.items() if key != "sha256"}
+    return entry.get("sha256") in (None, digest(said))  # runs of older versions have none
 
 
 def _position(start: str, notebooks: Sequence[Notebook]) -> int:
@@ -342,6 +349,7 @@ def _carry_out_step(plan: Plan, step: Step, label: str) -> None:
         "seconds": round(seconds, 1),
         "finished": now(),
     }
+    entry["sha256"] = digest(entry)
     write_json(keys_file(plan.run), read_entries(plan.run) | {step.name: entry})
     print(f"{label}: done in {duration(seconds)}", flush=True)
 

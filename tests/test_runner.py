@@ -106,6 +106,33 @@ def test_a_lost_copy_or_output_runs_again(project, executed):
     assert run(executed) == ALL[1:]
 
 
+def test_a_changed_copy_or_record_runs_again(project, executed, capsys):
+    run(executed)
+    notebooks = project / "runs" / "tiny" / "notebooks"
+    (notebooks / "02_train.ipynb").write_text((notebooks / "02_train.ipynb").read_text() + " ")
+    assert run(executed) == ALL[1:]
+    assert "02_train: running (its executed copy was changed)" in capsys.readouterr().out
+    keys = notebooks / "keys.json"
+    keys.write_text(keys.read_text().replace('"seconds": ', '"seconds": 9', 1))
+    assert run(executed) == ALL
+    keys.write_text("{")
+    assert run(executed) == ALL
+    assert run(executed) == []
+
+
+def test_results_that_were_lost_are_written_again_without_running(project, executed):
+    run(executed)
+    stage = Run("tiny").stage("02_train", {})
+    stage.withdraw()
+    stage.finish([], figures={"accuracy": 0.5})
+    run(executed)
+    results = project / "runs" / "tiny" / "results.json"
+    for harm in (results.unlink, lambda: results.write_text("{")):
+        harm()
+        assert run(executed) == []
+        assert json.loads(results.read_text())["02_train"]["accuracy"] == 0.5
+
+
 def test_after_a_failure_the_run_goes_on_from_there(executed, capsys):
     executed.fails = "02_train"
     with pytest.raises(NotebookFailed):

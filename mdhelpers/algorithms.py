@@ -211,7 +211,10 @@ KINDS = {"network": NetworkSpec, "sklearn": SklearnSpec, "python": PythonSpec}
 
 
 def _kind_of(given: Any) -> str:
-    kind = given.get("kind", "network") if isinstance(given, dict) else given.kind
+    if isinstance(given, dict):
+        kind = given.get("kind", "network")
+    else:
+        kind = getattr(given, "kind", "network")  # of a word or a number the network's spec tells
     return f"kind={kind}"  # `validate` takes such a word out of a fault's address
 
 

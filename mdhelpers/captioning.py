@@ -16,7 +16,7 @@ from mdhelpers.records import written
 from mdhelpers.runs import Run, read_tables, write_tables
 from mdhelpers.small_clip import Training, file_name
 from mdhelpers.specs import validate
-from mdhelpers.stages import read_data
+from mdhelpers.stages import DATA, read_data
 from mdhelpers.studies import CaptionSpec
 
 CAPTIONS = "06_clip_captioning"
@@ -27,9 +27,10 @@ def caption_directions(
 ) -> pd.DataFrame | None:
     """Stage 06: words of a CLIP that set each subpopulation apart (App. F.5).
 
-    Returns None where the study switches captions off (``model: none``).
+    Returns None where the study switches captions off (``model: none``, and ``auto`` on data that
+    the small CLIP does not know).
     """
-    spec = validate(CaptionSpec, captions, "captions")
+    spec = spec_of(run, captions)
     parameters = {"captions": spec.model_dump(), "seed": seed} | inputs.captions(spec)
     if spec.model == "small":
         parameters["caption_steps"] = steps
@@ -56,6 +57,12 @@ def caption_directions(
             figures = {"model": spec.model, "n_captions": len(bank), "clip": encoder.report}
             stage.finish(outputs, figures=figures)
     return read_tables(run, CAPTIONS).get("captions")
+
+
+def spec_of(run: Run, captions: dict) -> CaptionSpec:
+    """The study's choice of a CLIP, for the data that the run has."""
+    kind = run.manifest(DATA).get("figures", {}).get("kind", "scenes")
+    return validate(CaptionSpec, captions, "captions").for_data(kind)
 
 
 def encoder_of(
@@ -87,7 +94,7 @@ def embeddings_of(
     """The table's best caption, the test images and the caption embedded anew, its members."""
     if table is None:
         return None
-    spec = validate(CaptionSpec, captions, "captions")
+    spec = spec_of(run, captions)
     data = read_data(run)
     run.outputs(CAPTIONS)  # the CLIP is among them
     encoder = encoder_of(run, spec, data.size[0], steps=steps, seed=seed)

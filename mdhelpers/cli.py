@@ -66,8 +66,14 @@ class _PapermillOptions(TyperCommand):
             joined.append(word)
             if word in ("-p", "--parameters"):
                 name = next(words, "")
-                joined.append(name if "=" in name else f"{name}={next(words, '')}")
+                joined.append(name if "=" in name else f"{name}={_value(words)}")
         return super().parse_args(ctx, joined)
+
+
+def _value(words: Iterator[str]) -> str:
+    """The word after a name; nothing where an option follows."""
+    value = next(words, "")
+    return "" if value.startswith("--") else value
 
 
 @app.command(cls=_PapermillOptions)

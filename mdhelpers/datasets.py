@@ -23,6 +23,9 @@ from pydantic import (
 from mdhelpers.records import read_json, write_json, written
 from mdhelpers.specs import Count, Seed, Share, Spec
 
+OF_SCENES = ("n_train", "n_test", "share", "planted", "distractors")
+OF_PHOTOGRAPHS = ("root", "classes", "limit_train", "limit_test")
+
 
 class DatasetSpec(Spec):
     """What notebook 01 prepares. ``n_train``, ``n_test``, ``share``, ``planted`` (which class each
@@ -49,6 +52,26 @@ class DatasetSpec(Spec):
         if self.kind == "image_folder" and not self.root:
             raise ValueError("an image_folder needs root: the folder that holds train/ and test/")
         return self
+
+    @model_validator(mode="after")
+    def _refuse_what_it_would_not_read(self) -> DatasetSpec:
+        scenes = self.kind == "scenes"
+        others = [key for key in (OF_PHOTOGRAPHS if scenes else OF_SCENES) if self._differs(key)]
+        if others:
+            instead = "kind: image_folder, or cifar10" if scenes else "kind: scenes"
+            how_many = {"n_train", "n_test"} & set(others) and (
+                ". For fewer pictures give limit_train and limit_test, the most of a class"
+            )
+            raise ValueError(
+                f"{', '.join(others)} would not be read: this is kind: {self.kind}, and they are "
+                f"for {instead}{how_many or ''}"
+            )
+        return self
+
+    def _differs(self, key: str) -> bool:
+        """Whether a key has another value than its default, as in no record of a finished run."""
+        default = type(self).model_fields[key].get_default(call_default_factory=True)
+        return getattr(self, key) != default
 
     @field_validator("classes")
     @classmethod

@@ -149,7 +149,7 @@ def checked_name(model_name: str) -> str:
     import open_clip
 
     name = model_name.replace("/", "-")
-    refuse_unknown(name, open_clip.list_models(), "CLIP model", "small, none")
+    refuse_unknown(name, open_clip.list_models(), "CLIP model", "auto, small, none")
     refuse_foreign_text(name, open_clip.get_model_config(name)["text_cfg"])
     return name
 

@@ -90,5 +90,5 @@ def of_study(study: Study) -> dict[str, dict[str, Any]]:
         "01_data_prep": data(study.dataset),
         "02_mask_training": models or algorithms(study.algorithm_1, study.algorithm_2),
         "04_residual_pca": {"scores": [scores_digest(resolve(path)) for path in scores]},
-        "06_clip_captioning": captions(study.captions),
+        "06_clip_captioning": captions(study.captions.for_data(study.dataset.kind)),
     }

@@ -118,11 +118,12 @@ def _transformations(study: Study) -> None:
 
 
 def _captions(study: Study) -> None:
-    if study.captions.model == "none":
+    captions = study.captions.for_data(study.dataset.kind)
+    if captions.model == "none":
         return
-    caption_bank(study.captions)
-    if study.captions.model != "small":
-        check_named(study.captions.model, study.captions.pretrained)
+    caption_bank(captions)
+    if captions.model != "small":
+        check_named(captions.model, captions.pretrained)
 
 
 def _scores(study: Study) -> None:

@@ -118,9 +118,9 @@ def load_function(spec: PythonSpec) -> Callable:
 
 def _look_in_own_folders() -> list[str]:
     """Let modules be found in the project's folder and the working one."""
-    folders = [str(project_root()), str(Path.cwd())]
+    folders = list(dict.fromkeys([str(project_root()), str(Path.cwd())]))
     # Appended, so that a file of the user's hides no installed package.
-    sys.path += [folder for folder in dict.fromkeys(folders) if folder not in sys.path]
+    sys.path += [folder for folder in folders if folder not in sys.path]
     importlib.invalidate_caches()
     return folders
 

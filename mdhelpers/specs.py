@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+NO_MAPPING = ("model_type", "model_attributes_type", "dict_type")
 Share = Annotated[float, Field(gt=0, lt=1)]
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
@@ -54,6 +55,8 @@ def validate(model: type[BaseModel], given: dict, what: str = "") -> Any:
             where = ".".join(str(part) for part in (*([what] if what else []), *place))
             message = fault["msg"].removeprefix("Value error, ")
             got = fault["input"]
+            if fault["type"] in NO_MAPPING:
+                message = "expected a mapping, such as {key: value, other_key: value}"
             if fault["type"] == "literal_error" and isinstance(got, str):
                 known = re.findall("'([^']*)'", fault["ctx"]["expected"])
                 message = unknown_word(got, known, "word")

@@ -51,12 +51,35 @@ class Placebo(Spec):
 
 
 class CaptionSpec(Spec):
-    """Which CLIP names the subpopulations, from which words."""
+    """Which CLIP names the subpopulations, from which words.
 
-    model: str = "small"
+    ``auto`` is the small CLIP, trained here, on generated scenes, and none on photographs, which
+    the small one knows nothing about.
+    """
+
+    model: str = "auto"
     pretrained: str = ""
     bank: str | list[str] = ""
     top: Count = 10
+
+    def for_data(self, kind: str) -> CaptionSpec:
+        """Return the choice for a kind of data set, in which ``auto`` is decided.
+
+        Raises
+        ------
+        ValueError
+            If the small CLIP is asked to name what it never saw.
+        """
+        scenes = kind == "scenes"
+        if self.model == "auto":
+            return self.model_copy(update={"model": "small" if scenes else "none"})
+        if self.model == "small" and not scenes:
+            raise ValueError(
+                "captions.model: the small CLIP was trained on generated scenes and knows nothing "
+                "about photographs. Give captions: {model: none}, or a CLIP that does, such as "
+                "captions: {model: ViT-B-32, pretrained: openai}"
+            )
+        return self
 
 
 class Study(Spec):

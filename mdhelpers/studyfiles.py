@@ -241,6 +241,12 @@ def refuse_unknown(given: Iterable[str], known: Iterable[str]) -> None:
 
 
 def _unknown(key: str, known: Sequence[str]) -> str:
+    whole, dot, inner = key.partition(".")
+    if dot and whole in known:
+        return (
+            f"Unknown parameter {key!r}: {whole} is given as a whole. Write it into the study's "
+            f"file, or give -p {whole} '{{{inner}: …}}' with all keys that it needs."
+        )
     near = difflib.get_close_matches(key, known, n=1)
     hint = f"Did you mean {near[0]!r}?" if near else "Take it out, or see the list below."
     return f"Unknown parameter {key!r}: no notebook declares it. {hint}"

@@ -122,7 +122,7 @@ def test_table_of_subpopulations(monkeypatch, embeddings):
 
 def test_default_banks():
     assert 120 <= len(scene_captions()) <= 250
-    assert caption_bank(CaptionSpec()) == scene_captions()
+    assert caption_bank(CaptionSpec(model="small")) == scene_captions()
     words = caption_bank(CaptionSpec(model=NAMED))
     assert len(words) > 500
     assert {"yellow", "faces", "spider web", "polka dots", "stripes", "windows"} <= set(words)
@@ -131,7 +131,7 @@ def test_default_banks():
 def test_bank_from_a_file(tmp_path):
     file = tmp_path / "bank.txt"
     file.write_text("# words\na ring\n\na tag # in a corner\na ring\n")
-    assert caption_bank(CaptionSpec(bank=str(file))) == ["a ring", "a tag"]
+    assert caption_bank(CaptionSpec(model="small", bank=str(file))) == ["a ring", "a tag"]
 
 
 @pytest.mark.parametrize(
@@ -145,19 +145,19 @@ def test_bank_from_a_file(tmp_path):
 )
 def test_bad_banks(bank, message):
     with pytest.raises(ValueError, match=message):
-        caption_bank(CaptionSpec(bank=bank))
+        caption_bank(CaptionSpec(model="small", bank=bank))
 
 
 def test_captions_can_be_off_and_small_takes_no_weights(tmp_path):
     assert captions.load_clip(CaptionSpec(model="none"), cache_dir=tmp_path) is None
     with pytest.raises(ValueError, match="leave it empty"):
-        captions.load_clip(CaptionSpec(pretrained="openai"), cache_dir=tmp_path)
+        captions.load_clip(CaptionSpec(model="small", pretrained="openai"), cache_dir=tmp_path)
 
 
 @pytest.mark.parametrize(
     ("model", "pretrained", "message"),
     [
-        ("ViT-B-23", "openai", "unknown CLIP model 'ViT-B-23'; nearest: .*also: small, none"),
+        ("ViT-B-23", "openai", "unknown CLIP model 'ViT-B-23'; nearest: .*also: auto, small, none"),
         (NAMED, "", "needs weights"),
         ("ViT-B-16-SigLIP", "webli", "tokenizer from a hub"),
         (NAMED, "opnai", "nearest: openai"),
@@ -237,3 +237,11 @@ def test_nothing_but_weights_is_read(tmp_path):
 def test_images_must_be_uint8():
     with pytest.raises(ValueError, match="uint8, got"):
         encoders.embed_images(None, np.zeros((2, 24, 24, 3), np.float32))
+
+
+def test_auto_is_the_small_clip_on_scenes_alone():
+    assert CaptionSpec().for_data("scenes").model == "small"
+    assert CaptionSpec().for_data("image_folder").model == "none"
+    assert CaptionSpec(model=NAMED).for_data("cifar10").model == NAMED
+    with pytest.raises(ValueError, match=r"Give captions: {model: none}, or a CLIP that does"):
+        CaptionSpec(model="small").for_data("cifar10")

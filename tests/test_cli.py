@@ -58,7 +58,9 @@ def test_a_value_may_begin_with_a_dash(call, given):
     assert given.options["parameters"] == {"epsilon": -1.5}
 
 
-@pytest.mark.parametrize("words", [["-p"], ["-p", "n_models"], ["-p", "=3"]])
+@pytest.mark.parametrize(
+    "words", [["-p"], ["-p", "n_models"], ["-p", "=3"], ["-p", "n_models", "--dry-run"]]
+)
 def test_a_parameter_without_a_value_is_refused(call, given, words):
     result = call("run", "tiny", *words)
     assert result.exit_code == 2

@@ -3,8 +3,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from mdhelpers.datasets import Dataset, Split, fingerprint, read_dataset, save_dataset
+from mdhelpers.datasets import (
+    Dataset,
+    DatasetSpec,
+    Split,
+    fingerprint,
+    read_dataset,
+    save_dataset,
+)
 from mdhelpers.scenes import make_scenes
+from mdhelpers.specs import validate
 
 
 @pytest.fixture(scope="module")
@@ -59,3 +67,24 @@ def test_float_images_are_refused(data):
     wrong = replace(data.train, images=data.train.images.astype(np.float32))
     with pytest.raises(ValueError, match="uint8"):
         Dataset.build("x", wrong, data.test, data.class_names)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"root": "~/pets"}, "root would not be read: this is kind: scenes, .* kind: image_folder"),
+        (
+            {"kind": "image_folder", "root": "x", "n_train": 90},
+            "n_train would not be read: this is kind: image_folder.*give limit_train",
+        ),
+        ({"kind": "cifar10", "distractors": ["ring"]}, "distractors would not be read"),
+    ],
+)
+def test_a_key_that_its_kind_does_not_read_is_refused(given, message):
+    with pytest.raises(ValueError, match=message):
+        validate(DatasetSpec, given)
+
+
+def test_a_record_with_all_defaults_is_read():
+    spec = validate(DatasetSpec, {"kind": "image_folder", "root": "x"})
+    assert validate(DatasetSpec, spec.model_dump(mode="json")) == spec

@@ -159,3 +159,16 @@ def test_a_url_with_a_key_is_refused_and_the_key_is_not_told():
         study(models_url="s3://KEY:SECRET@bucket/models")
     assert "SECRET" not in str(error.value)
     assert "KEY" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("captions", "decided"), [({}, "none"), ({"model": "ViT-B-32", "pretrained": "x"}, "ViT-B-32")]
+)
+def test_photographs_have_no_captions_unless_a_clip_is_named(captions, decided):
+    spec = validate(Study, SCENES | {"captions": captions}).captions
+    assert spec.for_data("image_folder").model == decided
+
+
+def test_the_small_clip_is_refused_for_photographs(pets):
+    with pytest.raises(StudyError, match=r"captions\.model: .* Give captions: {model: none}"):
+        check_study(study(**pets, captions={"model": "small"}))

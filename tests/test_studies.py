@@ -74,3 +74,9 @@ def test_notebooks_default_to_the_smoke_profile_of_the_default_study():
 def test_what_cannot_be_is_refused_with_its_name(changes, message):
     with pytest.raises(ValueError, match=f"(?s){message}"):
         validate(Study, SMALLEST | changes)
+
+
+@pytest.mark.parametrize("key", ["algorithm_1", "dataset", "captions", "cluster"])
+def test_a_word_where_a_mapping_belongs_is_refused_by_its_key(key):
+    with pytest.raises(ValueError, match=rf"{key}: expected a mapping.*, got 'pets'"):
+        validate(Study, SMALLEST | {key: "pets"})

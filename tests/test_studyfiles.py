@@ -145,3 +145,8 @@ def test_defaults_are_filled_in_as_plain_values():
     assert values["algorithm"] == {"lr": 0.1}
     assert values["shown"] == 3  # declared by a notebook only: passed on as it is
     assert study.n_models == 4
+
+
+def test_a_key_within_a_mapping_is_told_to_be_given_with_it():
+    with pytest.raises(StudyError, match=r"dataset is given as a whole.*-p dataset '{size: …}'"):
+        studyfiles.refuse_unknown(["dataset.size"], ["dataset"])

@@ -1,6 +1,7 @@
 """What made a result: the machine, the versions and the commit. Nothing here imports torch."""
 
 import ctypes
+import errno
 import os
 import platform
 import shutil
@@ -14,6 +15,8 @@ from mdhelpers.paths import checkout
 
 # glibc's M_TRIM_THRESHOLD and M_MMAP_THRESHOLD; it takes no larger value of the second
 MALLOC_OPTIONS = {-1: 1 << 30, -3: 1 << 25}
+# safetensors, zarr and notebooks that failed have texts alone
+_FULL = ("No space left", "StorageFull", "Disk quota exceeded", "disk is full")
 PACKAGES = ("mdhelpers", "torch", "numpy", "scikit-learn", "zarr", "open_clip_torch", "papermill")
 
 
@@ -120,6 +123,14 @@ def keep_freed_memory() -> None:
 def existing_parent(path: Path) -> Path:
     """Return `path` if it exists, else its nearest ancestor that does."""
     return next(folder for folder in [path, *path.parents] if folder.exists())
+
+
+def is_disk_full(error: BaseException | str) -> bool:
+    """Return whether an error, or its message, says that a disk or a quota is full."""
+    if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
+        return True
+    cause = getattr(error, "__cause__", None)
+    return any(words in str(error) for words in _FULL) or (bool(cause) and is_disk_full(cause))
 
 
 def free_bytes(path: Path) -> int:

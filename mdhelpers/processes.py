@@ -23,12 +23,12 @@ from pathlib import Path
 
 import torch
 
+from mdhelpers.machine import is_disk_full
 from mdhelpers.plans import TrainingPlan
 from mdhelpers.threads import THREADS, environment, one_thread
 
 LONGEST_FOLDER = 103 - len("/pymp-12345678/listener-12345678")  # what sockets' names leave
 FALSE_STARTS = 3  # workers in a row that die before they take a task
-FULL = ("No space left", "StorageFull", "Disk quota exceeded")  # safetensors raises no OSError
 
 
 @dataclass(eq=False)
@@ -239,7 +239,7 @@ def attempt(run: Callable, plan: TrainingPlan, algorithm: int, task: int) -> dic
             "task": task,
             "failed": message,
             "traceback": traceback.format_exc(),
-            "stop": isinstance(error, OSError) or any(word in message for word in FULL),
+            "stop": isinstance(error, OSError) or is_disk_full(error),
         }
 
 

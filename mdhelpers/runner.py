@@ -13,7 +13,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from mdhelpers.machine import duration, folder_bytes, free_bytes, in_words, package_version
+from mdhelpers.machine import (
+    duration,
+    folder_bytes,
+    free_bytes,
+    in_words,
+    is_disk_full,
+    package_version,
+)
 from mdhelpers.paths import shown
 from mdhelpers.records import (
     Busy,
@@ -301,6 +308,14 @@ def carry_out(plan: Plan, *, force: bool = False) -> None:
             f"Another `mdhelpers run` works in {shown(plan.run.folder)}. Wait until it has "
             "finished, or stop it."
         ) from None
+    except (OSError, RuntimeError) as error:
+        if not is_disk_full(error):
+            raise
+        free = in_words(free_bytes(plan.run.folder))
+        raise RuntimeError(
+            f"The disk that holds {shown(plan.run.folder)} is full ({free} are free). What is "
+            "finished stays. Make space, and the same command goes on from there."
+        ) from error
     print(_farewell(plan, time.perf_counter() - began))
 
 

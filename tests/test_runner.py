@@ -1,3 +1,4 @@
+import errno
 import json
 import shutil
 import sys
@@ -257,6 +258,24 @@ def test_too_small_a_disk_is_said_before_anything_runs(executed, monkeypatch):
     with pytest.raises(StudyError, match=r"needs about 2\.0 MB more, and 1\.0 MB are free"):
         run(executed)
     assert executed.names == []
+
+
+FULL = [
+    OSError(errno.ENOSPC, "No space left on device", "x.npy"),
+    NotebookFailed("03_fit failed in cell [3]\nSafetensorError: IoError: StorageFull"),
+]
+
+
+@pytest.mark.parametrize("error", FULL)
+def test_a_full_disk_is_told_with_what_stays(executed, monkeypatch, error):
+    def full(*_, **__):
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(execution, "execute", full)
+        with pytest.raises(RuntimeError, match="Make space, and the same command goes on"):
+            runner.run_study("tiny", study_class=TinyStudy, estimate=lambda _: SMALL)
+    assert run(executed) == ALL
 
 
 def test_two_runs_at_once_in_one_folder_are_refused(executed):

@@ -1,0 +1,145 @@
+"""The disk full in each step: what is said, what stays, and whether the same command finishes.
+
+A tiny study is finished once. Then, for each notebook, a copy of the run lies on a small disk of
+its own (a tmpfs: this needs root), the notebook's results are taken back, the disk is filled but
+for a few kilobytes, and the study is run: it must stop with one line that says what to do. What was
+finished before must be as it was. Then the disk gets its space again and the same command must end
+with what the undisturbed run has, byte by byte.
+
+    python benchmarks/disk_full.py --quick --out disk_full.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from contextlib import contextmanager
+from pathlib import Path
+
+import yaml
+from tiny_study import fingerprints, write_study
+
+from mdhelpers.machine import folder_bytes, machine
+from mdhelpers.runner import find_notebooks
+from mdhelpers.runs import Run
+
+SPARE = 24_000  # bytes that are left when the notebook begins
+
+
+def command(study: Path) -> subprocess.CompletedProcess:
+    words = [sys.executable, "-m", "mdhelpers.cli", "run", str(study)]
+    return subprocess.run(words, capture_output=True, text=True, check=False)
+
+
+@contextmanager
+def small_disk(place: Path, size: int):
+    place.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", place], check=True)
+    try:
+        yield place
+    finally:
+        subprocess.run(["umount", place], check=True)
+
+
+def take_back(run: Run, name: str) -> None:
+    """Leave the run as if one notebook had not been executed."""
+    for manifest in run.of_notebook(name):
+        run.stage(manifest["stage"], {}).withdraw()
+        for output in manifest["outputs"]:
+            path = run.folder / output
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    for path in run.folder.glob("retrained/*"):
+        shutil.rmtree(path)
+    if name.startswith("02"):
+        for path in run.folder.glob("checkpoints_*/*"):
+            path.unlink()
+    (run.folder / "notebooks" / f"{name}.ipynb").unlink()
+
+
+def fill(disk: Path) -> Path:
+    filler = disk / "filler"
+    free = shutil.disk_usage(disk).free
+    with filler.open("wb") as file:
+        file.write(bytes(max(0, free - SPARE)))
+    return filler
+
+
+def tried(name: str, finished: Path, wanted: dict[str, str], disk: Path) -> dict:
+    study = disk / "tiny.yaml"
+    shutil.copytree(finished, disk / "runs")
+    given = yaml.safe_load((finished.parent / "tiny.yaml").read_text())
+    study.write_text(yaml.safe_dump(given | {"runs_dir": str(disk / "runs")}))
+    run = Run("tiny", runs_dir=disk / "runs")
+    take_back(run, name)
+    before = {m["stage"]: m["key"] for m in run.manifests() if m["stage"][:2] < name[:2]}
+    filler = fill(disk)
+    stopped = command(study)
+    damage = [d for m in run.manifests() if m["stage"] in before for d in run.damage(m)]
+    kept = all(run.manifest(stage).get("key") == key for stage, key in before.items())
+    filler.unlink()
+    again = command(study)
+    now = fingerprints(run.folder) if again.returncode == 0 else {}
+    return {
+        "notebook": name,
+        "code": stopped.returncode,
+        "said": stopped.stderr.strip().splitlines(),
+        "kept": kept and not damage,
+        "finished": again.returncode == 0,
+        "different": sorted(n for n in {*now, *wanted} if now.get(n) != wanted.get(n)),
+    }
+
+
+def rows_of(options, root: Path) -> list[dict]:
+    study = write_study(root / "whole")
+    if (done := command(study)).returncode:
+        raise RuntimeError(done.stderr)
+    finished = study.parent / "runs"
+    wanted = fingerprints(finished / "tiny")
+    names = [notebook.name for notebook in find_notebooks()]
+    rows = []
+    for name in names[2:4] if options.quick else names:
+        with small_disk(root / f"disk_{name[:2]}", 2 * folder_bytes(finished) + 60_000_000) as disk:
+            rows.append(tried(name, finished, wanted, disk))
+        row = rows[-1]
+        row["one_line"] = any("disk" in line and "space" in line for line in row["said"])
+        ended = "equal" if row["finished"] and not row["different"] else row["different"][:3]
+        print(f"{name}: code {row['code']}, kept {row['kept']}, then {ended}", flush=True)
+        print("   ", " / ".join(row["said"])[:300], flush=True)
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="two notebooks")
+    parser.add_argument("--out", type=Path, help="write rows and bars as JSON")
+    options = parser.parse_args()
+    os.environ["CI"] = "1"
+    with tempfile.TemporaryDirectory() as root:
+        rows = rows_of(options, Path(root))
+    good = {
+        "stopped with a line that names the disk and what to do": [
+            row["code"] != 0 and row["one_line"] for row in rows
+        ],
+        "what was finished before stayed as it was": [row["kept"] for row in rows],
+        "finished by the same command, equal to the undisturbed run": [
+            row["finished"] and not row["different"] for row in rows
+        ],
+    }
+    bars = [
+        {"what": what, "value": sum(each), "aim": len(each), "met": all(each)}
+        for what, each in good.items()
+    ]
+    for bar in bars:
+        print(f"{bar['what']}: {bar['value']} of {bar['aim']}")
+    if options.out:
+        content = {"machine": machine(), "rows": rows, "bars": bars}
+        options.out.write_text(json.dumps(content, indent=1), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

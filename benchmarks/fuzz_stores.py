@@ -318,21 +318,27 @@ def places(value: object) -> list[tuple]:
 
 def consolidate(path: Path, chance: random.Random) -> None:
     """Arrays of the older format, which decode by `pickle`, in one of four ways."""
-    old = {"zarr_format": 2, "shape": [12, 6], "chunks": [4, 6], "dtype": "|O", "fill_value": None}
-    old |= {"order": "C", "filters": [PICKLED], "compressor": None, "dimension_separator": "/"}
     name = chance.choice(ARRAYS)
+    said = json.loads((path / name / "zarr.json").read_text("utf-8"))
+    old = {"zarr_format": 2, "shape": said["shape"], "dtype": chance.choice(("|O", "<f4", "|u1"))}
+    old |= {"chunks": said["chunk_grid"]["configuration"]["chunk_shape"], "fill_value": None}
+    old |= {"order": "C", "dimension_separator": "/", "filters": None, "compressor": PICKLED}
+    if chance.random() < 0.5:
+        old |= {"filters": [PICKLED], "compressor": None}
     way = chance.choice(("inline", "zmetadata", "zarray", "v3 codec"))
     file = path / "zarr.json"
     content = json.loads(file.read_text("utf-8"))
     for task in range(3):
-        for chunk in (path / name / f"{task}/0", path / name / f"c/{task}/0"):
-            if chance.random() < 0.8 and not chunk.parent.is_file():
+        keys = (f"{task}/0", f"c/{task}/0") if len(said["shape"]) == 2 else (f"{task}", f"c/{task}")
+        for chunk in (path / name / key for key in keys):
+            if chunk.name == "0" or chance.random() < 0.9:
                 chunk.parent.mkdir(parents=True, exist_ok=True)
                 chunk.write_bytes(pickle.dumps(Trap(path.parent / SIGN)))
     if way == "inline":
         inner = old | {"attributes": {}, "node_type": "array"}
         content["consolidated_metadata"] = {"kind": "inline", "must_understand": False}
-        content["consolidated_metadata"]["metadata"] = {name: inner}
+        others = {n: json.loads((path / n / "zarr.json").read_text("utf-8")) for n in ARRAYS}
+        content["consolidated_metadata"]["metadata"] = others | {name: inner}
         file.write_text(json.dumps(content), "utf-8")
     elif way == "zmetadata":
         whole = {"metadata": {".zgroup": {"zarr_format": 2}, f"{name}/.zarray": old}}

@@ -207,7 +207,8 @@ class ModelStore:
 
     def missing_tasks(self) -> list[int]:
         """The tasks without a chunk of margins: not trained yet, or lost."""
-        return sorted(set(range(self.n_tasks)) - self.done_tasks())
+        done = self.done_tasks()
+        return [task for task in range(self.n_tasks) if task not in done]
 
     def tasks_of(self, keys: Iterable[str]) -> set[int]:
         """The tasks whose chunks have these keys; what else lies among chunks is passed over."""
@@ -346,6 +347,8 @@ class ModelStore:
     def read_array(self, name: str, rows=EVERY, columns=EVERY) -> np.ndarray:
         """A block of any array, as it is stored; raises as `read` does."""
         index = np.arange(self.n_models)[rows]
+        if isinstance(rows, slice):  # another process may have extended this array by now
+            rows = slice(*rows.indices(self.n_models))
         tasks = set((index // self.rows_per_task).tolist())
         self._check_trained(index)
         if lost := tasks - self.done_tasks(name):

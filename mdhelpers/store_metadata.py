@@ -18,7 +18,8 @@ import zarr
 from zarr.codecs import ZstdCodec
 
 LARGEST_FILE = 2**24  # bytes of a metadata file
-LARGEST_COUNT = 10**9  # models, images
+LARGEST_COUNT = 10**9  # images
+LARGEST_MODELS = 10**7
 LARGEST_CHUNK = 2**31 - 1  # bytes, which is where zstd of numcodecs ends
 DEEPEST = 50  # nested lists and mappings
 WIDTHS = {"masks": None, "margins": None, "losses": None, "seeds": 2}  # the others have one column
@@ -114,10 +115,14 @@ def _shape_and_chunks(where: str, name: str, found: dict) -> tuple[tuple, tuple]
     chunks = inner.get("chunk_shape") if isinstance(inner, dict) else None
     ndim = 2 if name in WIDTHS else 1
     for what, sizes in (("shape", found.get("shape")), ("chunk_shape", chunks)):
-        if not isinstance(sizes, list) or len(sizes) != ndim or not all(map(_is_count, sizes)):
+        if not (
+            isinstance(sizes, list)
+            and len(sizes) == ndim
+            and all(map(_is_count, sizes))
+            and sizes[0] <= LARGEST_MODELS
+        ):
             raise ValueError(
-                f"{where}: {what} is {_short(sizes)}; "
-                f"{_ways(f'{ndim} whole numbers from 1 to {LARGEST_COUNT:.0e}')}"
+                f"{where}: {what} is {_short(sizes)}; {_ways(f'{ndim} whole numbers above 0')}"
             )
     shape = found["shape"]
     if chunks[1:] != shape[1:] or WIDTHS.get(name) not in (None, shape[-1]):

@@ -27,6 +27,7 @@ from mdhelpers.cluster_workers import (
 )
 from mdhelpers.plans import TrainingPlan
 from mdhelpers.processes import is_poisoned
+from mdhelpers.records import unfinished_name
 from mdhelpers.slurm import (
     ClusterSpec,
     import_extra,
@@ -98,7 +99,7 @@ def warn_of_open_scheduler(address: str, *, trusted: bool) -> None:
 @contextmanager
 def token_in(folder: Path) -> Iterator[str]:
     """The name of a file that is in ``folder`` for a while: who sees it sees this very folder."""
-    token = folder / f".seen-{uuid4().hex}"
+    token = unfinished_name(folder / "seen")  # so that one that a killed process left is removed
     token.touch()
     try:
         yield token.name

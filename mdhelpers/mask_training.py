@@ -10,7 +10,7 @@ import json
 import shutil
 import socket
 import time
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +23,7 @@ from mdhelpers.processes import visible_gpus
 from mdhelpers.records import remove_unfinished, write_json
 from mdhelpers.schedulers import check_scheduler, failure_message, run_tasks
 from mdhelpers.status import read_log
+from mdhelpers.store import ModelStore
 from mdhelpers.tasks import unfinished_tasks
 
 
@@ -62,6 +63,7 @@ def train_all(
 
     """
     check_scheduler(scheduler)
+    forget_damaged(plan)
     log, start = plan.folder / "training.jsonl", time.perf_counter()
     tasks = failed_last(unfinished_tasks(plan), log)
     check_disk(plan, len(tasks))
@@ -82,6 +84,15 @@ def train_all(
     remove_leftovers(plan)
     workers = workers if scheduler == "local" else len(trained.processes)
     return {"models": trained.models, "seconds": time.perf_counter() - start, "workers": workers}
+
+
+def forget_damaged(plan: TrainingPlan) -> None:
+    """Have what fails its checksum by now trained again."""
+    for algorithm in plan.numbers:
+        with suppress(FileNotFoundError):
+            store = ModelStore.open(plan.store_path(algorithm))
+            for task in sorted({task for _, task in store.check()}):
+                store.forget(task)
 
 
 def train_sources(plan: TrainingPlan, scheduler: str, workers: int, cluster: dict | None) -> None:

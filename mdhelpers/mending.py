@@ -20,7 +20,7 @@ def check_run(run_folder: str | Path) -> Checked:
     """Each store of a run with its damaged chunks, (array, task); every chunk is read.
 
     Of a finished run a task that is lost counts as damaged too, and one that is whole but not what
-    was written.
+    was written. Of models that were trained to verify by, the damaged stores are listed alone.
     """
     folder = Path(run_folder)
     there = [at for at in store_locations(folder) if open_location(at).exists("zarr.json")]
@@ -36,7 +36,8 @@ def check_run(run_folder: str | Path) -> Checked:
             changed = [(CHANGED, t) for t in changed_tasks(store, told[name]) if t not in known]
             bad = bad + lost + changed
         found.append((store, bad))
-    return found
+    again = [ModelStore.open(path) for path in sorted(folder.glob("retrained/*/models_?.zarr"))]
+    return found + [(store, bad) for store in again if (bad := store.check())]
 
 
 def outputs_of(folder: Path) -> dict:

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -199,17 +199,17 @@ class Busy(RuntimeError):
 def locked(path: Path, *, wait: bool = True) -> Iterator[None]:
     """Hold the lock file `path`; it falls open when the process ends, however it ends.
 
-    On a disk that knows no locks, as some network and DOS file systems, nothing is held.
+    On a disk that knows no locks, as some network and DOS file systems, nothing is held; nor on one
+    that can only be read.
 
     Raises
     ------
     Busy
         If another process holds it and `wait` is false.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as file:
+    with _lock_file(path) as file:
         try:
-            if fcntl is not None:
+            if fcntl is not None and file is not None:
                 fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError as error:
             raise Busy(str(path)) from error
@@ -219,6 +219,17 @@ def locked(path: Path, *, wait: bool = True) -> Iterator[None]:
         yield
 
 
+def _lock_file(path: Path) -> contextlib.AbstractContextManager[IO | None]:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path.open("a")
+    except OSError as error:
+        if error.errno not in READ_ONLY:
+            raise
+        return contextlib.nullcontext()  # where nobody can write, nobody has to be kept from it
+
+
+READ_ONLY = {errno.EROFS, errno.EACCES, errno.EPERM}
 NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL, errno.EBADF}
 
 

@@ -22,6 +22,7 @@ from mdhelpers.integrity import STORE, is_inside, problem
 from mdhelpers.machine import git_commit, machine, versions
 from mdhelpers.paths import resolve, shown
 from mdhelpers.records import (
+    READ_ONLY,
     digest,
     locked,
     moment,
@@ -103,7 +104,11 @@ class Run:
                 "them. Name the study otherwise, or set runs_dir to another folder."
             )
         mark = {"made_by": "mdhelpers", "study": self.study, "profile": self.profile}
-        write_json(self.folder / MARK, mark | {"id": uuid.uuid4().hex})
+        try:
+            write_json(self.folder / MARK, mark | {"id": uuid.uuid4().hex})
+        except OSError as error:
+            if error.errno not in READ_ONLY or not is_run(self.folder):
+                raise  # a run of old that can only be read is read without a mark
 
     @property
     def _mark(self) -> dict[str, Any]:

@@ -1,4 +1,6 @@
+import contextlib
 import datetime
+import errno
 import json
 import multiprocessing
 from pathlib import Path
@@ -110,3 +112,60 @@ def test_a_lock_keeps_others_out_until_its_process_ends(tmp_path):
     other.join()
     with records.locked(tmp_path / ".lock", wait=False):
         pass
+
+
+@pytest.mark.parametrize("code", [errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL])
+def test_a_disk_without_locks_is_no_hindrance(tmp_path, monkeypatch, code):
+    def refused(*_):
+        raise OSError(code, "No locks available")
+
+    monkeypatch.setattr(records.fcntl, "flock", refused)
+    with records.locked(tmp_path / "lock", wait=False):
+        pass
+
+
+@pytest.mark.parametrize("code", [errno.EROFS, errno.EACCES])
+def test_where_nothing_can_be_written_nothing_is_locked(tmp_path, monkeypatch, code):
+    def refused(*_, **__):
+        raise OSError(code, "read-only")
+
+    monkeypatch.setattr(records.Path, "open", refused)
+    with records.locked(tmp_path / "lock", wait=False):
+        pass
+
+
+def test_a_full_disk_is_no_disk_without_locks(tmp_path, monkeypatch):
+    def refused(*_, **__):
+        raise OSError(errno.ENOSPC, "full")
+
+    monkeypatch.setattr(records.Path, "open", refused)
+    with pytest.raises(OSError, match="full"), records.locked(tmp_path / "lock"):
+        pass
+
+
+def test_a_disk_without_modes_is_no_hindrance(tmp_path, monkeypatch):
+    def refused(*_, **__):
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(records.os, "chmod", refused)
+    records.write_json(tmp_path / "x.json", {"a": 1})
+    assert records.read_json(tmp_path / "x.json") == {"a": 1}
+
+
+def test_what_fails_while_it_is_written_leaves_the_old_file(tmp_path):
+    path = tmp_path / "x.txt"
+    path.write_text("old")
+    with contextlib.suppress(KeyboardInterrupt), records.written(path) as unfinished:
+        unfinished.write_text("half")
+        raise KeyboardInterrupt
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("length", [1, 200, 250])
+def test_long_names_have_room_for_what_is_unfinished(tmp_path, length):
+    path = tmp_path / ("é" * (length // 2) + ".x")
+    with records.written(path) as unfinished:
+        unfinished.write_text("")
+        assert records.UNFINISHED.fullmatch(unfinished.name)
+    assert path.exists()

@@ -82,3 +82,25 @@ def test_sizes_fill_whole_stacks_with_little_waste():
 def test_what_cannot_be_trained_is_refused(plan, algorithm, masks, keys, message):
     with pytest.raises(ValueError, match=message):
         retrain(plan, algorithm, masks, np.array(keys), name="wrong", **QUIET)
+
+
+@pytest.mark.parametrize("name", ["request.npz", "models_1.zarr/margins/c/0/0"])
+def test_what_was_damaged_meanwhile_is_made_anew(plan, name):
+    own = own_models(plan, 1)
+    first = retrain(plan, 1, own.masks[:4], np.arange(4), name="harmed", **QUIET)
+    (folder,) = (plan.folder / "retrained").glob("harmed_1-*")
+    content = bytearray((folder / name).read_bytes())
+    content[len(content) // 2] ^= 4
+    (folder / name).write_bytes(content)
+    again = retrain(plan, 1, own.masks[:4], np.arange(4), name="harmed", **QUIET)
+    assert np.array_equal(again.margins, first.margins)
+    assert np.array_equal(again.masks, first.masks)
+
+
+def test_a_folder_that_no_retraining_made_stays(plan):
+    own = own_models(plan, 1)
+    theirs = plan.folder / "retrained" / "mine_1-notes"
+    theirs.mkdir(parents=True)
+    (theirs / "notes.txt").write_text("x")
+    retrain(plan, 1, own.masks[:4], np.arange(4), name="mine", **QUIET)
+    assert (theirs / "notes.txt").exists()

@@ -1,8 +1,10 @@
 """The command `mdhelpers`. Each command imports what it needs, so that `--help` comes at once."""
 
+import getpass
+import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Annotated
 
 import typer
@@ -29,12 +31,17 @@ Profile = Annotated[str, typer.Option("--profile", help="Which of the study's ru
 def _readable_errors(traceback: bool) -> Iterator[None]:
     """Print errors that a user can mend in plain words: 2 for bad input, 1 for a failed run."""
     _print_whatever_the_locale()
+    _have_a_user_name()
     try:
         with stoppable():
             yield
     except KeyboardInterrupt as stop:
         said = "stopped. What is finished stays; the same command goes on from there."
         _stop(said, exit_code(stop))
+    except BrokenPipeError:  # whoever reads, `head` for one, has seen enough
+        with suppress(OSError):  # Python flushes what is left at its end
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise typer.Exit(1) from None
     except (ValueError, OSError) as error:
         if traceback:
             raise
@@ -43,6 +50,14 @@ def _readable_errors(traceback: bool) -> Iterator[None]:
         if traceback:
             raise
         _stop(f"error: {error}", 1)
+
+
+def _have_a_user_name() -> None:
+    """Make one up where there is none, as in a container run by a number: torch asks for it."""
+    try:
+        getpass.getuser()
+    except (KeyError, OSError, ImportError):
+        os.environ["LOGNAME"] = "nobody"
 
 
 def _print_whatever_the_locale() -> None:
@@ -124,6 +139,31 @@ def _parameters(pairs: list[str]) -> dict[str, object]:
             raise ValueError(f"-p takes a name and a value, as in `-p n_models 64`; got {pair!r}.")
         given[name] = scalar(value)
     return given
+
+
+@app.command(cls=_PapermillOptions)
+def parameters(
+    study: Annotated[str, typer.Argument(help="A parameters file, or the name of a study.")],
+    files: Annotated[
+        list[str] | None,
+        typer.Option("--parameters_file", "-f", help="A further file whose keys replace others."),
+    ] = None,
+    parameters: Annotated[
+        list[str] | None,
+        typer.Option("--parameters", "-p", metavar="NAME VALUE", help="One parameter's value."),
+    ] = None,
+    traceback: Traceback = False,
+) -> None:
+    """Print every parameter of a study, with all defaults, as a file for plain papermill."""
+    with _readable_errors(traceback):
+        import yaml
+
+        from mdhelpers.studies import Study
+        from mdhelpers.studyfiles import find_notebooks, merge, read_study
+
+        merged = merge(study, files or [], _parameters(parameters or []))
+        _, values = read_study(merged, find_notebooks(), Study)
+        print(yaml.safe_dump(values, sort_keys=False, allow_unicode=True), end="")
 
 
 @app.command()

@@ -34,7 +34,7 @@ from mdhelpers.records import (
     write_json,
 )
 from mdhelpers.runs import Run, StudyError
-from mdhelpers.studyfiles import Notebook, complete, find_notebooks, merge, refuse_unknown
+from mdhelpers.studyfiles import Notebook, find_notebooks, merge, read_study
 
 Estimate = Callable[[Any], Mapping[str, Any]]
 COSTLY = 2  # the first stages take nearly all time and disk: before the others no estimate pays
@@ -128,10 +128,7 @@ def run_study(
 
     study_class = study_class or Study
     notebooks = find_notebooks(notebooks_dir)
-    merged = merge(file, overlays, parameters)
-    known = {name for notebook in notebooks for name in notebook.declares}
-    refuse_unknown(merged, known | set(study_class.model_fields))
-    study, values = complete(merged, study_class)
+    study, values = read_study(merge(file, overlays, parameters), notebooks, study_class)
     if isinstance(study, Study):
         from mdhelpers.preflight import check_study
 

@@ -41,6 +41,10 @@ MARK = "run.json"
 class StudyError(ValueError):
     """Something that the user can put right: a parameter, a file, a stage not yet run."""
 
+    def _render_traceback_(self) -> list[str]:
+        """What notebooks show of it: the message, since where it arose helps nobody (IPython)."""
+        return [f"{type(self).__name__}: {self}"]
+
 
 class Run:
     """The folder of one study under one profile: `runs/<study>`, or `runs/<study>-<profile>`.
@@ -207,7 +211,7 @@ class Run:
     def _finished(self, name: str, *, wanted_by: str) -> dict[str, Any]:
         manifest = self.manifest(name)
         if not manifest:
-            problem = "has not been run"
+            problem = f"has not been run{self._of_another_profile()}"
         elif damage := self.damage(manifest, thorough=False):
             problem = f"is damaged: {damage[0]}"
         else:
@@ -220,6 +224,13 @@ class Run:
             f"{wanted_by} reads what {name} writes, and in {shown(self.folder)} {name} {problem}. "
             f"Run notebook {name} first. `{self.command()}` runs all that is missing."
         )
+
+    def _of_another_profile(self) -> str:
+        """A hint for those to whom a notebook's own profile, a smaller one, comes unawares."""
+        full = self.folder.with_name(self.study)
+        if self.profile == "full" or not is_run(full):
+            return ""
+        return f" ({shown(full)} has a run of profile full: give -p profile full to read that)"
 
     def damage(self, manifest: Mapping[str, Any], *, thorough: bool = True) -> list[str]:
         """Return what is wrong with a manifest's outputs, in words; empty where nothing is.
@@ -326,7 +337,11 @@ def run_at(folder: str | Path) -> Run:
     folder = Path(folder)
     facts = read_or_empty(folder / MARK) or read_or_empty(folder / "results.json").get("run")
     if not facts:
-        raise StudyError(f"{shown(folder)} holds no results. Run the study, or give its folder.")
+        there = ", ".join(sorted(p.name for p in _children(folder.parent) if is_run(p))) or "none"
+        raise StudyError(
+            f"{shown(folder)} holds no results. Run the study, or give its folder. Runs beside it: "
+            f"{there}"
+        )
     run = Run(facts["study"], profile=facts["profile"], runs_dir=folder.parent)
     if run.folder.resolve() != folder.resolve():
         raise StudyError(

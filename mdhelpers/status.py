@@ -21,7 +21,7 @@ from mdhelpers.locations import open_location
 from mdhelpers.machine import duration, in_words
 from mdhelpers.paths import shown
 from mdhelpers.records import few, read_or_empty
-from mdhelpers.runs import store_in
+from mdhelpers.runs import is_run, store_in
 from mdhelpers.store import ModelStore
 from mdhelpers.store_files import DamagedChunk
 
@@ -248,7 +248,7 @@ COLUMNS = (
 def status_text(found: RunStatus) -> str:
     """A plain table of 80 columns: a line a run, a line an algorithm, and what went wrong."""
     if not found.algorithms:
-        return f"{shown(found.folder)}: training has not begun (no plan and no models there)."
+        return f"{shown(found.folder)}: {not_begun(found.folder)}"
     lines = [f"{shown(found.folder)}: {summary(found)}", HEAD.format(*COLUMNS)]
     lines += [row(a) for a in found.algorithms]
     notes = [f"{a.name}: {a.problem}" for a in found.algorithms if a.problem]
@@ -257,6 +257,15 @@ def status_text(found: RunStatus) -> str:
         notes += [f"{a.name}, failed and not trained since: {few(told)}"] if told else []
     lines += [textwrap.fill(note, 80, break_long_words=False) for note in notes]
     return "\n".join(lines)
+
+
+def not_begun(folder: Path) -> str:
+    """Why there is nothing to tell, and which runs there are where there is none of that name."""
+    if is_run(folder):
+        return "training has not begun (no plan and no models there)."
+    there = sorted(path.name for path in folder.parent.glob("*") if is_run(path))
+    beside = f" Beside it are {', '.join(there)} (by name, -smoke as --profile smoke)."
+    return f"training has not begun, and there is no such run.{beside if there else ''}"
 
 
 def summary(found: RunStatus) -> str:

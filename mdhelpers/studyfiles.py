@@ -252,6 +252,15 @@ def _unknown(key: str, known: Sequence[str]) -> str:
     return f"Unknown parameter {key!r}: no notebook declares it. {hint}"
 
 
+def read_study(
+    merged: Mapping[str, Any], notebooks: Iterable[Notebook], study_class: type
+) -> tuple[Any, dict[str, Any]]:
+    """Return the validated study and all its parameters, after unknown ones were refused."""
+    known = {name for notebook in notebooks for name in notebook.declares}
+    refuse_unknown(merged, known | set(study_class.model_fields))
+    return complete(merged, study_class)
+
+
 def complete(merged: Mapping[str, Any], study_class: type) -> tuple[Any, dict[str, Any]]:
     """Return the validated study, and all parameters with its defaults filled in.
 

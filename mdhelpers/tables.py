@@ -23,8 +23,10 @@ def classes(data: Dataset) -> pd.DataFrame:
     return table
 
 
-def planted(data: Dataset) -> pd.DataFrame:
-    """How many images of each class carry each planted feature; empty for real images."""
+def planted(data: Dataset) -> pd.DataFrame | str:
+    """How many images of each class carry each planted feature, where that is known."""
+    if not any(len(getattr(data, part).truth.columns) for part in SPLITS):
+        return "No truth is known for this data: nothing was planted."
     rows = []
     for part in SPLITS:
         split = getattr(data, part)
@@ -40,8 +42,9 @@ def algorithms(models: StudyModels) -> pd.DataFrame:
     """Both algorithms' specifications side by side, what differs first."""
     specs = [flat(spec.model_dump()) for spec in models.plan.algorithms]
     table = pd.DataFrame(specs, index=["algorithm 1", "algorithm 2"]).T
-    differs = table["algorithm 1"].astype(str) != table["algorithm 2"].astype(str)
-    table["differs"] = np.where(differs, "yes", "")
+    one, two = (table[f"algorithm {a}"].where(table[f"algorithm {a}"].notna(), "–") for a in (1, 2))
+    differs = one.astype(str) != two.astype(str)
+    table = pd.DataFrame({one.name: one, two.name: two, "differs": np.where(differs, "yes", "")})
     return table.loc[[*table.index[differs], *table.index[~differs]]]
 
 
@@ -191,8 +194,10 @@ def best_captions(table: pd.DataFrame | None, names, *, n: int = 3) -> pd.DataFr
     return wide.loc[[tuple(row) for row in order.itertuples(index=False)]]
 
 
-def effects(table: pd.DataFrame, names) -> pd.DataFrame:
+def effects(table: pd.DataFrame, names) -> pd.DataFrame | str:
     """Every effect in percentage points with its interval, one row an intensity."""
+    if table.empty:
+        return "The study tests no hypothesis."
     shown = table.copy()
     labels = {0: f"{names[0]} − {names[1]}", 1: names[0], 2: names[1]}
     shown["algorithm"] = shown["algorithm"].map(labels)
@@ -201,4 +206,4 @@ def effects(table: pd.DataFrame, names) -> pd.DataFrame:
     ]
     keys = ["hypothesis", "kind", "intensity"]
     wide = shown.pivot(index=keys, columns="algorithm", values="cell")
-    return wide[[labels[1], labels[2], labels[0]]] if len(wide) else wide
+    return wide[[labels[1], labels[2], labels[0]]]

@@ -2,9 +2,11 @@ import json
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import yaml
 from small_project import make_project
 from typer.testing import CliRunner
 
@@ -192,3 +194,24 @@ def test_help_needs_no_heavy_import():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "doctor" in done.stdout
+
+
+def test_all_parameters_are_printed_for_papermill(call, monkeypatch, tmp_path):
+    monkeypatch.chdir(Path(__file__).parents[1])
+    file = tmp_path / "pets.yaml"
+    file.write_text("algorithm_1: {name: a}\nalgorithm_2: {name: b}\nn_models: 48\n")
+    result = call("parameters", str(file), "-p", "n_heldout", "16")
+    values = yaml.safe_load(result.stdout)
+    assert (values["study"], values["profile"], values["runs_dir"]) == ("pets", "full", "runs")
+    assert (values["n_models"], values["n_heldout"], values["n_slots"]) == (48, 16, 32)
+    assert values["algorithm_2"]["epochs"] == 20
+    assert "Did you mean 'n_models'" in call("parameters", str(file), "-p", "n_model", "3").stderr
+
+
+def test_a_reader_that_has_seen_enough_is_no_error(call, monkeypatch):
+    def broken(*_, **__):
+        raise BrokenPipeError(32, "Broken pipe")
+
+    monkeypatch.setattr("mdhelpers.studyfiles.known_studies", broken)
+    result = call("studies")
+    assert (result.exit_code, result.output) == (1, "")

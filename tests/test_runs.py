@@ -353,3 +353,16 @@ def test_provenance_is_shown_as_html_with_its_banner(run, tmp_path, monkeypatch)
     assert "mdhelpers-banner" not in shown[1]["text/html"]
     assert 'class="mdhelpers-provenance"' in shown[1]["text/html"]
     assert shown[0]["text/plain"].startswith("Smoke run")
+
+
+def test_a_page_of_another_profile_is_told_of_the_full_run(tmp_path):
+    run = Run("tiny", profile="smoke", runs_dir=tmp_path)
+    with pytest.raises(StudyError, match=r"01_data_prep has not been run\. Run"):
+        run.check("01_data_prep")
+    assert Run("tiny", runs_dir=tmp_path).path.is_dir()
+    with pytest.raises(StudyError, match="has a run of profile full: give -p profile full"):
+        run.check("01_data_prep")
+
+
+def test_a_notebook_shows_a_study_error_in_a_line():
+    assert StudyError("no root")._render_traceback_() == ["StudyError: no root"]

@@ -8,7 +8,7 @@ import pytest
 
 from mdhelpers import status as module
 from mdhelpers.mending import check_run, check_text, mend
-from mdhelpers.runs import store_in
+from mdhelpers.runs import Run, store_in
 from mdhelpers.status import models_a_minute, seconds_covered, status, status_text, watch
 from mdhelpers.store import ModelStore
 from mdhelpers.store_files import ARRAYS
@@ -291,3 +291,9 @@ def test_check_names_and_mend_forgets_exactly_the_damaged(run):
 
 def test_nothing_to_check_is_said(tmp_path):
     assert check_text(check_run(tmp_path)) == "No models to check."
+
+
+def test_of_a_name_that_no_run_has_those_that_there_are_are_told(tmp_path):
+    assert Run("pets", runs_dir=tmp_path).path.is_dir()
+    assert "there is no such run. Beside it are pets (" in status_text(status(tmp_path / "pest"))
+    assert status_text(status(tmp_path / "pets")).endswith("no plan and no models there).")

@@ -3,6 +3,7 @@ from types import SimpleNamespace
 import pandas as pd
 
 from mdhelpers import tables
+from mdhelpers.algorithms import NetworkSpec
 
 ROWS = [
     ("1_minus_2", 2, "top", "tag", 0.97, 0.9, 0.5),
@@ -22,3 +23,17 @@ def test_matches_keep_the_order_of_evidence_and_mark_what_is_found():
     assert table.iloc[0].tolist() == ["tag ★ 0.97, 0.90, 50%", "ring 0.80, 0.70, 0%"]
     assert not table.iloc[1].str.contains("★").any()
     assert "No truth" in tables.matches(SimpleNamespace(grades=None), ("plain", "augmented"))
+
+
+def test_what_both_algorithms_leave_open_does_not_differ():
+    one, two = (NetworkSpec(name=name, epochs=n) for name, n in (("plain", 20), ("more", 40)))
+    models = SimpleNamespace(plan=SimpleNamespace(algorithms=(one, two)))
+    table = tables.algorithms(models)
+    assert table.index[table["differs"] == "yes"].tolist() == ["name", "epochs"]
+    assert table.loc["width"].tolist() == ["–", "–", ""]
+
+
+def test_where_nothing_is_known_or_tested_a_sentence_says_so():
+    split = SimpleNamespace(truth=pd.DataFrame(index=range(3)))
+    assert "No truth is known" in tables.planted(SimpleNamespace(train=split, test=split))
+    assert tables.effects(pd.DataFrame(), ("a", "b")) == "The study tests no hypothesis."

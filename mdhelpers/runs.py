@@ -167,11 +167,8 @@ class Run:
         said = found.pop("sha256", None)
         if said is not None and said != digest(found):
             return {}
-        if not {"key", "parameters", "inputs", "outputs", "seconds", "finished"} <= set(found):
-            return {}
-        if not all(other < name for other in found["inputs"]):  # stages read earlier ones only
-            return {}
-        return {"stage": name, "block": name} | found
+        found = {"stage": name, "block": name} | found
+        return found if _is_manifest(found) else {}
 
     def of_notebook(self, name: str) -> list[dict[str, Any]]:
         """Return the manifests of the stages that a notebook finishes: those of its number."""
@@ -260,11 +257,7 @@ class Run:
         """Where an output lies: in the run's folder, but for stores that are kept elsewhere."""
         elsewhere = manifest["parameters"].get("models_url", "")
         if elsewhere and name.endswith(STORE) and "/" not in name:
-            return (
-                f"{elsewhere.rstrip('/')}/{name}"
-                if "://" in elsewhere
-                else resolve(elsewhere) / name
-            )
+            return store_in(elsewhere, name)
         return self.folder / name
 
     def output(self, stage: str, name: str) -> Path | None:
@@ -369,6 +362,25 @@ def banner(profile: str) -> str:
     if profile == "full":
         return ""
     return f"{profile.capitalize()} run: small budget, its numbers are no findings."
+
+
+_KINDS = {
+    "stage": str, "block": str, "key": str, "parameters": dict, "inputs": dict,
+    "outputs": dict | list, "figures": dict, "run": dict, "seconds": int | float, "finished": str,
+}  # fmt: skip
+_LATER = {"figures", "run"}  # which runs of older versions lack
+
+
+def _is_manifest(found: Mapping[str, Any]) -> bool:
+    """Whether a record has what a manifest has: it may be damaged, or a stranger's."""
+    missing = set(_KINDS) - set(found)
+    if not missing <= _LATER or missing == {"run"}:
+        return False
+    if not all(isinstance(found[key], _KINDS[key]) for key in set(_KINDS) - missing):
+        return False
+    if not all(other < found["stage"] for other in found["inputs"]):  # stages read earlier ones
+        return False
+    return all(isinstance(name, str) for name in found["outputs"])
 
 
 def _up_to_date(manifests: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -218,6 +218,31 @@ def test_a_manifest_that_names_what_lies_outside_has_nothing_read_or_removed(run
         assert (tmp_path / "precious.txt").exists()
 
 
+@pytest.mark.parametrize(
+    "harm",
+    [
+        {"inputs": {"03_fit": "x"}},  # itself: an endless search
+        {"inputs": {"04_pca": "x"}},
+        {"inputs": []},
+        {"outputs": 5},
+        {"outputs": [["x"]]},
+        {"parameters": None},
+        {"figures": "x"},
+        {"run": 3},
+    ],
+)
+def test_a_manifest_that_no_stage_wrote_counts_as_none(run, harm):
+    stage = finish(run, "03_fit", lds=0.5)
+    path = run.path / "stages" / "03_fit.json"
+    manifest = json.loads(path.read_text()) | harm
+    del manifest["sha256"]
+    path.write_text(json.dumps(manifest))
+    assert stage.reason == "its record is damaged"
+    assert set(run.results) <= {"run"}
+    with pytest.raises(StudyError, match="03_fit has not been run"):
+        run.stage("05_inspect", {}, after=["03_fit"])
+
+
 def test_leftovers_of_killed_writers_go_and_nothing_else(run):
     dead = subprocess.run(
         [sys.executable, "-c", "from pathlib import Path; from mdhelpers import records; "

@@ -30,7 +30,7 @@ from mdhelpers.influences import class_shares, influence_table
 from mdhelpers.paths import resolve
 from mdhelpers.records import file_digest
 from mdhelpers.runs import Run, read_tables, write_tables
-from mdhelpers.scores import load_scores
+from mdhelpers.scores import scores_of_study
 from mdhelpers.stages import (
     DATA,
     DATAMODELS,
@@ -108,7 +108,9 @@ def compare_algorithms(
     elsewhere = [resolve(path) for path in scores if path]
     for path in elsewhere:
         if not path.exists():
-            raise FileNotFoundError(f"no attribution scores at {path}")
+            raise FileNotFoundError(
+                f"no attribution scores at {path}; relative paths count from the project's folder"
+            )
     parameters = {"n_directions": n_directions, "seed": seed}
     if elsewhere:
         parameters["scores"] = [scores_digest(path) for path in elsewhere]
@@ -149,7 +151,7 @@ def read_scores(paths: list[Path], options: dict, run: Run) -> tuple[Datamodels,
     if run.manifest(DATA):
         data = read_data(run, mmap=True)
         options = {"n_train": len(data.train), "n_test": len(data.test)} | options
-    datamodels = tuple(load_scores(path, **options) for path in paths)
+    datamodels = tuple(scores_of_study(path, options) for path in paths)
     for path, scores in zip(paths, datamodels, strict=True):
         print(f"{path.name}:", *scores.notes, sep="\n  ")
     return datamodels

@@ -23,7 +23,7 @@ from mdhelpers.learners import check_algorithm
 from mdhelpers.paths import resolve
 from mdhelpers.plans import resolve_device
 from mdhelpers.runs import StudyError
-from mdhelpers.scores import score_reader
+from mdhelpers.scores import scores_of_study
 from mdhelpers.selection_study import check_targets
 from mdhelpers.slurm import ClusterSpec, import_extra
 from mdhelpers.specs import validate
@@ -133,8 +133,9 @@ def _scores(study: Study) -> None:
     for algorithm, path in given.items():
         if path and not resolve(path).exists():
             raise ValueError(f"datamodels_{algorithm}_path: there is nothing at {resolve(path)}")
-        if path:
-            score_reader(resolve(path))
+    sizes = dict(zip(("n_train", "n_test"), expected_sizes(study.dataset), strict=False))
+    for path in filter(None, given.values()):
+        scores_of_study(resolve(path), study.scores_options, **sizes)
 
 
 def _given(study: Study) -> None:

@@ -78,6 +78,19 @@ def load_scores(
     return reader(path, n_train=n_train, n_test=n_test, **said)
 
 
+WORDS = ("orientation", "positive_means", "finalized", "standardised", "n_train")
+
+
+def scores_of_study(path: Path, options: dict, **sizes: int) -> Datamodels:
+    """Scores as a study names them; a word that is missing is asked for by the study's own key."""
+    try:
+        return load_scores(path, **sizes | options)
+    except ValueError as error:
+        told = any(word in str(error) for word in WORDS)
+        how = " In a study such words stand under scores_options: {positive_means: helps}, say."
+        raise ValueError(f"{error}{how if told else ''}") from error
+
+
 def score_reader(path: Path) -> tuple:
     """The function that reads a file, and what a user can tell it."""
     kronfluence = read_kronfluence, ("orientation", "positive_means")

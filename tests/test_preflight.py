@@ -124,6 +124,20 @@ FAULTS = {
 }
 
 
+def test_scores_are_read_before_anything_runs(tmp_path):
+    numbers = np.random.default_rng(0).normal(size=(100, 240)).astype(np.float32)
+    paths = {f"datamodels_{a}_path": str(tmp_path / f"{a}.npy") for a in (1, 2)}
+    for path in paths.values():
+        np.save(path, numbers)
+    with pytest.raises(StudyError, match=r"sign of .*scores_options: {positive_means: helps}"):
+        check_study(study(**paths))
+    said = {"scores_options": {"positive_means": "helps"}}
+    check_study(study(**paths, **said))
+    np.save(paths["datamodels_2_path"], numbers[:90])
+    with pytest.raises(StudyError, match=r"2\.npy .*n_test=100"):
+        check_study(study(**paths, **said))
+
+
 @pytest.mark.parametrize(("given", "message"), FAULTS.values(), ids=FAULTS)
 def test_a_fault_is_told_by_its_key(given, message):
     check_study(study())

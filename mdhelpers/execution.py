@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shutil
 import signal
 import sys
 import tempfile
@@ -23,6 +24,7 @@ from papermill.exceptions import strip_color
 from traitlets import default
 
 from mdhelpers.paths import project_root, shown
+from mdhelpers.records import remove_unfinished, unfinished_name
 from mdhelpers.stopping import Stopped, stoppable
 
 ENGINE = "mdhelpers"
@@ -144,15 +146,29 @@ def _passing_on_signals() -> Iterator[None]:
 
 
 @contextmanager
+def _temporary_folder() -> Iterator[str]:
+    place = Path(tempfile.gettempdir())
+    remove_unfinished(place)
+    folder = unfinished_name(place / "mdhelpers")
+    folder.mkdir(mode=0o700)
+    (folder / "matplotlibrc").touch()
+    try:
+        yield str(folder)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
 def _own_environment() -> Iterator[None]:
     """Environment variables for kernels, and a folder for what they write for the moment.
 
     The home may be read-only, or hold profiles that run code in every kernel; and what a killed
-    kernel leaves is gone with the folder.
+    kernel leaves is gone with the folder, which the next run removes where this one is killed.
     """
-    with tempfile.TemporaryDirectory(prefix="mdhelpers-", ignore_cleanup_errors=True) as folder:
+    with _temporary_folder() as folder:
         theirs = ("IPYTHONDIR", "JUPYTER_RUNTIME_DIR", "TMPDIR")
         values = OWN_VALUES | dict.fromkeys(theirs, folder)
+        values["MATPLOTLIBRC"] = folder  # an empty one: figures look as the book's do
         before = {name: os.environ.get(name) for name in values}
         os.environ.update(values)
         try:

@@ -16,7 +16,7 @@ import pytest
 from small_project import COMMON, make_project, write_notebook
 
 import mdhelpers
-from mdhelpers import compiled, execution, processes, studyfiles
+from mdhelpers import cli, compiled, execution, processes, studyfiles
 from mdhelpers.execution import execute
 from mdhelpers.stopping import SIGNALS, Stopped, exit_code, stoppable
 from mdhelpers.studyfiles import find_notebooks, numbered
@@ -56,12 +56,15 @@ def test_a_kernel_takes_nothing_from_shell_or_profile(project, tmp_path, monkeyp
     (tmp_path / "startup.py").write_text("planted_too = 1")
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
     values = {"MPLBACKEND": "agg", "PYTHONHASHSEED": "7", "PYTHONOPTIMIZE": "2"}
+    (tmp_path / "matplotlibrc").write_text("savefig.transparent: True\nlines.linewidth: 77")
+    values |= {"MATPLOTLIBRC": str(tmp_path)}
     values |= {"PYTHONSTARTUP": str(tmp_path / "startup.py"), "PYTHONWARNINGS": "error"}
     for name, value in values.items():
         monkeypatch.setenv(name, value)
     source, output = project / "notebooks" / "05_x.ipynb", project / "runs" / "05_x.ipynb"
     look = "print([n for n in ('planted', 'planted_too', 'by_line') if n in globals()], hash('a'))"
     draw = "import matplotlib.pyplot as plt\nplt.plot([1, 2])\nplt.show()"
+    draw += "\nassert plt.rcParams['lines.linewidth'] == 1.5"
     write_notebook(source, COMMON, look, draw, "import sys\nprint(sys.flags.optimize, __debug__)")
     execute(source, output, {}, label="")
     outputs = [cell.outputs for cell in nbformat.read(output, 4).cells if cell.get("outputs")]
@@ -284,6 +287,28 @@ def test_a_notebook_runs_without_a_home(project):
     assert any("image/png" in o.get("data", {}) for c in cells for o in c.get("outputs", ()))
 
 
+def test_a_user_without_a_name_has_one_for_torch(monkeypatch):
+    def unknown():
+        raise KeyError("getpwuid(): uid not found: 12345")
+
+    monkeypatch.setattr(cli.getpass, "getuser", unknown)
+    monkeypatch.setenv("LOGNAME", "")
+    cli._have_a_user_name()
+    assert os.environ["LOGNAME"] == "nobody"
+    monkeypatch.undo()
+
+
+def test_what_a_killed_run_left_is_removed_by_the_next(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with execution._temporary_folder() as mine:
+        dead = tmp_path / Path(mine).name.replace(f"-{os.getpid()}-", "-4194300-")
+        dead.mkdir()
+        with execution._temporary_folder():
+            assert Path(mine).is_dir()
+            assert not dead.exists()
+    assert list(tmp_path.iterdir()) == []
+
+
 # Signals
 
 
@@ -369,7 +394,7 @@ def test_a_run_that_is_stopped_says_one_line_and_leaves_nothing(project, number,
     assert (said, process.returncode) == (SAID, code)
     assert (project / "closed").exists()
     wait_for(lambda: not is_alive(kernel), 10)
-    assert not [path for path in project.iterdir() if path.name.startswith(("mdhelpers-", "tmp"))]
+    assert not [path for path in project.iterdir() if path.name.startswith((".mdhelpers", "tmp"))]
 
 
 @pytest.mark.notebooks

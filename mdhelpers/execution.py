@@ -89,6 +89,9 @@ class _Stop:
     def request(self, number: int) -> None:
         """Handle a signal; a second one waits for nothing."""
         again, self.number = bool(self.number), self.number or number
+        if not again and in_terminal():  # beside the bar, which takes it along when it goes
+            with suppress(OSError, ValueError):  # print may not be called from a signal's handler
+                os.write(sys.stderr.fileno(), b" stopping; again: at once ")
         logging.getLogger("papermill").disabled = True  # it would tell how the kernel died
         if again or not self.ready:  # a kernel that starts would tell where it was interrupted
             self.kill()

@@ -144,3 +144,14 @@ def test_bars_move_for_people_only(monkeypatch, terminal, ci, moves):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: bool(terminal), raising=False)
     monkeypatch.setenv("CI", ci)
     assert execution.in_terminal() == bool(moves)
+
+
+def test_a_person_who_asks_to_stop_is_answered_at_once_and_once(capfd, monkeypatch):
+    execution._Stop().request(signal.SIGINT)
+    assert capfd.readouterr().err == ""
+    monkeypatch.setattr(execution, "in_terminal", lambda: True)
+    stop = execution._Stop()
+    stop.request(signal.SIGINT)
+    stop.request(signal.SIGINT)
+    assert capfd.readouterr().err.count("stopping") == 1
+    assert stop.number == signal.SIGINT

@@ -5,6 +5,7 @@ grey, planted truth is green: colours of Okabe and Ito, which colour-blind reade
 """
 
 import re
+import sys
 from collections.abc import Sequence
 from functools import cache
 
@@ -34,12 +35,23 @@ LONG_LABEL, LEGEND_WIDTH = 48, 76  # characters: longer ones stand one a row; th
 NO_GLYPH = "□"
 
 
+_UNSEEN = {"agg", "cairo", "pdf", "pgf", "ps", "svg", "template"}  # what a notebook shows none of
+
+
+def _show_figures() -> None:
+    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    if hasattr(shell, "kernel") and plt.get_backend().lower() in _UNSEEN:
+        shell.run_line_magic("matplotlib", "inline")
+
+
 def use_style() -> None:
     """Set matplotlib's defaults to the book's: readable at 400 pixels and on paper.
 
-    Tables of pandas show dollar signs as they are.
+    Tables of pandas show dollar signs as they are. In a notebook, figures are shown even where
+    MPLBACKEND, as many shells have it, asks for none.
     """
     pd.set_option("display.html.use_mathjax", False)
+    _show_figures()
     plt.rcParams.update(
         {
             "figure.figsize": (6.4, 3.8),

@@ -183,3 +183,16 @@ def test_a_failing_stage_names_notebook_and_cell(study, tmp_path):
             },
             estimate=lambda _: {"models": 0, "seconds": 0, "bytes": 0},
         )
+
+
+def test_plain_papermill_draws_figures_whatever_mplbackend_says(tmp_path, monkeypatch):
+    monkeypatch.setenv("MPLBACKEND", "agg")
+    source = ROOT / "notebooks" / "01_data_prep.ipynb"
+    given = {"study": "s", "profile": "full", "runs_dir": str(tmp_path / "runs")}
+    given["dataset"] = TINY["dataset"]
+    papermill.execute_notebook(
+        source, tmp_path / "out.ipynb", given, progress_bar=False, cwd=tmp_path
+    )
+    cells = nbformat.read(tmp_path / "out.ipynb", 4).cells
+    outputs = [output for cell in cells for output in cell.get("outputs", [])]
+    assert sum("image/png" in output.get("data", {}) for output in outputs) >= 3

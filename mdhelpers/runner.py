@@ -40,6 +40,15 @@ Estimate = Callable[[Any], Mapping[str, Any]]
 COSTLY = 2  # the first stages take nearly all time and disk: before the others no estimate pays
 
 
+# Where and by whom a result is made, which changes no bit of it; as if none of them was given
+OF_NO_RESULT = {"runs_dir": "runs", "workers": 0, "scheduler": "local", "cluster": {}}
+
+
+def counted(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Parameters as far as results depend on them: a run may be moved, or spread wider."""
+    return {name: OF_NO_RESULT.get(name, value) for name, value in parameters.items()}
+
+
 @dataclass(frozen=True)
 class Step:
     """One notebook of a run: what it is given, and why it must run ("" if it need not)."""
@@ -59,7 +68,7 @@ class Step:
     @property
     def key(self) -> str:
         """The sha256 of all that decides this notebook's result."""
-        about = [self.notebook.source, self.parameters, self.version, self.after]
+        about = [self.notebook.source, counted(self.parameters), self.version, self.after]
         return digest([*about, self.reads] if self.reads else about)
 
 
@@ -236,7 +245,7 @@ def _reason(step: Step, entry: Mapping[str, Any], plan: Plan) -> str:
     """Return why a step must run, leaving aside what happens to the steps before it now."""
     if not entry:
         return "not finished yet" if plan.copy(step).exists() else "never run"
-    if changed := differences(entry["parameters"], step.parameters):
+    if changed := differences(counted(entry["parameters"]), counted(step.parameters)):
         return few(changed)
     if entry.get("reads", {}) != step.reads:
         return few(differences(entry.get("reads", {}), step.reads))
@@ -262,7 +271,7 @@ def _order(step: Step, entry: Mapping[str, Any]) -> str:
 
 def _must_be_finished(step: Step, entry: Mapping[str, Any], plan: Plan, start: str) -> None:
     reason = "" if entry and plan.copy(step).exists() else "it is not finished"
-    reason = reason or few(differences(entry["parameters"], step.parameters))
+    reason = reason or few(differences(counted(entry["parameters"]), counted(step.parameters)))
     if reason:
         raise StudyError(
             f"--from {start} needs {step.name} finished with these parameters, but in "
@@ -373,5 +382,5 @@ def _farewell(plan: Plan, seconds: float) -> str:
         f"Finished in {duration(seconds)}: {ran} run, {len(plan.steps) - ran} skipped.\n"
         f"Figures:  {folder}/results.json\n"
         f"Pages:    {folder}/notebooks/\n"
-        f"The book: mdhelpers book {plan.run.study}{profile}"
+        f"The book: mdhelpers book {plan.run.study}{profile}{plan.run.option()}"
     )

@@ -11,6 +11,7 @@ All names in a run are relative to its folder, so that it can be copied, moved a
 """
 
 import re
+import shlex
 import uuid
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
@@ -294,7 +295,16 @@ class Run:
     def command(self) -> str:
         """Return the command that carries out this run."""
         overlay = "" if self.profile == "full" else f" -f parameters/{self.profile}.yaml"
-        return f"mdhelpers run parameters/{self.study}.yaml{overlay}"
+        return f"mdhelpers run parameters/{self.study}.yaml{overlay}{self.option()}"
+
+    def option(self) -> str:
+        """Return the option that commands need to find this run; empty where runs lie by default.
+
+        A blank stands before it.
+        """
+        place = self.folder.parent
+        elsewhere = place.resolve() != resolve("runs").resolve()
+        return f" --runs-dir {shlex.quote(shown(place))}" if elsewhere else ""
 
     def facts(self) -> dict[str, Any]:
         """Return what makes results now: the study, commit, versions, machine and time."""

@@ -314,3 +314,18 @@ def test_papermill_executes_and_stages_read_what_is_finished(project, monkeypatc
     runner.run_study("tiny", start="1", **options)
     executed = nbformat.read(project / "runs" / "tiny" / "notebooks" / "01_data.ipynb", 4)
     assert "reading its results" in executed.cells[-1].outputs[0].text
+
+
+def test_a_run_that_was_moved_or_spread_wider_is_finished_there(project, executed, capsys):
+    run(executed)
+    shutil.copytree(project / "runs" / "tiny", project / "other disk" / "tiny")
+    assert run(executed, parameters={"runs_dir": "other disk"}) == []
+    assert "The book: mdhelpers book tiny --runs-dir 'other disk'" in capsys.readouterr().out
+    assert run(executed, parameters={"runs_dir": "other disk"}, start="03") == ["03_fit"]
+
+
+def test_what_changes_no_result_does_not_count():
+    given = {"n_models": 8, "workers": 4, "scheduler": "slurm", "cluster": {"queue": "a"}}
+    alone = {"n_models": 8, "workers": 0, "scheduler": "local", "cluster": {}}
+    assert runner.counted(given) == runner.counted(alone) == alone
+    assert runner.counted(given | {"n_models": 9}) != alone

@@ -81,7 +81,7 @@ def explorer(
     captions: pd.DataFrame | None = None,
     grades: pd.DataFrame | None = None,
     truth: pd.DataFrame | None = None,
-    top_k: int = 16,
+    top_k: int | None = None,
     seed: int = 0,
 ) -> Explorer:
     """Gather a finished comparison into one widget.
@@ -103,8 +103,8 @@ def explorer(
         Columns comparison, direction, end, feature, auc_within_class.
     truth : DataFrame, optional
         One bool column a planted feature, a row a test image. Shown behind a tick only.
-    top_k : int
-        Images at either end of a direction.
+    top_k : int, optional
+        Images at either end of a direction; by default 16, or half of the test images if fewer.
     seed : int
         Of the random images shown for contrast.
 
@@ -117,6 +117,8 @@ def explorer(
     ValueError
         If shapes disagree, a label has no name, or `top_k` is not in 1..n_test.
     """
+    if top_k is None:
+        top_k = min(16, max(1, len(test_split.labels) // 2))
     weights = [np.asarray(datamodels.weights) for datamodels in (datamodels_1, datamodels_2)]
     _check(comparison, weights, train_split, test_split, class_names, truth, top_k)
     labels = np.asarray(test_split.labels)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 
@@ -50,6 +51,31 @@ def check_study(study: Study) -> None:
         raise StudyError("\n".join(dict.fromkeys(faults)))
 
 
+def fitting_defaults(study: Study) -> dict[str, Any]:
+    """Sizes that a study leaves to their defaults and that its data are too few for, made to fit.
+
+    Sizes that were given are left to be refused.
+    """
+    n_train, n_test, _ = expected_sizes(study.dataset)
+    fit = {
+        "top_k": min(study.top_k, max(1, n_test // 2)),
+        "n_directions": min(study.n_directions, n_train, n_test),
+        "selection_sizes": study.selection_sizes
+        if max(study.selection_sizes) <= n_train
+        else some_sizes(n_train),
+    }
+    return {
+        name: value
+        for name, value in fit.items()
+        if name not in study.model_fields_set and value != getattr(study, name)
+    }
+
+
+def some_sizes(n_train: int) -> list[int]:
+    """An eighth, a quarter and a half of the training images."""
+    return sorted({max(1, n_train * share // 8) for share in (1, 2, 4)})
+
+
 def _told(check: Callable[[], None]) -> list[str]:
     try:
         check()
@@ -76,10 +102,9 @@ def _of_sizes(study: Study, n_train: int, n_test: int) -> Iterator[str]:
         )
     yield from _told(lambda: check_count(study.n_directions, (n_test, n_train)))
     if large := [size for size in study.selection_sizes if size > n_train]:
-        fit = sorted({max(1, n_train * share // 8) for share in (1, 2, 4)})
         yield (
             f"selection_sizes: notebook 08 cannot choose {large[0]} of {n_train} training images. "
-            f"Give selection_sizes: {fit}"
+            f"Give selection_sizes: {some_sizes(n_train)}"
         )
     if n_train < SHOWN:
         yield f"dataset: {n_train} training images; notebook 08 shows the {SHOWN} nearest of them"

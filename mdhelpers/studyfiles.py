@@ -258,7 +258,21 @@ def read_study(
     """Return the validated study and all its parameters, after unknown ones were refused."""
     known = {name for notebook in notebooks for name in notebook.declares}
     refuse_unknown(merged, known | set(study_class.model_fields))
-    return complete(merged, study_class)
+    study, values = complete(merged, study_class)
+    changes = _fitting_defaults(study)
+    for name, value in changes.items():
+        _say_once(f"{name}: {value} in place of {values[name]}, since this study has few images")
+    return complete(dict(merged) | changes, study_class) if changes else (study, values)
+
+
+def _fitting_defaults(study: Any) -> dict[str, Any]:
+    from mdhelpers.studies import Study
+
+    if not isinstance(study, Study):
+        return {}
+    from mdhelpers.preflight import fitting_defaults
+
+    return fitting_defaults(study)
 
 
 def complete(merged: Mapping[str, Any], study_class: type) -> tuple[Any, dict[str, Any]]:

@@ -381,3 +381,17 @@ def test_dark_themes_are_followed(page):
     )
     style = "e => [getComputedStyle(e).backgroundColor, getComputedStyle(e).color]"
     assert page.locator(".mdx").evaluate(style) == ["rgb(20, 24, 30)", "rgb(206, 214, 221)"]
+
+
+@pytest.mark.parametrize(("n_test", "shown"), [(60, 16), (8, 4), (3, 1)])
+def test_few_test_images_are_enough_for_a_widget(inputs, n_test, shown):
+    few = dict(inputs)
+    few["test_split"] = split(np.random.default_rng(1), n_test)
+    few["comparison"] = {
+        name: SimpleNamespace(**vars(found) | {"projections": found.projections[:n_test]})
+        for name, found in inputs["comparison"].items()
+    }
+    for a in (1, 2):
+        few[f"datamodels_{a}"] = SimpleNamespace(weights=inputs[f"datamodels_{a}"].weights[:n_test])
+    ends = explorer(**few).comparisons["1_minus_2"][0]["images"]
+    assert len(ends["top"]) == len(ends["bottom"]) == shown

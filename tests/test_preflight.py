@@ -8,11 +8,11 @@ import pytest
 from PIL import Image
 
 from mdhelpers import slots
-from mdhelpers.preflight import check_study
+from mdhelpers.preflight import check_study, fitting_defaults
 from mdhelpers.runs import StudyError
 from mdhelpers.specs import validate
 from mdhelpers.studies import Study
-from mdhelpers.studyfiles import complete, known_studies, merge
+from mdhelpers.studyfiles import complete, find_notebooks, known_studies, merge, read_study
 
 SCENES = {
     "study": "s",
@@ -186,3 +186,17 @@ def test_photographs_have_no_captions_unless_a_clip_is_named(captions, decided):
 def test_the_small_clip_is_refused_for_photographs(pets):
     with pytest.raises(StudyError, match=r"captions\.model: .* Give captions: {model: none}"):
         check_study(study(**pets, captions={"model": "small"}))
+
+
+def test_defaults_fit_few_pictures_and_what_was_given_is_refused(pets):
+    few = validate(Study, SCENES | pets)
+    assert fitting_defaults(few) == {"top_k": 8, "selection_sizes": [5, 10, 20]}
+    check_study(validate(Study, SCENES | pets | fitting_defaults(few)))
+    assert "top_k" not in fitting_defaults(study(**pets, top_k=24))
+    assert fitting_defaults(study()) == {}
+
+
+def test_fitted_defaults_are_said_and_given_to_the_notebooks(pets, capsys):
+    few, values = read_study(SCENES | pets, find_notebooks(), Study)
+    assert few.top_k == values["top_k"] == 8
+    assert "top_k: 8 in place of 24, since this study has few images" in capsys.readouterr().err

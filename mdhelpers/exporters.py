@@ -23,6 +23,7 @@ __all__ = ["KINDS", "export_pt", "export_release", "export_run", "export_weights
 
 SPLITS = ("test", "train")
 KINDS = ("pt", "npy", "release")
+MARK = ".mdhelpers-export"
 
 
 def export_run(
@@ -50,17 +51,19 @@ def export_run(
     Raises
     ------
     ValueError
-        If a kind is unknown.
+        If a kind is unknown, or the folder holds files of others.
     FileNotFoundError
         If the run has not come that far.
     """
     for kind in kinds:
         if kind not in KINDS:
             raise ValueError(unknown_word(kind, KINDS, "kind"))
-    paths = []
-    for algorithm in (1, 2):
-        place = Path(folder) / f"algorithm_{algorithm}"
+    paths, places = [], [Path(folder) / f"algorithm_{algorithm}" for algorithm in (1, 2)]
+    for place in places:
+        _refuse_others(place)
+    for algorithm, place in enumerate(places, 1):
         place.mkdir(parents=True, exist_ok=True)
+        (place / MARK).touch()
         if {"pt", "npy"} & set(kinds):
             datamodels = read_datamodels(run)[algorithm - 1]
         if "pt" in kinds:
@@ -71,6 +74,14 @@ def export_run(
             models = read_models(run).all(algorithm)
             paths += export_release(place, models.masks, models.margins, dtype=dtype)
     return paths
+
+
+def _refuse_others(place: Path) -> None:
+    if place.exists() and any(place.iterdir()) and not (place / MARK).exists():
+        raise ValueError(
+            f"{place} holds files that no export made, and they could be written over. Give "
+            "another folder, or move them."
+        )
 
 
 def export_pt(

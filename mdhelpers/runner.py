@@ -6,6 +6,7 @@ the run's folder keeps what each was made from. Within a notebook, the stage dec
 (`mdhelpers.runs`) whether it computes or reads; this module decides whether a kernel starts at all.
 """
 
+import itertools
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -335,7 +336,18 @@ def _begin(plan: Plan, *, force: bool) -> None:
     entries = read_entries(plan.run)
     write_json(keys_file(plan.run), {k: v for k, v in entries.items() if k not in names})
     for step in plan.to_run:
-        plan.copy(step).unlink(missing_ok=True)
+        _put_away(plan.copy(step), entries.get(step.name, {}))
+
+
+def _put_away(copy: Path, entry: Mapping[str, Any]) -> None:
+    """Remove an executed notebook; one that somebody has changed since is kept by another name."""
+    if not copy.exists() or entry.get("copy") in (None, file_digest(copy)):
+        copy.unlink(missing_ok=True)
+        return
+    names = (copy.with_name(f"{copy.stem}-changed-{n}.ipynb") for n in itertools.count(1))
+    kept = next(path for path in names if not path.exists())
+    copy.rename(kept)
+    print(f"{copy.name} was changed since it was executed: it is kept as {kept.name}", flush=True)
 
 
 def _discard(run: Run, names: list[str]) -> None:

@@ -103,3 +103,14 @@ def test_files_are_written_of_the_kinds_asked_for(trained, tmp_path):
     assert np.array_equal(np.load(written[0]), fits.datamodels[0].weights)
     with pytest.raises(ValueError, match="did you mean 'npy'"):
         export_run(trained, tmp_path, kinds=("npz",))
+
+
+def test_an_export_writes_over_exports_alone(trained, tmp_path):
+    export_run(trained, tmp_path / "ours", kinds=["npy"])
+    export_run(trained, tmp_path / "ours", kinds=["npy"])
+    theirs = tmp_path / "theirs" / "algorithm_2" / "weights.npy"
+    theirs.parent.mkdir(parents=True)
+    theirs.write_text("mine")
+    with pytest.raises(ValueError, match="holds files that no export made"):
+        export_run(trained, tmp_path / "theirs", kinds=["npy"])
+    assert [p for p in (tmp_path / "theirs").rglob("*") if p.is_file()] == [theirs]

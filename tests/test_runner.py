@@ -113,6 +113,7 @@ def test_a_changed_copy_or_record_runs_again(project, executed, capsys):
     (notebooks / "02_train.ipynb").write_text((notebooks / "02_train.ipynb").read_text() + " ")
     assert run(executed) == ALL[1:]
     assert "02_train: running (its executed copy was changed)" in capsys.readouterr().out
+    assert (notebooks / "02_train-changed-1.ipynb").read_text().endswith(" ")  # somebody's notes
     keys = notebooks / "keys.json"
     keys.write_text(keys.read_text().replace('"seconds": ', '"seconds": 9', 1))
     assert run(executed) == ALL

@@ -228,11 +228,18 @@ def _signs(projections: np.ndarray, directions: np.ndarray) -> np.ndarray:
 
 def check_count(n_directions: int, shape: tuple[int, int]) -> None:
     """Refuse more directions than residuals of this shape, (n_test, n_train), can have."""
-    if not 1 <= n_directions <= min(shape):
+    most = most_directions(shape)
+    if not 1 <= n_directions <= most:
         raise ValueError(
-            f"n_directions is {n_directions}; expected a number from 1 to {min(shape)}, the "
-            f"smaller of {shape[0]} test and {shape[1]} training examples."
+            f"n_directions is {n_directions}; expected a number from 1 to {most}, as residuals of "
+            f"{shape[0]} test and {shape[1]} training examples have no more once centred."
         )
+
+
+def most_directions(shape: tuple[int, int]) -> int:
+    """How many directions residuals of shape (n_test, n_train) have: centring takes one away."""
+    n_test, n_train = shape
+    return min(n_test - 1, n_train)
 
 
 def save_comparison(comparison: Comparison, path: str | Path) -> None:

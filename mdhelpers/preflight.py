@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from mdhelpers.captions import caption_bank
-from mdhelpers.comparison import check_count
+from mdhelpers.comparison import check_count, most_directions
 from mdhelpers.encoders import check_named
 from mdhelpers.estimates import expected_sizes
 from mdhelpers.fast_l1 import check_fast_l1
@@ -59,7 +59,7 @@ def fitting_defaults(study: Study) -> dict[str, Any]:
     n_train, n_test, _ = expected_sizes(study.dataset)
     fit = {
         "top_k": min(study.top_k, max(1, n_test // 2)),
-        "n_directions": min(study.n_directions, n_train, n_test),
+        "n_directions": max(1, min(study.n_directions, most_directions((n_test, n_train)))),
         "selection_sizes": study.selection_sizes
         if max(study.selection_sizes) <= n_train
         else some_sizes(n_train),

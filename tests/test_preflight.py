@@ -89,7 +89,7 @@ def test_the_fewest_models_are_those_that_can_be_quartered(n_slots):
 
 TAG = {"transformation": "tag", "target_class": "boat", "uses": 1, "intensities": [3]}
 FAULTS = {
-    "directions": ({"n_directions": 101}, "n_directions is 101; expected a number from 1 to 100"),
+    "directions": ({"n_directions": 101}, "n_directions is 101; expected a number from 1 to 99"),
     "no function": (
         {"algorithm_2": {"kind": "python", "name": "x", "function": "no_such_module:f"}},
         "cannot import 'no_such_module'",

@@ -13,7 +13,8 @@ All names in a run are relative to its folder, so that it can be copied, moved a
 import re
 import shlex
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from html import escape
 from pathlib import Path
@@ -422,7 +423,28 @@ def read_tables(run: Run, stage: str) -> dict[str, Any]:
 
     paths = run.outputs(stage, "*.parquet")
     names = [path.relative_to(run.folder).with_suffix("").as_posix() for path in paths]
-    return {name: pd.read_parquet(path) for name, path in zip(names, paths, strict=True)}
+    with readable(run, stage):
+        return {name: pd.read_parquet(path) for name, path in zip(names, paths, strict=True)}
+
+
+@contextmanager
+def readable(run: Run, stage: str) -> Iterator[None]:
+    """Say whose output it is that cannot be read: of runs of older versions, which kept no digests.
+
+    Raises
+    ------
+    StudyError
+        In place of what libraries raise for damaged files.
+    """
+    try:
+        yield
+    except StudyError:
+        raise
+    except (OSError, ValueError, KeyError, EOFError) as error:
+        raise StudyError(
+            f"what {stage} wrote into {shown(run.folder)} cannot be read ({error}). Remove "
+            f"stages/{stage}.json there, and `{run.command()}` makes it anew."
+        ) from error
 
 
 def checked(folder: Path, stage: str, path: Path) -> Path:

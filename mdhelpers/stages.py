@@ -32,7 +32,7 @@ from mdhelpers.outputs import relative_to_class
 from mdhelpers.paths import shown
 from mdhelpers.plans import TrainingPlan, choose_stack, resolve_device
 from mdhelpers.pretraining import sources
-from mdhelpers.runs import Run, StudyError
+from mdhelpers.runs import Run, StudyError, readable
 from mdhelpers.specs import validate
 from mdhelpers.status import store_locations
 from mdhelpers.store import ModelStore, Trained
@@ -89,7 +89,9 @@ def data_figures(data: Dataset, spec: DatasetSpec) -> dict[str, Any]:
 def read_data(run: Run, *, mmap: bool = False) -> Dataset:
     """The images as stage 01 wrote them, held against its digests; `mmap` leaves them on disk."""
     names = {path.name for path in run.outputs(DATA, "data/*")}
-    return read_dataset(run.folder / "data", mmap=mmap, foreground="train_foreground.npy" in names)
+    with readable(run, DATA):
+        foreground = "train_foreground.npy" in names
+        return read_dataset(run.folder / "data", mmap=mmap, foreground=foreground)
 
 
 SPLITS = ("train", "test")

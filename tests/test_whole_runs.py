@@ -191,6 +191,21 @@ def test_readers_refuse_what_is_not_what_was_written(run, reader):
         reader(run)
 
 
+@pytest.mark.parametrize("name", ["data/train_images.npy", "data/dataset.json", FILES[1]])
+@pytest.mark.parametrize("harm", ["cut", "emptied"])
+def test_a_damaged_run_of_an_older_version_is_named(run, name, harm):
+    """Its manifests hold names and no digests."""
+    path = run.folder / "stages" / "01_data_prep.json"
+    manifest = json.loads(path.read_text())
+    for key in ("sha256", "figures", "run"):
+        del manifest[key]
+    path.write_text(json.dumps(manifest | {"outputs": list(manifest["outputs"])}))
+    stages.read_data(run)
+    HARMS[harm](run.folder / name)
+    with pytest.raises(StudyError, match=r"what 01_data_prep wrote into .* cannot be read"):
+        stages.read_data(run)
+
+
 def test_a_lost_task_is_found_by_a_check_and_trained_again(run, made):
     (run.folder / "models_1.zarr/margins/c/2/0").unlink()
     assert not status(run.folder).finished

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from mdhelpers.algorithms import NetworkSpec
-from mdhelpers.comparison import Comparison, compare
+from mdhelpers.comparison import Comparison, compare, most_directions
 from mdhelpers.datamodels import Datamodels
 from mdhelpers.disagreement import directions_without, most_common_predictions, usually_right
 from mdhelpers.model_counts import ModelCounts, effect_of_model_count, fit_samples
@@ -142,7 +142,7 @@ def analyse(
 
 def _curves_of_halves(halves: list, seed: int) -> list[pd.DataFrame]:
     """Curves of one half's components on itself and on the other half."""
-    n_components = min(N_COMPONENTS, *halves[0][0].shape)
+    n_components = min(N_COMPONENTS, most_directions(halves[0][0].shape))
     found = compare(*halves[0], n_directions=n_components, seed=seed)
     return [
         curves_of(found).assign(on="half"),

@@ -158,7 +158,7 @@ def compare(
         If the iteration ended before its directions were known so well.
     """
     pair = ResidualPair(as_weights(datamodels_1), as_weights(datamodels_2))
-    check_count(n_directions, pair.shape)
+    check_count(n_directions, pair.shape, centred=center)
     found = principal_components(pair, n_directions, center=center, seed=seed)
     return Comparison(
         *_direction_sets(pair, found),
@@ -226,20 +226,21 @@ def _signs(projections: np.ndarray, directions: np.ndarray) -> np.ndarray:
     return np.where(np.where(np.abs(third) > 1e-6 * second**1.5, third, largest) < 0, -1.0, 1.0)
 
 
-def check_count(n_directions: int, shape: tuple[int, int]) -> None:
+def check_count(n_directions: int, shape: tuple[int, int], *, centred: bool = True) -> None:
     """Refuse more directions than residuals of this shape, (n_test, n_train), can have."""
-    most = most_directions(shape)
+    most = most_directions(shape, centred=centred)
     if not 1 <= n_directions <= most:
         raise ValueError(
-            f"n_directions is {n_directions}; expected a number from 1 to {most}, as residuals of "
-            f"{shape[0]} test and {shape[1]} training examples have no more once centred."
+            f"n_directions is {n_directions}; expected a number from 1 to {most}: residuals of "
+            f"{shape[0]} test and {shape[1]} training examples have no more"
+            f"{' once centred' if centred else ''}."
         )
 
 
-def most_directions(shape: tuple[int, int]) -> int:
+def most_directions(shape: tuple[int, int], *, centred: bool = True) -> int:
     """How many directions residuals of shape (n_test, n_train) have: centring takes one away."""
     n_test, n_train = shape
-    return min(n_test - 1, n_train)
+    return min(n_test - centred, n_train)
 
 
 def save_comparison(comparison: Comparison, path: str | Path) -> None:

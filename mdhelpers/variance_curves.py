@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from mdhelpers.comparison import Comparison, compare
+from mdhelpers.comparison import Comparison, compare, most_directions
 from mdhelpers.datamodels import Datamodels
 from mdhelpers.residuals import ResidualPair, as_weights
 
@@ -54,7 +54,7 @@ def variance_curves(
     """
     pair = as_weights(datamodels_1), as_weights(datamodels_2)
     if pair[0].ndim == 2:  # else compare says what is wrong
-        n_components = min(n_components, *pair[0].shape)
+        n_components = min(n_components, most_directions(pair[0].shape, centred=center))
     found = compare(*pair, n_directions=n_components, center=center, seed=seed)
     return curves_of(found, measured_on)
 

@@ -224,5 +224,5 @@ def test_no_direction_is_asked_of_what_centring_took_away():
     first, second = draw()
     few = first[:5], second[:5]
     assert compare(*few, n_directions=4).one_minus_two.directions.shape[0] == 4
-    with pytest.raises(ValueError, match="from 1 to 4, as residuals of 5 test"):
+    with pytest.raises(ValueError, match="from 1 to 4: residuals of 5 test"):
         compare(*few, n_directions=5)

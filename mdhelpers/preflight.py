@@ -58,7 +58,7 @@ def fitting_defaults(study: Study) -> dict[str, Any]:
     """
     n_train, n_test, _ = expected_sizes(study.dataset)
     fit = {
-        "top_k": min(study.top_k, max(1, n_test // 2)),
+        "top_k": study.top_k if n_test >= 2 * study.top_k else max(1, n_test // 4),
         "n_directions": max(1, min(study.n_directions, most_directions((n_test, n_train)))),
         "selection_sizes": study.selection_sizes
         if max(study.selection_sizes) <= n_train

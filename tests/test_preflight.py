@@ -190,7 +190,7 @@ def test_the_small_clip_is_refused_for_photographs(pets):
 
 def test_defaults_fit_few_pictures_and_what_was_given_is_refused(pets):
     few = validate(Study, SCENES | pets)
-    assert fitting_defaults(few) == {"top_k": 8, "selection_sizes": [5, 10, 20]}
+    assert fitting_defaults(few) == {"top_k": 4, "selection_sizes": [5, 10, 20]}
     check_study(validate(Study, SCENES | pets | fitting_defaults(few)))
     assert "top_k" not in fitting_defaults(study(**pets, top_k=24))
     assert fitting_defaults(study()) == {}
@@ -198,5 +198,5 @@ def test_defaults_fit_few_pictures_and_what_was_given_is_refused(pets):
 
 def test_fitted_defaults_are_said_and_given_to_the_notebooks(pets, capsys):
     few, values = read_study(SCENES | pets, find_notebooks(), Study)
-    assert few.top_k == values["top_k"] == 8
-    assert "top_k: 8 in place of 24, since this study has few images" in capsys.readouterr().err
+    assert few.top_k == values["top_k"] == 4
+    assert "top_k: 4 in place of 24, since this study has few images" in capsys.readouterr().err

@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import numpy as np
 import pandas as pd
 
@@ -47,3 +49,19 @@ def test_transformations_are_shown_from_untouched_to_strongest():
     changed = [(row != rows[0][0]).any(axis=-1).sum() for row in rows[0]]
     assert changed == sorted(changed)
     assert changed[0] == 0
+
+
+def test_an_end_that_holds_all_of_its_classes_has_no_row_of_others():
+    test = SimpleNamespace(labels=np.array([0, 0, 1, 1]), images=np.zeros((4, 2, 2, 3), np.uint8))
+    ends = [("top", 0), ("top", 1), ("bottom", 2)]
+    members = pd.DataFrame(
+        [("1_minus_2", 1, end, rank, index) for rank, (end, index) in enumerate(ends)],
+        columns=["comparison", "direction", "end", "rank", "index"],
+    )
+    directions = SimpleNamespace(name="1_minus_2", component=[1])
+    rows = selections.subpopulation_rows(members, directions, test)
+    assert {label: len(row) for label, row in rows.items()} == {
+        "1 ▲": 2,
+        "1 ▼": 1,
+        "random as 1 ▼": 1,
+    }

@@ -314,6 +314,7 @@ def book(
         from mdhelpers.book import build
         from mdhelpers.paths import resolve
 
+        print("Building the pages, some seconds …", file=sys.stderr, flush=True)
         page = build(
             study,
             profile=profile,
@@ -334,6 +335,7 @@ def doctor(
 
         from mdhelpers.doctor import examine, report
 
+        print("Looking, and timing a few batches …", file=sys.stderr, flush=True)
         found = examine()
         print(json.dumps(found, indent=2, ensure_ascii=False) if as_json else report(found))
 

@@ -74,7 +74,7 @@ def image_rows(
     ----------
     ax : Axes
     rows : mapping of label to array of shape (n, height, width, 3), uint8
-        All images of one size; rows may differ in length.
+        All images of one size; rows may differ in length, and empty ones are left out.
     titles, outlines : mapping of label to sequence, optional
         As in `show_images`, for any of the rows.
     gap : int
@@ -89,7 +89,11 @@ def image_rows(
     ValueError
         As `show_images`, and if the rows' images differ in size.
     """
-    images = {label: _checked(row) for label, row in rows.items()}
+    images = {label: _checked(row) for label, row in rows.items() if len(row)}
+    if not images:
+        ax.axis("off")
+        ax.text(0.5, 0.5, "no images to show here", ha="center", transform=ax.transAxes)
+        return ax
     if len({row.shape[1:] for row in images.values()}) != 1:
         shapes = {label: row.shape for label, row in images.items()}
         raise ValueError(f"Got rows of shapes {shapes}; expected images of one size.")

@@ -93,3 +93,13 @@ def test_neighbours_refuse_weights_of_another_training_set(ax):
         datamodel_neighbours(ax, IMAGES[0], IMAGES, {"fixed": np.zeros(9)})
     with pytest.raises(ValueError, match="top_k 11"):
         datamodel_neighbours(ax, IMAGES[0], IMAGES, {"fixed": np.zeros(10)}, top_k=11)
+
+
+def test_empty_rows_are_left_out_and_nothing_at_all_is_said():
+    ax, same, none = (Figure().subplots() for _ in range(3))
+    image_rows(ax, {"full": IMAGES, "empty": IMAGES[:0]})
+    image_rows(same, {"full": IMAGES})
+    assert len(ax.texts) == len(same.texts)
+    assert len(ax.images) == len(same.images)
+    image_rows(none, {"empty": IMAGES[:0]})
+    assert [text.get_text() for text in none.texts] == ["no images to show here"]

@@ -51,7 +51,7 @@ def test_transformations_are_shown_from_untouched_to_strongest():
     assert changed[0] == 0
 
 
-def test_an_end_that_holds_all_of_its_classes_has_no_row_of_others():
+def test_an_end_that_holds_all_of_its_classes_has_no_others_beside_it():
     test = SimpleNamespace(labels=np.array([0, 0, 1, 1]), images=np.zeros((4, 2, 2, 3), np.uint8))
     ends = [("top", 0), ("top", 1), ("bottom", 2)]
     members = pd.DataFrame(
@@ -62,6 +62,7 @@ def test_an_end_that_holds_all_of_its_classes_has_no_row_of_others():
     rows = selections.subpopulation_rows(members, directions, test)
     assert {label: len(row) for label, row in rows.items()} == {
         "1 ▲": 2,
+        "random as 1 ▲": 0,
         "1 ▼": 1,
         "random as 1 ▼": 1,
     }

@@ -240,6 +240,16 @@ def refuse_unknown(given: Iterable[str], known: Iterable[str]) -> None:
     raise StudyError("\n".join([*lines, f"Known parameters: {', '.join(known)}."]))
 
 
+def _mappings_with(key: str) -> list[str]:
+    """The parameters that are mappings in which a key may stand."""
+    from mdhelpers.algorithms import NetworkSpec
+    from mdhelpers.studies import Study
+
+    fields = {name: field.annotation for name, field in Study.model_fields.items()}
+    fields |= {"algorithm_1": NetworkSpec, "algorithm_2": NetworkSpec}
+    return [n for n, spec in fields.items() if key in getattr(spec, "model_fields", ())]
+
+
 def _unknown(key: str, known: Sequence[str]) -> str:
     whole, dot, inner = key.partition(".")
     if dot and whole in known:
@@ -249,6 +259,8 @@ def _unknown(key: str, known: Sequence[str]) -> str:
         )
     near = difflib.get_close_matches(key, known, n=1)
     hint = f"Did you mean {near[0]!r}?" if near else "Take it out, or see the list below."
+    if not near and (places := [place for place in _mappings_with(key) if place in known]):
+        hint = f"It is a key within {' and '.join(places)}."
     return f"Unknown parameter {key!r}: no notebook declares it. {hint}"
 
 

@@ -150,3 +150,11 @@ def test_defaults_are_filled_in_as_plain_values():
 def test_a_key_within_a_mapping_is_told_to_be_given_with_it():
     with pytest.raises(StudyError, match=r"dataset is given as a whole.*-p dataset '{size: …}'"):
         studyfiles.refuse_unknown(["dataset.size"], ["dataset"])
+
+
+@pytest.mark.parametrize(
+    ("key", "place"), [("n_train", "dataset"), ("batch_size", "algorithm_1 and algorithm_2")]
+)
+def test_a_key_that_stands_within_mappings_is_told_where(key, place):
+    with pytest.raises(StudyError, match=f"It is a key within {place}"):
+        studyfiles.refuse_unknown([key], ["dataset", "algorithm_1", "algorithm_2"])

@@ -25,7 +25,15 @@ def describe(plan: Plan, needs: Mapping[str, Any]) -> str:
     an algorithm, only the keys that were given are shown.
     """
     first = f"Study {plan.run.study}, profile {plan.run.profile} → {shown(plan.run.folder)}"
-    return "\n".join([first, *of_folder(plan.study), *of_steps(plan), *of_needs(plan, needs)])
+    return "\n".join(
+        [
+            first,
+            *of_folder(plan.study),
+            *of_scores(plan.study),
+            *of_steps(plan),
+            *of_needs(plan, needs),
+        ]
+    )
 
 
 def of_folder(study: Any) -> Iterator[str]:
@@ -42,6 +50,15 @@ def of_folder(study: Any) -> Iterator[str]:
         f"pictures of {len(listing.names)} classes ({names})"
     )
     yield from (f"  {line}" for line in notes(listing, {}))
+
+
+def of_scores(study: Any) -> Iterator[str]:
+    """What scores made elsewhere stand for, and what is trained beside them."""
+    if getattr(study, "datamodels_1_path", ""):
+        yield (
+            "Notebooks 04 to 06 compare the scores given; the models that are trained are for the "
+            "other notebooks."
+        )
 
 
 def of_steps(plan: Plan) -> Iterator[str]:

@@ -65,3 +65,9 @@ def test_a_parameter_is_said_once(pets):
         "        n_models = 8",
         "Keys that are not shown have their defaults.",
     ]
+
+
+def test_what_is_trained_beside_scores_that_are_given_is_said(pets):
+    assert not list(dry_run.of_scores(pets))
+    given = pets.model_copy(update={"datamodels_1_path": "a.pt", "datamodels_2_path": "b.pt"})
+    assert "compare the scores given" in next(dry_run.of_scores(given))

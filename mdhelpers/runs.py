@@ -227,9 +227,8 @@ class Run:
     def _of_another_profile(self) -> str:
         """A hint for those to whom a notebook's own profile, a smaller one, comes unawares."""
         full = self.folder.with_name(self.study)
-        if self.profile == "full" or not is_run(full):
-            return ""
-        return f" ({shown(full)} has a run of profile full: give -p profile full to read that)"
+        hint = f" ({shown(full)} has a run of profile full: give -p profile full to read that)"
+        return hint if self.profile != "full" and is_run(full) else ""
 
     def damage(self, manifest: Mapping[str, Any], *, thorough: bool = True) -> list[str]:
         """Return what is wrong with a manifest's outputs, in words; empty where nothing is.
@@ -299,13 +298,11 @@ class Run:
         return f"mdhelpers run parameters/{self.study}.yaml{overlay}{self.option()}"
 
     def option(self) -> str:
-        """Return the option that commands need to find this run; empty where runs lie by default.
-
-        A blank stands before it.
-        """
+        """Return the option by which commands find this run, after a blank; empty by default."""
         place = self.folder.parent
-        elsewhere = place.resolve() != resolve("runs").resolve()
-        return f" --runs-dir {shlex.quote(shown(place))}" if elsewhere else ""
+        if place.resolve() == resolve("runs").resolve():
+            return ""
+        return f" --runs-dir {shlex.quote(shown(place))}"
 
     def facts(self) -> dict[str, Any]:
         """Return what makes results now: the study, commit, versions, machine and time."""

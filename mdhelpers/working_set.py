@@ -13,6 +13,7 @@ small enough for the caches. At each penalty of the path
 
 from __future__ import annotations
 
+import numba
 import numpy as np
 
 from mdhelpers.compiled import compiled
@@ -29,10 +30,17 @@ _RETRIES = 12
 
 # All in one file, since numba's cache of a function is renewed when its own file changes only.
 # Not full fastmath: infinity and NaN keep their meaning.
-_jit = compiled(nogil=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz", "arcp"})
+_OPTIONS = {
+    "nogil": True,
+    "error_model": "numpy",
+    "fastmath": {"reassoc", "contract", "nsz", "arcp"},
+}
+# Inlined, so that there is one function: else the process that compiles links the helpers as they
+# were compiled alone, one that reads the cache as they were within `follow`, and bits differ.
+_jit = numba.njit(inline="always", **_OPTIONS)
 
 
-@_jit
+@compiled(**_OPTIONS)
 def follow(gram, cross, variance, lams, validation, rules, found):
     """Follow the paths of all targets; the last column of ``lams`` (n_targets, n) is the floor.
 

@@ -1,3 +1,7 @@
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -123,3 +127,27 @@ def test_gives_back_what_it_has_when_sweeps_run_out():
     rough, gaps = lasso.solve_lasso(problem, lam, tol=1e-6, engine=lasso.Engine(max_iter=3))
     assert gaps.max() > 1e-6
     assert torch.isfinite(rough).all()
+
+
+FIT = """
+import hashlib, numpy as np
+from mdhelpers.datamodels import FitOptions, fit_datamodels
+rng = np.random.default_rng(0)
+masks = rng.random((32, 60)) < 0.5
+weights = rng.normal(size=(90, 60)) * (rng.random((90, 60)) < 0.1)
+margins = (masks @ weights.T + rng.normal(size=(32, 90))).astype("f4")
+options = FitOptions(n_lams=8)
+fit = fit_datamodels(masks, margins, method="lasso", options=options, slots=np.arange(32) % 2)
+print(hashlib.sha256(fit.weights.tobytes() + fit.lam.tobytes()).hexdigest())
+"""
+
+
+@pytest.mark.slow
+def test_code_just_compiled_gives_the_same_bits_as_that_of_the_cache(tmp_path):
+    """It did not, and datamodels of a run that was killed and resumed differed at random."""
+    command, found = [sys.executable, "-c", FIT], []
+    for _ in range(2):
+        environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)}
+        found.append(subprocess.run(command, env=environment, capture_output=True, check=True))
+    assert list(tmp_path.rglob("*.nbc"))  # there is a cache by now
+    assert found[0].stdout == found[1].stdout

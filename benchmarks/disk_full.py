@@ -1,10 +1,10 @@
 """The disk full in each step: what is said, what stays, and whether the same command finishes.
 
 A tiny study is finished once. Then, for each notebook, a copy of the run lies on a small disk of
-its own (a tmpfs: this needs root), the notebook's results are taken back, the disk is filled but
-for a few kilobytes, and the study is run: it must stop with one line that says what to do. What was
-finished before must be as it was. Then the disk gets its space again and the same command must end
-with what the undisturbed run has, byte by byte.
+its own (a tmpfs: this needs root), the notebook's results are taken back and the study is run.
+When the notebook has begun, the disk is filled but for a few kilobytes: the run must stop with one
+line that says what to do. What was finished before must be as it was. Then the disk gets its space
+again and the same command must end with what the undisturbed run has, byte by byte.
 
     python benchmarks/disk_full.py --quick --out disk_full.json
 """
@@ -18,6 +18,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -28,12 +29,28 @@ from mdhelpers.machine import folder_bytes, machine
 from mdhelpers.runner import find_notebooks
 from mdhelpers.runs import Run
 
-SPARE = 24_000  # bytes that are left when the notebook begins
+SPARE = 24_000  # bytes that are left when the notebook has begun
+
+
+def words(study: Path) -> list[str]:
+    return [sys.executable, "-m", "mdhelpers.cli", "run", str(study)]
 
 
 def command(study: Path) -> subprocess.CompletedProcess:
-    words = [sys.executable, "-m", "mdhelpers.cli", "run", str(study)]
-    return subprocess.run(words, capture_output=True, text=True, check=False)
+    return subprocess.run(words(study), capture_output=True, text=True, check=False)
+
+
+def filled_meanwhile(study: Path, name: str) -> tuple[int, list[str], Path]:
+    """Run, and fill the disk when a notebook begins: the exit code, what was said, the filler."""
+    log = study.parent.parent / f"log_{name}"
+    with log.open("w") as file:
+        process = subprocess.Popen(words(study), stdout=file, stderr=file)
+    while process.poll() is None and f"{name}: running" not in log.read_text(encoding="utf-8"):
+        time.sleep(0.02)
+    filler = fill(study.parent)
+    code = process.wait()
+    said = [line for line in log.read_text(encoding="utf-8").splitlines() if line.strip()]
+    return code, said[-3:], filler
 
 
 @contextmanager
@@ -77,8 +94,7 @@ def tried(name: str, finished: Path, wanted: dict[str, str], disk: Path) -> dict
     run = Run("tiny", runs_dir=disk / "runs")
     take_back(run, name)
     before = {m["stage"]: m["key"] for m in run.manifests() if m["stage"][:2] < name[:2]}
-    filler = fill(disk)
-    stopped = command(study)
+    code, said, filler = filled_meanwhile(study, name)
     damage = [d for m in run.manifests() if m["stage"] in before for d in run.damage(m)]
     kept = all(run.manifest(stage).get("key") == key for stage, key in before.items())
     filler.unlink()
@@ -86,8 +102,8 @@ def tried(name: str, finished: Path, wanted: dict[str, str], disk: Path) -> dict
     now = fingerprints(run.folder) if again.returncode == 0 else {}
     return {
         "notebook": name,
-        "code": stopped.returncode,
-        "said": stopped.stderr.strip().splitlines(),
+        "code": code,
+        "said": said,
         "kept": kept and not damage,
         "finished": again.returncode == 0,
         "different": sorted(n for n in {*now, *wanted} if now.get(n) != wanted.get(n)),
@@ -103,10 +119,10 @@ def rows_of(options, root: Path) -> list[dict]:
     names = [notebook.name for notebook in find_notebooks()]
     rows = []
     for name in names[2:4] if options.quick else names:
-        with small_disk(root / f"disk_{name[:2]}", 2 * folder_bytes(finished) + 60_000_000) as disk:
+        with small_disk(root / f"disk_{name[:2]}", folder_bytes(finished) + 80_000_000) as disk:
             rows.append(tried(name, finished, wanted, disk))
         row = rows[-1]
-        row["one_line"] = any("disk" in line and "space" in line for line in row["said"])
+        row["one_line"] = any("is full" in line and "Make space" in line for line in row["said"])
         ended = "equal" if row["finished"] and not row["different"] else row["different"][:3]
         print(f"{name}: code {row['code']}, kept {row['kept']}, then {ended}", flush=True)
         print("   ", " / ".join(row["said"])[:300], flush=True)

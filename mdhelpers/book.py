@@ -23,7 +23,7 @@ from mdhelpers.paths import project_root, resolve, shown
 from mdhelpers.plain_text import escape_markdown
 from mdhelpers.records import file_digest, unfinished_name
 from mdhelpers.runner import read_entries
-from mdhelpers.runs import Run, banner, provenance
+from mdhelpers.runs import Run, banner, is_run, provenance
 from mdhelpers.studyfiles import find_notebooks
 
 ALL = (0, 99)
@@ -71,6 +71,11 @@ def build(
     if find_spec("jupyter_book") is None:
         raise RuntimeError("Jupyter Book is not installed; run: pip install 'mdhelpers[book]'")
     run, out = Run(study, profile=profile, runs_dir=runs_dir), resolve(out)
+    if not is_run(run.folder):
+        raise FileNotFoundError(
+            f"there is no run of study {study!r}, profile {profile!r}, at {shown(run.folder)}. "
+            f"Run: {run.command()}"
+        )
     if not is_finished(run):
         raise FileNotFoundError(
             f"{shown(run.folder)} holds no finished run (expected results.json and all executed "

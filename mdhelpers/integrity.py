@@ -108,3 +108,22 @@ def is_inside(name: str) -> bool:
 def lies_in(path: Path, folder: Path) -> bool:
     """Return whether a path is in a folder itself, and not by a link that leads out of it."""
     return not path.is_symlink() and path.resolve().is_relative_to(folder.resolve())
+
+
+_KINDS = {
+    "stage": str, "block": str, "key": str, "parameters": dict, "inputs": dict,
+    "outputs": dict | list, "figures": dict, "run": dict, "seconds": int | float, "finished": str,
+}  # fmt: skip
+_LATER = {"figures", "run"}  # which runs of older versions lack
+
+
+def is_manifest(found: Mapping[str, Any]) -> bool:
+    """Whether a record has what a manifest has: it may be damaged, or a stranger's."""
+    missing = set(_KINDS) - set(found)
+    if not missing <= _LATER or missing == {"run"}:
+        return False
+    if not all(isinstance(found[key], _KINDS[key]) for key in set(_KINDS) - missing):
+        return False
+    if not all(other < found["stage"] for other in found["inputs"]):  # stages read earlier ones
+        return False
+    return all(isinstance(name, str) for name in found["outputs"])

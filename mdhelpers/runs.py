@@ -20,7 +20,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from mdhelpers.integrity import STORE, is_inside, problem
+from mdhelpers.integrity import STORE, is_inside, is_manifest, problem
 from mdhelpers.machine import git_commit, machine, versions
 from mdhelpers.paths import resolve, shown
 from mdhelpers.records import (
@@ -37,7 +37,7 @@ from mdhelpers.records import (
 from mdhelpers.run_stage import Stage
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-MARK = "run.json"
+MARK, MAKER = "run.json", "mdhelpers"
 
 
 class StudyError(ValueError):
@@ -97,7 +97,7 @@ class Run:
         StudyError
             If a folder of that name holds something else.
         """
-        if not (self.folder / MARK).is_file():
+        if self._mark.get("made_by") != MAKER:
             self._take_folder()
         return self.folder
 
@@ -109,7 +109,7 @@ class Run:
                 f"{shown(self.folder)} holds files that no run made, and a run would write among "
                 "them. Name the study otherwise, or set runs_dir to another folder."
             )
-        mark = {"made_by": "mdhelpers", "study": self.study, "profile": self.profile}
+        mark = {"made_by": MAKER, "study": self.study, "profile": self.profile}
         try:
             write_json(self.folder / MARK, mark | {"id": uuid.uuid4().hex})
         except OSError as error:
@@ -170,7 +170,7 @@ class Run:
         if said is not None and said != digest(found):
             return {}
         found = {"stage": name, "block": name} | found
-        return found if _is_manifest(found) else {}
+        return found if is_manifest(found) else {}
 
     def of_notebook(self, name: str) -> list[dict[str, Any]]:
         """Return the manifests of the stages that a notebook finishes: those of its number."""
@@ -372,25 +372,6 @@ def banner(profile: str) -> str:
     return f"{profile.capitalize()} run: small budget, its numbers are no findings."
 
 
-_KINDS = {
-    "stage": str, "block": str, "key": str, "parameters": dict, "inputs": dict,
-    "outputs": dict | list, "figures": dict, "run": dict, "seconds": int | float, "finished": str,
-}  # fmt: skip
-_LATER = {"figures", "run"}  # which runs of older versions lack
-
-
-def _is_manifest(found: Mapping[str, Any]) -> bool:
-    """Whether a record has what a manifest has: it may be damaged, or a stranger's."""
-    missing = set(_KINDS) - set(found)
-    if not missing <= _LATER or missing == {"run"}:
-        return False
-    if not all(isinstance(found[key], _KINDS[key]) for key in set(_KINDS) - missing):
-        return False
-    if not all(other < found["stage"] for other in found["inputs"]):  # stages read earlier ones
-        return False
-    return all(isinstance(name, str) for name in found["outputs"])
-
-
 def _up_to_date(manifests: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Leave out the stages that were made from others than there are now."""
     known = {manifest["stage"]: manifest for manifest in manifests}
@@ -467,8 +448,13 @@ def store_in(url: str | Path, name: str) -> Path | str:
 
 def is_run(folder: Path) -> bool:
     """Return whether a folder bears the mark of a run, or what a run of old has in its place."""
-    marks = (MARK, "results.json", "stages")
-    return any((folder / name).exists() for name in marks)
+    if read_or_empty(folder / MARK).get("made_by") == MAKER:
+        return True
+    facts = read_or_empty(folder / "results.json").get("run")
+    if isinstance(facts, dict) and {"study", "profile"} <= set(facts):
+        return True
+    records = (read_or_empty(path) for path in _children(folder / "stages", "*.json"))
+    return any({"key", "inputs", "outputs"} <= set(record) for record in records)
 
 
 def _children(folder: Path, pattern: str = "*") -> list[Path]:

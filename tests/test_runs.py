@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from mdhelpers import records, run_stage
-from mdhelpers.runs import Run, StudyError, show_provenance
+from mdhelpers.runs import Run, StudyError, is_run, show_provenance
 
 
 @pytest.fixture
@@ -190,6 +190,25 @@ def test_a_folder_with_things_of_others_is_no_run(tmp_path):
     with pytest.raises(StudyError, match="holds files that no run made"):
         Run("pets", runs_dir=tmp_path).path  # noqa: B018
     assert [path.name for path in (tmp_path / "pets").iterdir()] == ["photo.png"]
+
+
+@pytest.mark.parametrize("name", ["results.json", "run.json", "stages/x.json"])
+def test_files_of_other_tools_make_no_run(tmp_path, name):
+    (tmp_path / "pets" / name).parent.mkdir(parents=True)
+    (tmp_path / "pets" / name).write_text('{"score": 1}')
+    assert not is_run(tmp_path / "pets")
+    with pytest.raises(StudyError, match="holds files that no run made"):
+        Run("pets", runs_dir=tmp_path).path  # noqa: B018
+
+
+def test_a_run_without_its_mark_is_known_by_what_it_holds(run):
+    finish(run, "03_fit", lds=0.5)
+    for keep in ("results.json", "stages"):
+        for name in ("run.json", {"results.json": "none", "stages": "results.json"}[keep]):
+            (run.folder / name).unlink(missing_ok=True)
+        assert is_run(run.folder)
+    assert run.stage("03_fit", {}).is_current
+    assert (run.path / "run.json").exists()
 
 
 def test_a_copy_of_a_run_is_whole_and_has_a_mark_of_its_own(run, tmp_path):

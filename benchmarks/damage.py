@@ -3,8 +3,8 @@
 A tiny study is run through all notebooks. Then each file that it left is harmed in a copy of the
 run: cut short, emptied, one bit flipped, replaced by the same file of a run with another seed,
 deleted. Found means that `mdhelpers run` (which decides before anything runs what must run) or
-`mdhelpers status --check` names the damage. A sample, one a kind of file and harm, is then made
-whole by `mdhelpers run` and compared with the original byte by byte.
+`mdhelpers status --check` names the damage. A random sample is then made whole by `mdhelpers run`
+and compared with the original byte by byte.
 
     python benchmarks/damage.py --quick --out damage.json
 """
@@ -118,8 +118,7 @@ def rows_of(options, root: Path) -> list[dict]:
     run, other = (root / name / "runs" / "tiny" for name in ("one", "other"))
     kept, wanted = root / "kept", fingerprints(run)
     shutil.copytree(run, kept)
-    rows, healed = [], set()
-    names = files_of(run)
+    rows, names = [], files_of(run)
     if options.quick:
         names = [names[i] for i in sorted(random.sample(range(len(names)), 40))]
     for name in names:
@@ -133,14 +132,13 @@ def rows_of(options, root: Path) -> list[dict]:
             if path.is_file() and path.read_bytes() == before:
                 continue
             row = {"file": name, "kind": kind_of(name), "harm": harm, "said": found(study, name)}
-            if options.heal and (row["kind"], harm) not in healed:
-                healed.add((row["kind"], harm))
-                row["different"] = make_whole(study, wanted)
-                shutil.rmtree(run)
-                shutil.copytree(kept, run)
-            else:
-                shutil.copy2(kept / name, path)
+            shutil.copy2(kept / name, path)
             rows.append(row)
+    for row in random.sample(rows, options.heal):
+        HARMS[row["harm"]](run / row["file"], other / row["file"])
+        row["different"] = make_whole(study, wanted)
+        shutil.rmtree(run)
+        shutil.copytree(kept, run)
     return rows
 
 
@@ -161,11 +159,11 @@ def table(rows: list[dict]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="40 of the files, none made whole")
-    parser.add_argument("--heal", action="store_true", help="make one of each kind whole again")
+    parser.add_argument("--heal", type=int, default=12, help="how many to make whole again")
     parser.add_argument("--seed", type=int, default=0, help="of the bits that are flipped")
     parser.add_argument("--out", type=Path, help="write rows and bars as JSON")
     options = parser.parse_args()
-    options.heal = options.heal and not options.quick
+    options.heal = 0 if options.quick else options.heal
     random.seed(options.seed)
     os.environ["CI"] = "1"
     with tempfile.TemporaryDirectory() as root:

@@ -15,6 +15,7 @@ import yaml
 from safetensors.numpy import load_file
 
 from mdhelpers.runner import run_study
+from mdhelpers.runs import Run
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -123,12 +124,15 @@ def test_nothing_before_07_reads_the_truth_but_to_grade(run, study):
     features = [c for c in metadata.columns if c.startswith("feature_")]
     metadata[features] = metadata[features].sample(frac=1, random_state=0).to_numpy()
     metadata.to_parquet(table)
+    data = Run("tiny", profile="test", runs_dir=run.parent).stage("01_data_prep", {})
+    data.add_output(table)  # as if it had been written so: else it is refused as changed
     try:
         run_study(study, start="03", force=True)
         for path, content in kept.items():
             assert (run / path).read_bytes() == content
     finally:
         table.write_bytes(original)
+        data.add_output(table)
 
 
 def test_scores_made_elsewhere_give_the_directions_of_an_independent_pca(tmp_path):
@@ -172,13 +176,20 @@ def principal_components(one: np.ndarray, two: np.ndarray) -> np.ndarray:
 def test_a_failing_stage_names_notebook_and_cell(study, tmp_path):
     from mdhelpers.execution import NotebookFailed
 
-    with pytest.raises(NotebookFailed, match=r"(?s)01_data_prep failed in cell.*no folder"):
+    for part in ("train", "test"):
+        for name in ("cat", "dog"):
+            (tmp_path / "pets" / part / name).mkdir(parents=True)
+            for i in range(8):  # which only those who open them can tell
+                (tmp_path / "pets" / part / name / f"{i}.png").write_bytes(b"no picture")
+    with pytest.raises(NotebookFailed, match=r"(?s)01_data_prep failed in cell.*cannot be read"):
         run_study(
             study,
             parameters={
                 "runs_dir": str(tmp_path / "runs"),
-                "dataset": {"kind": "image_folder", "root": str(tmp_path / "nowhere")},
+                "dataset": {"kind": "image_folder", "root": str(tmp_path / "pets")},
                 "hypotheses": [],
+                "top_k": 4,
+                "selection_sizes": [4],
                 "n_models": 32,
             },
             estimate=lambda _: {"models": 0, "seconds": 0, "bytes": 0},

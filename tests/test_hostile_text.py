@@ -454,7 +454,8 @@ def hostile_notebook(path):
     """An executed notebook with the outputs that ours have, full of hostile text."""
     widget = hostile_explorer()
     state = embed_data(views=[widget], drop_defaults=False)
-    style.use_style()
+    with rc_context():  # else tests that come later have the book's style
+        style.use_style()
     frame = pd.DataFrame({"caption": HOSTILE}, index=pd.Index(HOSTILE, name="class"))
     texts = [escape_markdown(name) for name in HOSTILE]
     said = "\n".join(f"- *{a}* and **{b}**" for a, b in zip(texts, texts, strict=True))

@@ -63,7 +63,7 @@ def _settles(page, condition: str) -> bool:
     from playwright.sync_api import TimeoutError as PlaywrightTimeoutError
 
     try:
-        page.wait_for_function(condition, timeout=15_000)
+        page.wait_for_function(condition, timeout=45_000)
     except PlaywrightTimeoutError:
         return False
     return True

@@ -106,6 +106,7 @@ def tried(name: str, finished: Path, wanted: dict[str, str], disk: Path) -> dict
         "said": said,
         "kept": kept and not damage,
         "finished": again.returncode == 0,
+        "then": again.stderr.strip().splitlines()[-1:],
         "different": sorted(n for n in {*now, *wanted} if now.get(n) != wanted.get(n)),
     }
 
@@ -123,7 +124,7 @@ def rows_of(options, root: Path) -> list[dict]:
             rows.append(tried(name, finished, wanted, disk))
         row = rows[-1]
         row["one_line"] = any("is full" in line and "Make space" in line for line in row["said"])
-        ended = "equal" if row["finished"] and not row["different"] else row["different"][:3]
+        ended = row["different"][:3] or "equal" if row["finished"] else row["then"]
         print(f"{name}: code {row['code']}, kept {row['kept']}, then {ended}", flush=True)
         print("   ", " / ".join(row["said"])[:300], flush=True)
     return rows

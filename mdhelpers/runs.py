@@ -20,7 +20,8 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from mdhelpers.integrity import STORE, is_inside, is_manifest, problem
+from mdhelpers.integrity import STORE, is_inside, is_manifest
+from mdhelpers.integrity import problem as problem_of
 from mdhelpers.machine import git_commit, machine, versions
 from mdhelpers.paths import resolve, shown
 from mdhelpers.records import (
@@ -243,16 +244,17 @@ class Run:
         """
         found = []
         for name in manifest["outputs"]:
-            problem = self._problem(manifest, name, thorough=thorough)
+            problem = self.problem(manifest, name, thorough=thorough)
             found += [f"output {name} {problem}"] if problem else []
         return found
 
-    def _problem(self, manifest: Mapping[str, Any], name: str, *, thorough: bool) -> str:
+    def problem(self, manifest: Mapping[str, Any], name: str, *, thorough: bool) -> str:
+        """Return what is wrong with one of a manifest's outputs, as `damage` does of all."""
         if not is_inside(name):
             return "lies outside of the run"
         outputs = manifest["outputs"]
         told = outputs[name] if isinstance(outputs, dict) else None  # older manifests have names
-        return problem(self.place(manifest, name), told, thorough=thorough)
+        return problem_of(self.place(manifest, name), told, thorough=thorough)
 
     def place(self, manifest: Mapping[str, Any], name: str) -> Any:
         """Where an output lies: in the run's folder, but for stores that are kept elsewhere."""
@@ -280,7 +282,7 @@ class Run:
             )
         if name not in manifest["outputs"]:
             return None
-        if problem := self._problem(manifest, name, thorough=True):
+        if problem := self.problem(manifest, name, thorough=True):
             raise StudyError(
                 f"{shown(self.folder / name)}, which {stage} wrote, {problem}. "
                 f"`{self.command()}` makes it anew, and only what is damaged."
@@ -436,7 +438,7 @@ def checked(folder: Path, stage: str, path: Path) -> Path:
     outputs = read_or_empty(folder / "stages" / f"{stage}.json").get("outputs", {})
     name = path.relative_to(folder).as_posix()
     told = outputs.get(name) if isinstance(outputs, dict) else None
-    if told and (wrong := problem(path, told, thorough=True)):
+    if told and (wrong := problem_of(path, told, thorough=True)):
         raise StudyError(f"{shown(path)} {wrong}. Run the study again: it is made anew.")
     return path
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from mdhelpers.findings import COMPARISON, PAIRS, read_comparison
+from mdhelpers.integrity import STORE, is_inside, lies_in
 from mdhelpers.retraining import retrain
 from mdhelpers.runs import Run, read_tables, write_tables
 from mdhelpers.stages import DATAMODELS, MODELS, StudyModels, read_datamodels, read_models
@@ -80,15 +82,33 @@ def tilt_directions(
             stage.withdraw()
             stage.finish([])
         elif needed:
+            remove_changed(run)
             chosen = choose_directions(run, n_directions, n_random, seed)
             masks = [tilted_masks(u, n_pairs, seed=seed + k) for k, u in enumerate(chosen.vectors)]
             parts = [measure(run, models, a, chosen, np.stack(masks), workers) for a in (1, 2)]
             joined = (pd.concat(each, ignore_index=True) for each in zip(*parts, strict=True))
             tables = dict(zip(TABLES, joined, strict=True))
             stage.withdraw()
-            stage.finish(write_tables(run.path, tables), figures=figures_of(tables["tilts"]))
+            outputs = write_tables(run.path, tables)
+            outputs += sorted(
+                run.folder.glob("retrained/tilts_?-*/models_?.zarr")
+            )  # the page reads
+            stage.finish(outputs, figures=figures_of(tables["tilts"]))
     tables = read_tables(run, TILTING)
     return StudyTilts(*(tables.get(name) for name in TABLES))
+
+
+def remove_changed(run: Run) -> None:
+    """Remove stores of tilted models that are not what was trained, so that they are trained anew.
+
+    What is whole in itself and of other models no checksum tells.
+    """
+    manifest = run.manifest(TILTING)
+    for name in manifest.get("outputs", ()):
+        path = run.folder / name
+        ours = path.suffix == STORE and is_inside(name) and lies_in(path, run.folder)
+        if ours and run.problem(manifest, name, thorough=True):
+            shutil.rmtree(path, ignore_errors=True)
 
 
 @dataclass(frozen=True, eq=False)

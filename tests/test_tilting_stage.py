@@ -1,3 +1,5 @@
+import shutil
+
 import matplotlib.pyplot as plt
 import pytest
 from test_stages import DATA, MODELS
@@ -66,3 +68,17 @@ def test_models_that_were_trained_elsewhere_have_no_page():
     tilting_words.draw_sizes(ax, nothing, names=NAMES)
     assert not ax.axison
     plt.close(fig)
+
+
+@pytest.mark.parametrize("harm", ["lost", "of other models"])
+def test_models_that_the_page_reads_are_held_against_what_was_trained(run, found, harm):
+    (store,) = run.folder.glob("retrained/tilts_1-*/models_1.zarr")
+    one, other = (store / "margins/c" / str(task) / "0" for task in (0, 1))
+    if harm == "lost":
+        one.unlink()
+    else:
+        shutil.copy(other, one)
+    (damage,) = run.damage(run.manifest(TILTING))
+    assert "retrained/tilts_1-" in damage
+    assert tilt_directions(run, **BUDGET, workers=1).table.equals(found.table)
+    assert run.damage(run.manifest(TILTING)) == []

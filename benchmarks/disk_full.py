@@ -70,8 +70,6 @@ def take_back(run: Run, name: str) -> None:
         for output in manifest["outputs"]:
             path = run.folder / output
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-    for path in run.folder.glob("retrained/*"):
-        shutil.rmtree(path)
     if name.startswith("02"):
         for path in run.folder.glob("checkpoints_*/*"):
             path.unlink()

@@ -4,6 +4,7 @@ import ctypes
 import errno
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -15,8 +16,10 @@ from mdhelpers.paths import checkout
 
 # glibc's M_TRIM_THRESHOLD and M_MMAP_THRESHOLD; it takes no larger value of the second
 MALLOC_OPTIONS = {-1: 1 << 30, -3: 1 << 25}
-# safetensors, zarr and notebooks that failed have texts alone
-_FULL = ("No space left", "StorageFull", "Disk quota exceeded", "disk is full")
+# safetensors, zarr, NumPy ("requested and … written") and notebooks that failed have texts alone
+_FULL = re.compile(
+    r"No space left|StorageFull|Disk quota exceeded|disk is full|\d+ requested and \d+ written"
+)
 PACKAGES = ("mdhelpers", "torch", "numpy", "scikit-learn", "zarr", "open_clip_torch", "papermill")
 
 
@@ -130,7 +133,7 @@ def is_disk_full(error: BaseException | str) -> bool:
     if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
         return True
     cause = getattr(error, "__cause__", None)
-    return any(words in str(error) for words in _FULL) or (bool(cause) and is_disk_full(cause))
+    return bool(_FULL.search(str(error))) or (cause is not None and is_disk_full(cause))
 
 
 def free_bytes(path: Path) -> int:

@@ -264,6 +264,7 @@ def test_too_small_a_disk_is_said_before_anything_runs(executed, monkeypatch):
 FULL = [
     OSError(errno.ENOSPC, "No space left on device", "x.npy"),
     NotebookFailed("03_fit failed in cell [3]\nSafetensorError: IoError: StorageFull"),
+    NotebookFailed("01_data failed in cell [5]\nOSError: 46080 requested and 16256 written"),
 ]
 
 

@@ -19,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import yaml
@@ -60,7 +60,7 @@ def small_disk(place: Path, size: int):
     try:
         yield place
     finally:
-        subprocess.run(["umount", place], check=True)
+        subprocess.run(["umount", "--lazy", place], check=True)
 
 
 def take_back(run: Run, name: str) -> None:
@@ -79,7 +79,7 @@ def take_back(run: Run, name: str) -> None:
 def fill(disk: Path) -> Path:
     filler = disk / "filler"
     free = shutil.disk_usage(disk).free
-    with filler.open("wb") as file:
+    with suppress(OSError), filler.open("wb", buffering=0) as file:  # the run writes, too
         file.write(bytes(max(0, free - SPARE)))
     return filler
 

@@ -24,6 +24,14 @@ RunsDir = Annotated[
     str | None,
     typer.Option("--runs-dir", help="Where runs lie (default: runs), relative to the project."),
 ]
+Files = Annotated[
+    list[str] | None,
+    typer.Option("--parameters_file", "-f", help="A further file whose keys replace others."),
+]
+Values = Annotated[
+    list[str] | None,
+    typer.Option("--parameters", "-p", metavar="NAME VALUE", help="One parameter's value."),
+]
 Profile = Annotated[str, typer.Option("--profile", help="Which of the study's runs: full, smoke.")]
 
 
@@ -94,14 +102,8 @@ def _value(words: Iterator[str]) -> str:
 @app.command(cls=_PapermillOptions)
 def run(
     study: Annotated[str, typer.Argument(help="A parameters file, or the name of a study.")],
-    files: Annotated[
-        list[str] | None,
-        typer.Option("--parameters_file", "-f", help="A further file whose keys replace others."),
-    ] = None,
-    parameters: Annotated[
-        list[str] | None,
-        typer.Option("--parameters", "-p", metavar="NAME VALUE", help="One parameter's value."),
-    ] = None,
+    files: Files = None,
+    parameters: Values = None,
     force: Annotated[bool, typer.Option("--force", help="Run what is finished too.")] = False,
     start: Annotated[
         str | None, typer.Option("--from", help="Run from this notebook on: 04, or its name.")
@@ -144,14 +146,8 @@ def _parameters(pairs: list[str]) -> dict[str, object]:
 @app.command(cls=_PapermillOptions)
 def parameters(
     study: Annotated[str, typer.Argument(help="A parameters file, or the name of a study.")],
-    files: Annotated[
-        list[str] | None,
-        typer.Option("--parameters_file", "-f", help="A further file whose keys replace others."),
-    ] = None,
-    parameters: Annotated[
-        list[str] | None,
-        typer.Option("--parameters", "-p", metavar="NAME VALUE", help="One parameter's value."),
-    ] = None,
+    files: Files = None,
+    parameters: Values = None,
     traceback: Traceback = False,
 ) -> None:
     """Print every parameter of a study, with all defaults, as a file for plain papermill."""

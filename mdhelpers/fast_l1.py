@@ -12,6 +12,7 @@ import math
 from collections.abc import Iterator
 from importlib import import_module
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import torch
@@ -39,8 +40,9 @@ class _Batches:
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         order = torch.randperm(len(self.x), generator=self.generator)
         for low in range(0, len(order) - self.size + 1, self.size):
-            chosen = order[low : low + self.size].to(self.x.device)
-            yield self.x[chosen], self.y[chosen], chosen
+            chosen = order[low : low + self.size]
+            rows = chosen.to(self.x.device)
+            yield self.x[rows], self.y[rows], chosen  # fast_l1's table of residuals is on the host
 
 
 def fit_fast_l1(
@@ -60,7 +62,8 @@ def fit_fast_l1(
     moments.select(fitting)
     problem = moments.problem(margins, form="none")
     start = torch.zeros_like(problem.cross.T), torch.zeros_like(problem.variance)
-    lam = regressor.train_saga(
+    lam = _train(
+        regressor,
         *start,
         _Batches(*_standardised(moments, margins), size, seed),
         _Batches(*_held_out(moments, problem, margins, validating), size, seed),
@@ -79,11 +82,22 @@ def _refit(regressor, moments, margins, start, lam, size: int, seed: int) -> Fit
     weights, bias = start
     batches = _Batches(*_standardised(moments, margins), size, seed)
     rules = {"lam_decay": 1.0, "num_lambdas": 1, "lr": _STEP, "early_stop_eps": _STOP}
-    regressor.train_saga(weights, bias, batches, None, start_lams=lam, **rules)
+    _train(regressor, weights, bias, batches, None, start_lams=lam, **rules)
     fit = Fit.empty(margins.shape[1], moments)
     fit.put(slice(None), problem, weights.T)
     fit.lam[:] = torch.where(problem.variance > 0, lam * problem.y_scale, torch.nan).cpu().numpy()
     return fit
+
+
+def _train(regressor: ModuleType, *what: Any, **rules: Any) -> Tensor:
+    """fast_l1's solver; its code of 2022 stops at tensors of two devices under today's torch."""
+    try:
+        return regressor.train_saga(*what, **rules)
+    except RuntimeError as error:
+        raise ValueError(
+            f"fast_l1 stopped in its own code ({error}). Use method 'lasso', which solves the same "
+            "problem."
+        ) from error
 
 
 def _standardised(moments: Moments, margins: np.ndarray) -> tuple[Tensor, Tensor]:

@@ -21,10 +21,11 @@ from mdhelpers.training import Task
 
 # Models a task, by architecture. On a CPU core a stack of 8 small networks trains 1.2 to 1.7 times
 # as fast as one alone, and a ResNet gains nothing (benchmarks/training.py). A small network cannot
-# fill a GPU: there a stack goes as far as its activations are sure to fit in 16 GB.
+# fill a GPU: there a stack goes as far as its activations are sure to fit in 16 GB; on an H100, 128
+# of the small networks take nine tenths of the best rate (benchmarks/training_gpu.py).
 STACKS = {
     "cpu": {"cnn": 8, "resnet9": 1, "resnet18": 1, "resnet50": 1},
-    "cuda": {"cnn": 32, "resnet9": 8, "resnet18": 4, "resnet50": 1},
+    "cuda": {"cnn": 128, "resnet9": 8, "resnet18": 4, "resnet50": 1},
 }
 ROWS_OF_OTHERS = 8  # models a task, where they are not networks
 

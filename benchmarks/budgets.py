@@ -24,16 +24,21 @@ os.environ.update(dict.fromkeys(THREADS, "1"))
 
 import numpy as np  # noqa: E402
 
-from mdhelpers.comparison import COMPARISONS, compare  # noqa: E402
-from mdhelpers.datamodels import Datamodels, FitOptions, fit_datamodels, lds  # noqa: E402
-from mdhelpers.fitters import fitter  # noqa: E402
-from mdhelpers.learning_curves import learning_curve  # noqa: E402
-from mdhelpers.learning_laws import SPARSE, Law, fit_law  # noqa: E402
-from mdhelpers.machine import machine  # noqa: E402
-from mdhelpers.quality_stage import read_quality  # noqa: E402
-from mdhelpers.runs import Run, run_at  # noqa: E402
-from mdhelpers.stages import StudyModels, read_models  # noqa: E402
-from mdhelpers.subpopulations import grade  # noqa: E402
+from mdhelpers.base.places import machine  # noqa: E402
+from mdhelpers.method.comparison import COMPARISONS, compare  # noqa: E402
+from mdhelpers.method.datamodels import Datamodels, fit_datamodels, fitter  # noqa: E402
+from mdhelpers.method.engines.estimators import FitOptions  # noqa: E402
+from mdhelpers.method.lds import lds  # noqa: E402
+from mdhelpers.method.learning_curves import (  # noqa: E402
+    SPARSE,
+    Law,
+    fit_law,
+    learning_curve,
+)
+from mdhelpers.method.subpopulations import grade  # noqa: E402
+from mdhelpers.runs.run import Run, run_at  # noqa: E402
+from mdhelpers.stages.datamodels import read_quality  # noqa: E402
+from mdhelpers.stages.models import StudyModels, read_models  # noqa: E402
 
 BUDGETS = (100, 200, 400, 800, 1024, 1600, 3200, 4000)
 QUICK_BUDGETS = (100, 200, 400)

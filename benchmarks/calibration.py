@@ -27,12 +27,13 @@ import numpy as np  # noqa: E402
 from scipy.stats import beta  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
-from mdhelpers import stages  # noqa: E402
-from mdhelpers.comparison import compare  # noqa: E402
-from mdhelpers.crossfit import cross_fitted_gaps, fitter  # noqa: E402
-from mdhelpers.machine import machine  # noqa: E402
-from mdhelpers.runs import run_at  # noqa: E402
-from mdhelpers.slots import split_models  # noqa: E402
+from mdhelpers.base.places import machine  # noqa: E402
+from mdhelpers.method.comparison import compare  # noqa: E402
+from mdhelpers.method.crossfit import cross_fitted_gaps  # noqa: E402
+from mdhelpers.method.datamodels import fitter  # noqa: E402
+from mdhelpers.method.engines.moments import split_models  # noqa: E402
+from mdhelpers.runs.run import run_at  # noqa: E402
+from mdhelpers.stages import models as stages  # noqa: E402
 
 LEVEL, AIM = 0.05, 0.08
 PAIRS = ("1 against 1", "2 against 2", "1 against 2")

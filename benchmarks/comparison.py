@@ -31,8 +31,8 @@ os.environ.update(dict.fromkeys(THREADS, "1"))
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
 
-from mdhelpers.comparison import COMPARISONS, compare  # noqa: E402
-from mdhelpers.machine import machine  # noqa: E402
+from mdhelpers.base.places import machine  # noqa: E402
+from mdhelpers.method.comparison import COMPARISONS, compare  # noqa: E402
 
 SMALL, MIDDLE, LARGE = (2000, 5000), (4000, 10_000), (10_000, 50_000)
 N_DIRECTIONS = 8

@@ -26,9 +26,9 @@ from pathlib import Path
 
 from tiny_study import fingerprints, write_study
 
-from mdhelpers.machine import machine
-from mdhelpers.mending import check_run
-from mdhelpers.runner import run_study
+from mdhelpers.base.places import machine
+from mdhelpers.command.runner import run_study
+from mdhelpers.command.status import check_run
 
 IGNORED = re.compile(r"\.lock$|^training\.jsonl$|^retrained/|^plan\.json$|^run\.json$")
 REASONS = {

@@ -25,18 +25,18 @@ import pandas as pd  # noqa: E402
 from scipy.linalg import eigh  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
-from mdhelpers import stages  # noqa: E402
-from mdhelpers.comparison import (  # noqa: E402
+from mdhelpers.base.places import machine  # noqa: E402
+from mdhelpers.method.comparison import (  # noqa: E402
     normalise_rows,
     principal_directions,
     residual_datamodels,
 )
-from mdhelpers.evidence import gaps_along  # noqa: E402
-from mdhelpers.fitters import fitter  # noqa: E402
-from mdhelpers.machine import machine  # noqa: E402
-from mdhelpers.runs import run_at  # noqa: E402
-from mdhelpers.slots import split_models  # noqa: E402
-from mdhelpers.subpopulations import grade_scores  # noqa: E402
+from mdhelpers.method.datamodels import fitter  # noqa: E402
+from mdhelpers.method.engines.moments import split_models  # noqa: E402
+from mdhelpers.method.evidence import gaps_along  # noqa: E402
+from mdhelpers.method.subpopulations import grade_scores  # noqa: E402
+from mdhelpers.runs.run import run_at  # noqa: E402
+from mdhelpers.stages import models as stages  # noqa: E402
 
 N_DIRECTIONS, N_SETS, FOUND = 8, 4, 0.9
 # The comparison in which a feature of the default study is planted to appear.

@@ -25,15 +25,15 @@ from pathlib import Path
 import yaml
 from tiny_study import fingerprints, write_study
 
-from mdhelpers.machine import folder_bytes, machine
-from mdhelpers.runner import find_notebooks
-from mdhelpers.runs import Run
+from mdhelpers.base.places import folder_bytes, machine
+from mdhelpers.runs.notebooks import find_notebooks
+from mdhelpers.runs.run import Run
 
 SPARE = 24_000  # bytes that are left when the notebook has begun
 
 
 def words(study: Path) -> list[str]:
-    return [sys.executable, "-m", "mdhelpers.cli", "run", str(study)]
+    return [sys.executable, "-m", "mdhelpers.command.cli", "run", str(study)]
 
 
 def command(study: Path) -> subprocess.CompletedProcess:

@@ -30,9 +30,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from mdhelpers.datasets import DatasetSpec
-from mdhelpers.image_folders import load_dataset
-from mdhelpers.machine import machine
+from mdhelpers.base.places import machine
+from mdhelpers.data.datasets import DatasetSpec
+from mdhelpers.data.sources import load_dataset
 
 MODES = {
     "png": ("1", "L", "LA", "P", "RGB", "RGBA", "I;16", "several"),

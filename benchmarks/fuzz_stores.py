@@ -39,12 +39,12 @@ import torch
 from numcodecs import Zstd
 from safetensors.numpy import save_file
 
-from mdhelpers.checkpoint_files import read_weights
-from mdhelpers.importers import read_masks_and_margins
-from mdhelpers.machine import machine
-from mdhelpers.scores import load_scores
-from mdhelpers.store import ModelStore
-from mdhelpers.store_files import ARRAYS
+from mdhelpers.base.places import machine
+from mdhelpers.formats.models import read_masks_and_margins
+from mdhelpers.formats.scores import load_scores
+from mdhelpers.training.store import ModelStore
+from mdhelpers.training.store_files import ARRAYS
+from mdhelpers.training.weights import read_weights
 
 OUTCOMES = ("equal", "named", "digest", "numbers", "not named", "other error", "executed", "memory",
             "hung", "crashed")  # fmt: skip

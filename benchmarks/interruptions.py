@@ -24,12 +24,12 @@ from pathlib import Path
 
 import psutil
 
-from mdhelpers.algorithms import NetworkSpec
-from mdhelpers.datasets import read_dataset, save_dataset
-from mdhelpers.machine import machine
-from mdhelpers.mask_training import train_all
-from mdhelpers.plans import TrainingPlan
-from mdhelpers.scenes import make_scenes
+from mdhelpers.base.places import machine
+from mdhelpers.data.datasets import read_dataset, save_dataset
+from mdhelpers.data.scenes import make_scenes
+from mdhelpers.training.algorithms import NetworkSpec
+from mdhelpers.training.mask_training import train_all
+from mdhelpers.training.tasks import TrainingPlan
 
 VICTIMS = ("worker", "parent", "dask worker", "dask scheduler")
 N_MODELS, STACK = 96, 4

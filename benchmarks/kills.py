@@ -26,7 +26,7 @@ from pathlib import Path
 import psutil
 from tiny_study import fingerprints, write_study
 
-from mdhelpers.machine import machine
+from mdhelpers.base.places import machine
 
 VICTIMS = ("parent", "kernel", "worker")
 A_RUN = 10  # kills of one run
@@ -42,7 +42,7 @@ class Session:
         self.process: subprocess.Popen | None = None
 
     def start(self) -> None:
-        command = [sys.executable, "-m", "mdhelpers.cli", "run", str(self.study)]
+        command = [sys.executable, "-m", "mdhelpers.command.cli", "run", str(self.study)]
         with self.log.open("w") as log:
             self.process = subprocess.Popen(command, stdout=log, stderr=log)
         self.began = time.monotonic()

@@ -29,12 +29,11 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset, Subset
 from torchvision import transforms
 
-from mdhelpers.algorithms import AugmentationSpec
-from mdhelpers.augmentation import Augmenter
-from mdhelpers.beton import ffcv_problem, write_beton
-from mdhelpers.datasets import Split
-from mdhelpers.loading import FFCVSource, MemorySource
-from mdhelpers.machine import cores, in_words, machine
+from mdhelpers.base.places import cores, in_words, machine
+from mdhelpers.data.datasets import Split
+from mdhelpers.training.algorithms import AugmentationSpec
+from mdhelpers.training.augmentation import Augmenter
+from mdhelpers.training.loading import FFCVSource, MemorySource, ffcv_problem, write_beton
 
 WIDTHS = (10, 14, 13, 10, 10)
 QUALITY = 90  # ffcv's default

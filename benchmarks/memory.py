@@ -20,12 +20,12 @@ from pathlib import Path
 
 import numpy as np
 
-from mdhelpers import findings, stages
-from mdhelpers.estimates import memory_needed
-from mdhelpers.machine import machine
-from mdhelpers.runs import Run
-from mdhelpers.specs import validate
-from mdhelpers.studies import Study
+from mdhelpers.base.places import machine
+from mdhelpers.base.specs import validate
+from mdhelpers.command.estimates import memory_needed
+from mdhelpers.runs.run import Run
+from mdhelpers.stages import comparison, data, datamodels, models, subpopulations
+from mdhelpers.stages.study import Study
 
 SIZES = {"n_train": 20_000, "n_test": 5_000, "n_models": 5_000}
 QUICK = {"n_train": 4_000, "n_test": 1_000, "n_models": 1_000}
@@ -72,17 +72,17 @@ def carry_out(stage: str, folder: Path, sizes: dict[str, int]) -> None:
     """One stage in this process."""
     run, given = Run("large", runs_dir=folder / "runs"), parameters(folder, sizes)
     if stage == "01":
-        stages.prepare_data(run, given["dataset"])
+        data.prepare_data(run, given["dataset"])
     if stage == "02":
         names = ("algorithm_1", "algorithm_2", "n_models", "n_heldout", "n_effect_models")
         names += ("n_slots", "models_1_given", "models_2_given")
-        stages.train_models(run, {k: given[k] for k in names} | {"alpha": 0.5, "seed": 0})
+        models.train_models(run, {k: given[k] for k in names} | {"alpha": 0.5, "seed": 0})
     if stage == "03":
-        stages.fit_datamodels(run, method="ridge")
+        datamodels.fit_datamodels(run, method="ridge")
     if stage == "04":
-        findings.compare_algorithms(run, n_splits=1, n_null_splits=1)
+        comparison.compare_algorithms(run, n_splits=1, n_null_splits=1)
     if stage == "05":
-        findings.inspect_subpopulations(run)
+        subpopulations.inspect_subpopulations(run)
 
 
 def measured(stage: str, folder: Path, sizes: dict[str, int]) -> dict:

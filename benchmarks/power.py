@@ -22,17 +22,18 @@ import numpy as np
 import pandas as pd
 import torch
 
-from mdhelpers import stages
-from mdhelpers.comparison import compare
-from mdhelpers.crossfit import cross_fitted_gaps, fitter, in_order
-from mdhelpers.datamodels import method_for
-from mdhelpers.machine import machine
-from mdhelpers.runs import Run
-from mdhelpers.slots import split_models
-from mdhelpers.studies import Study
-from mdhelpers.studyfiles import complete, merge
-from mdhelpers.subpopulations import grade
-from mdhelpers.verification import verify_hypotheses
+from mdhelpers.base.places import machine
+from mdhelpers.command.files import complete, merge
+from mdhelpers.method.comparison import compare
+from mdhelpers.method.crossfit import cross_fitted_gaps, in_order
+from mdhelpers.method.datamodels import fitter, method_for
+from mdhelpers.method.engines.moments import split_models
+from mdhelpers.method.subpopulations import grade
+from mdhelpers.runs.run import Run
+from mdhelpers.stages import data
+from mdhelpers.stages import models as stages_models
+from mdhelpers.stages.effects import verify_hypotheses
+from mdhelpers.stages.study import Study
 
 LEVEL, DIFFERENCE, FOUND, AIM = 0.05, 10.0, 0.9, 0.9
 N_KEPT, N_SPLITS = 16, 4
@@ -41,14 +42,14 @@ MODEL_KEYS = ("algorithm_1", "algorithm_2", "alpha", "n_slots")
 
 def train(
     study: Study, seed: int, n_models: int, folder: Path, *, workers: int = 0
-) -> tuple[Run, stages.StudyModels]:
+) -> tuple[Run, stages_models.StudyModels]:
     """A study of one drawing of the data; resumes where it was, and extends a smaller one."""
     run = Run(f"{study.study}-seed{seed}", runs_dir=folder)
-    stages.prepare_data(run, study.dataset.model_dump() | {"seed": seed})
+    data.prepare_data(run, study.dataset.model_dump() | {"seed": seed})
     given = study.model_dump()
     parameters = {key: given[key] for key in MODEL_KEYS}
     parameters |= {"n_models": n_models, "n_heldout": N_KEPT, "n_effect_models": N_KEPT}
-    return run, stages.train_models(run, parameters | {"seed": seed}, workers=workers)
+    return run, stages_models.train_models(run, parameters | {"seed": seed}, workers=workers)
 
 
 def differences(run: Run, study: Study) -> dict[str, float]:
@@ -60,7 +61,7 @@ def differences(run: Run, study: Study) -> dict[str, float]:
 
 
 def directions(
-    models: stages.StudyModels, budget: int, seed: int
+    models: stages_models.StudyModels, budget: int, seed: int
 ) -> tuple[dict[str, pd.DataFrame], dict[str, dict[int, float]]]:
     """Grades of every direction from so many models; ratios of the significant, surest first."""
     fitting = [models.fitting(a) for a in (1, 2)]

@@ -31,10 +31,12 @@ os.environ.update(dict.fromkeys(THREADS, "1"))
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
 
-from mdhelpers import lasso  # noqa: E402
-from mdhelpers.datamodels import FitOptions, PackedMasks, fit_datamodels  # noqa: E402
-from mdhelpers.machine import machine  # noqa: E402
-from mdhelpers.moments import Moments  # noqa: E402
+from mdhelpers.base.places import machine  # noqa: E402
+from mdhelpers.method.datamodels import fit_datamodels  # noqa: E402
+from mdhelpers.method.engines import lasso  # noqa: E402
+from mdhelpers.method.engines import problem as problem_module  # noqa: E402
+from mdhelpers.method.engines.estimators import FitOptions  # noqa: E402
+from mdhelpers.method.engines.moments import Moments, PackedMasks  # noqa: E402
 
 SIZES = ((1000, 1000, 200), (4000, 2000, 500), (10_000, 5000, 500))
 TOL, REFIT_TOL, N_LAMS, PATIENCE = 1e-5, 1e-6, 50, 5
@@ -172,22 +174,24 @@ class Case:
         return (margins[:n_models] - mean) / scale, (margins[n_models:] - mean) / scale
 
 
-def run_ours(case: Case, tests: slice, patience: int) -> tuple[float, lasso.Path, torch.Tensor]:
+def run_ours(
+    case: Case, tests: slice, patience: int
+) -> tuple[float, problem_module.Path, torch.Tensor]:
     """Processor seconds of paths and refits of some test examples, shared statistics apart."""
     margins, held = case.margins[:, tests], case.everyone[case.n_fit :]
-    grid = lasso.Grid(n_lams=N_LAMS, patience=patience)
+    grid = problem_module.Grid(n_lams=N_LAMS, patience=patience)
     case.select(case.fitting)
     masks = case.timed("change of models", lambda: case.moments.masks_of(held))
     problem = case.timed("products with margins", lambda: case.moments.problem(margins))
     start = time.process_time()
-    validation = lasso.Validation(masks, torch.from_numpy(margins[held]))
+    validation = problem_module.Validation(masks, torch.from_numpy(margins[held]))
     path = lasso.lasso_path(problem, validation, grid=grid, tol=TOL)
     seconds = time.process_time() - start
     case.select(case.everyone)
     problem = case.timed("products with margins", lambda: case.moments.problem(margins))
     start = time.process_time()
     refit, _ = lasso.solve_lasso(problem, path.lam, start=path.weights, tol=REFIT_TOL)
-    lasso.raw_weights(problem, refit)
+    problem_module.raw_weights(problem, refit)
     return seconds + time.process_time() - start, path, refit
 
 
@@ -216,7 +220,7 @@ def loosen_skglm(case: Case) -> None:
     """Choose skglm's bounds on the first test example, for a path down to a fifth."""
     y = case.standardised(0, case.n_fit)[0]
     largest = np.abs(case.design.x.T @ y).max() / len(y)
-    lams = largest * lasso.Grid().ratios().numpy()[1:18]
+    lams = largest * problem_module.Grid().ratios().numpy()[1:18]
     for tol in (TOL, REFIT_TOL):
         for bound in 10.0 ** -np.arange(2, 8.5, 0.5):
             weights = skglm_path(case.design, y, None, lams, bound)
@@ -263,14 +267,16 @@ def compare(case: Case, peers: dict, way: str, tests: np.ndarray, samples: tuple
     return rows
 
 
-def penalties_of(path: lasso.Path, place: int) -> tuple[np.ndarray, int]:
+def penalties_of(path: problem_module.Path, place: int) -> tuple[np.ndarray, int]:
     """All penalties of a test example's grid, and how many of them its path came to."""
-    ratios = lasso.Grid(n_lams=N_LAMS).ratios()
+    ratios = problem_module.Grid(n_lams=N_LAMS).ratios()
     top = path.lam[place] / ratios[path.index[place]]
     return (top * ratios).numpy(), int(torch.isfinite(path.errors[:, place]).sum())
 
 
-def our_gaps(case: Case, test: int, path: lasso.Path, refit: torch.Tensor, place: int) -> dict:
+def our_gaps(
+    case: Case, test: int, path: problem_module.Path, refit: torch.Tensor, place: int
+) -> dict:
     """The largest gap on a path as the solver had it, and the refit's in double precision."""
     full = case.standardised(test, len(case.everyone))[0]
     weights, lam = refit[place].double().numpy()[:, None], path.lam[place].double().numpy()

@@ -20,11 +20,11 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from mdhelpers.datamodels import FitOptions, PackedMasks, fit_datamodels
-from mdhelpers.estimators import fit_lasso
-from mdhelpers.lasso import Engine
-from mdhelpers.machine import machine
-from mdhelpers.moments import Moments
+from mdhelpers.base.places import machine
+from mdhelpers.method.datamodels import fit_datamodels
+from mdhelpers.method.engines.estimators import FitOptions, fit_lasso
+from mdhelpers.method.engines.lasso import Engine
+from mdhelpers.method.engines.moments import Moments, PackedMasks
 
 LARGE = (50_000, 50_000, 10_000)
 WARM_UP = (200, 200, 64)

@@ -22,8 +22,8 @@ from pathlib import Path
 
 import numpy as np
 
-from mdhelpers.machine import cores, machine
-from mdhelpers.store import ModelStore
+from mdhelpers.base.places import cores, machine
+from mdhelpers.training.store import ModelStore
 
 N_TRAIN, N_TEST, N_EPOCHS = 50_000, 10_000, 24
 AIM = 2.0  # GB

@@ -17,12 +17,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from mdhelpers.comparison import COMPARISONS, normalise_rows
-from mdhelpers.crossfit import in_order
-from mdhelpers.datamodels import load_datamodels
-from mdhelpers.datasets import read_dataset
-from mdhelpers.runs import Run
-from mdhelpers.style import comparison_label
+from mdhelpers.data.datasets import read_dataset
+from mdhelpers.formats.own import load_datamodels
+from mdhelpers.method.comparison import COMPARISONS, normalise_rows
+from mdhelpers.method.crossfit import in_order
+from mdhelpers.runs.run import Run
+from mdhelpers.show.style import comparison_label
 
 
 def collect(run: Run) -> dict:

@@ -17,11 +17,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from mdhelpers.algorithms import NetworkSpec
-from mdhelpers.machine import machine
-from mdhelpers.plans import STACKS, derived_seed, draw_mask
-from mdhelpers.scenes import make_scenes
-from mdhelpers.training import Task, TrainingData, stack_logits, train_stack
+from mdhelpers.base.places import machine
+from mdhelpers.data.scenes import make_scenes
+from mdhelpers.training.algorithms import NetworkSpec
+from mdhelpers.training.recipe import Task, TrainingData, stack_logits, train_stack
+from mdhelpers.training.tasks import STACKS, derived_seed, draw_mask
 
 AUGMENTED = {"crop": 0.35, "flip": True, "shift": 2}
 SPECS = {

@@ -18,15 +18,16 @@ import numpy as np
 import pandas as pd
 import torch
 
-from mdhelpers import stages
-from mdhelpers.datamodels import fit_datamodels, method_for
-from mdhelpers.machine import machine
-from mdhelpers.runs import Run
-from mdhelpers.similarity import Similarity, similarity
-from mdhelpers.slots import split_models
-from mdhelpers.studies import Study
-from mdhelpers.studyfiles import complete, merge
-from mdhelpers.verification import verify_hypotheses
+from mdhelpers.analyses.similarity import Similarity, similarity
+from mdhelpers.base.places import machine
+from mdhelpers.command.files import complete, merge
+from mdhelpers.method.datamodels import fit_datamodels, method_for
+from mdhelpers.method.engines.moments import split_models
+from mdhelpers.runs.run import Run
+from mdhelpers.stages import data
+from mdhelpers.stages import models as stages_models
+from mdhelpers.stages.effects import verify_hypotheses
+from mdhelpers.stages.study import Study
 
 N_KEPT = 32
 ALL = "all of them"
@@ -44,11 +45,11 @@ def variants(study: Study) -> dict[str, dict]:
 def train(study: Study, pair: list[dict], number: int, n_models: int, folder: Path, workers: int):
     """Two variants on the masks and initialisations of all the others; resumes."""
     run = Run(f"{study.study}-{number}", runs_dir=folder)
-    stages.prepare_data(run, study.dataset.model_dump())
+    data.prepare_data(run, study.dataset.model_dump())
     parameters = {f"algorithm_{a}": spec for a, spec in enumerate(pair, 1)}
     parameters |= {"n_models": n_models, "n_heldout": 0, "n_effect_models": N_KEPT}
     parameters |= {"alpha": study.alpha, "n_slots": study.n_slots, "seed": study.seed}
-    return run, stages.train_models(run, parameters, workers=workers)
+    return run, stages_models.train_models(run, parameters, workers=workers)
 
 
 def effects(run: Run, study: Study) -> pd.DataFrame:
@@ -60,7 +61,7 @@ def effects(run: Run, study: Study) -> pd.DataFrame:
     return rows.unstack()
 
 
-def halves(models: stages.StudyModels, algorithm: int) -> list[np.ndarray]:
+def halves(models: stages_models.StudyModels, algorithm: int) -> list[np.ndarray]:
     """Datamodels from two halves of a variant's models; the halves are the same for all."""
     fitting = models.fitting(algorithm)
     parts = split_models(len(fitting.masks), 2, np.random.default_rng(0), fitting.slots)

@@ -22,19 +22,19 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from mdhelpers.comparison import compare
-from mdhelpers.datamodels import fit_datamodels
-from mdhelpers.datasets import Dataset
-from mdhelpers.image_folders import load_dataset
-from mdhelpers.lds import lds
-from mdhelpers.learners import learn
-from mdhelpers.machine import cores, machine
-from mdhelpers.outputs import correct_class_margins, relative_to_class
-from mdhelpers.plans import TrainingPlan, make_task
-from mdhelpers.studies import Study
-from mdhelpers.studyfiles import complete, merge
-from mdhelpers.subpopulations import grade
-from mdhelpers.training import TrainingData
+from mdhelpers.base.places import cores, machine
+from mdhelpers.command.files import complete, merge
+from mdhelpers.data.datasets import Dataset
+from mdhelpers.data.sources import load_dataset
+from mdhelpers.method.comparison import compare
+from mdhelpers.method.datamodels import fit_datamodels
+from mdhelpers.method.lds import lds
+from mdhelpers.method.margins import correct_class_margins, relative_to_class
+from mdhelpers.method.subpopulations import grade
+from mdhelpers.stages.study import Study
+from mdhelpers.training.learners import learn
+from mdhelpers.training.recipe import TrainingData
+from mdhelpers.training.tasks import TrainingPlan, make_task
 
 STACK = 8
 TRUTH_SEED = 1000  # of the studies whose models are the truth: other seeds than any way's

@@ -12,16 +12,16 @@ import pytest
 import torch
 from numcodecs import Zstd
 
-from mdhelpers import importers, influence_scores, records
-from mdhelpers.checkpoint_files import read_weights
-from mdhelpers.locations import PROTOCOLS, check_url, open_location
-from mdhelpers.npy_files import open_npy
-from mdhelpers.plans import TrainingPlan
-from mdhelpers.score_files import read_record
-from mdhelpers.scores import load_scores
-from mdhelpers.store import ModelStore
-from mdhelpers.store_files import ARRAYS, DamagedChunk
-from mdhelpers.store_metadata import content_size
+from mdhelpers.base import records
+from mdhelpers.base.arrays import open_npy
+from mdhelpers.formats import models as importers
+from mdhelpers.formats import scores as influence_scores
+from mdhelpers.formats.scores import load_scores, read_record
+from mdhelpers.training.locations import PROTOCOLS, check_url, open_location
+from mdhelpers.training.store import ModelStore
+from mdhelpers.training.store_files import ARRAYS, DamagedChunk, content_size
+from mdhelpers.training.tasks import TrainingPlan
+from mdhelpers.training.weights import read_weights
 
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
 import fuzz_stores
@@ -301,8 +301,8 @@ def test_plain_urls_and_paths_pass():
 
 
 def test_a_models_url_that_is_a_path_is_one_as_all_are(tmp_path, monkeypatch):
-    from mdhelpers.algorithms import parse_algorithm
-    from mdhelpers.paths import resolve
+    from mdhelpers.base.places import resolve
+    from mdhelpers.training.algorithms import parse_algorithm
 
     spec = parse_algorithm({"name": "a"})
 

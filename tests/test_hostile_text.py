@@ -18,27 +18,24 @@ from matplotlib.cbook import is_math_text
 from matplotlib.text import Text
 from myst_parser.config.main import MdParserConfig
 from myst_parser.parsers.mdit import create_md_parser
-from test_book import make_run
 
-from mdhelpers import (
-    analysis_plots,
-    application_plots,
-    book,
-    book_pages,
-    book_tables,
-    comparison_plots,
-    gallery,
-    plots,
-    prediction_grade_plots,
-    prediction_plots,
-    quality_plots,
-    quality_text,
-    sentences,
-    style,
-    tilting_plots,
-)
-from mdhelpers.explorer import explorer
-from mdhelpers.plain_text import escape_markdown, one_line, shortened, without_script_ends
+from mdhelpers.book import build as book
+from mdhelpers.book import pages as book_pages
+from mdhelpers.book import pages as book_tables
+from mdhelpers.show import analyses as analysis_plots
+from mdhelpers.show import applications as application_plots
+from mdhelpers.show import comparison as comparison_plots
+from mdhelpers.show import comparison as sentences
+from mdhelpers.show import datamodels as plots
+from mdhelpers.show import datamodels as quality_plots
+from mdhelpers.show import datamodels as quality_text
+from mdhelpers.show import gallery, style
+from mdhelpers.show import predictions as prediction_grade_plots
+from mdhelpers.show import predictions as prediction_plots
+from mdhelpers.show import reweighting as tilting_plots
+from mdhelpers.show.explorer import explorer
+from mdhelpers.show.style import escape_markdown, one_line, shortened, without_script_ends
+from tests.book.test_build import make_run
 
 NAMES = {
     "formula": "$x_1$ and $y^2$",

@@ -14,8 +14,8 @@ import torch
 import yaml
 from safetensors.numpy import load_file
 
-from mdhelpers.runner import run_study
-from mdhelpers.runs import Run
+from mdhelpers.command.runner import run_study
+from mdhelpers.runs.run import Run
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -174,7 +174,7 @@ def principal_components(one: np.ndarray, two: np.ndarray) -> np.ndarray:
 
 
 def test_a_failing_stage_names_notebook_and_cell(study, tmp_path):
-    from mdhelpers.execution import NotebookFailed
+    from mdhelpers.command.execution import NotebookFailed
 
     for part in ("train", "test"):
         for name in ("cat", "dog"):

@@ -16,10 +16,12 @@ import pytest
 from small_project import COMMON, make_project, write_notebook
 
 import mdhelpers
-from mdhelpers import cli, compiled, execution, processes, studyfiles
-from mdhelpers.execution import execute
-from mdhelpers.stopping import SIGNALS, Stopped, exit_code, stoppable
-from mdhelpers.studyfiles import find_notebooks, numbered
+from mdhelpers.command import cli, execution
+from mdhelpers.command.execution import execute
+from mdhelpers.command.stopping import SIGNALS, Stopped, exit_code, stoppable
+from mdhelpers.method.engines import compiled
+from mdhelpers.runs.notebooks import find_notebooks, numbered
+from mdhelpers.training.workers import processes
 
 PACKAGE = Path(mdhelpers.__file__).resolve().parent
 ODD_NAME = "a b {c} 100% 'd' é∖$x"
@@ -94,12 +96,12 @@ LATIN = {"PYTHONIOENCODING": "latin-1", "PYTHONUTF8": "0"}
 
 
 def test_the_command_line_prints_whatever_the_terminal_can_say():
-    code = "from mdhelpers.cli import app, _print_whatever_the_locale\nimport sys\n"
+    code = "from mdhelpers.command.cli import app, _print_whatever_the_locale\nimport sys\n"
     code += "_print_whatever_the_locale()\nprint('a → b…')\nprint('ü …', file=sys.stderr)"
     done = python("-c", code, **LATIN)
     assert (done.returncode, done.stdout) == (0, "a ? b?\n")
     assert done.stderr.endswith("?\n")
-    done = python("-m", "mdhelpers.cli", "studies", PYTHONIOENCODING="ascii")
+    done = python("-m", "mdhelpers.command.cli", "studies", PYTHONIOENCODING="ascii")
     assert done.returncode == 0, done.stderr
 
 
@@ -159,7 +161,7 @@ COPIES += ("02_train-checkpoint", "02_train (conflicted copy 2026-01-01)", "02_t
 def test_a_notebook_s_copy_is_no_step_and_is_said_once(project, name, capsys):
     notebooks = project / "notebooks"
     (notebooks / f"{name}.ipynb").write_bytes((notebooks / "02_train.ipynb").read_bytes())
-    studyfiles._say_once.cache_clear()
+    notebooks._say_once.cache_clear()
     for _ in range(2):
         assert [n.name for n in find_notebooks()] == ["01_data", "02_train", "03_fit"]
     assert capsys.readouterr().err.count(f"{name}.ipynb in notebooks: a copy, and no step") == 1
@@ -279,7 +281,7 @@ def test_a_cache_that_others_could_fill_is_not_read(monkeypatch, cache_dir, tmp_
 def test_a_notebook_runs_without_a_home(project):
     source = project / "notebooks" / "05_x.ipynb"
     write_notebook(source, COMMON, "import matplotlib.pyplot as plt\nplt.plot([1])\nplt.show()")
-    code = "from pathlib import Path\nfrom mdhelpers.execution import execute\n"
+    code = "from pathlib import Path\nfrom mdhelpers.command.execution import execute\n"
     code += f"execute(Path({str(source)!r}), Path({str(project / 'o.ipynb')!r}), {{}}, label='')"
     done = python("-c", code, HOME="/proc/nope", XDG_CACHE_HOME="/proc/nope")
     assert done.returncode == 0, done.stderr

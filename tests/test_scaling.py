@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from mdhelpers.cli import app
-from mdhelpers.slurm import ClusterSpec
-from mdhelpers.specs import validate
-from mdhelpers.studies import Study
-from mdhelpers.studyfiles import scalar
+from mdhelpers.base.specs import validate
+from mdhelpers.command.cli import app
+from mdhelpers.command.files import scalar
+from mdhelpers.stages.study import Study
+from mdhelpers.training.workers.hosts import ClusterSpec
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "book" / "scaling.md").read_text()

@@ -14,14 +14,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mdhelpers import inputs, stages
-from mdhelpers.algorithms import parse_algorithm
-from mdhelpers.mending import check_run, mend
-from mdhelpers.runs import Run, StudyError
-from mdhelpers.specs import validate
-from mdhelpers.status import status, store_locations
-from mdhelpers.store import ModelStore
-from mdhelpers.studies import CaptionSpec
+from mdhelpers.base.specs import validate
+from mdhelpers.clip.words import CaptionSpec
+from mdhelpers.command.status import check_run, mend, status
+from mdhelpers.runs.run import Run, StudyError, store_locations
+from mdhelpers.stages import data, datamodels, models
+from mdhelpers.stages import study as inputs
+from mdhelpers.training.algorithms import parse_algorithm
+from mdhelpers.training.store import ModelStore
 
 DATA = {"kind": "scenes", "size": 16, "n_train": 24, "n_test": 12}
 MODELS = {
@@ -64,7 +64,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 def test_discarding_the_models_of_a_copy_leaves_the_original(made, run):
     before = contents(made)
-    stages.discard(run)
+    models.discard(run)
     assert not list(run.folder.glob("models_*"))
     assert not list(run.folder.glob("checkpoints_*"))
     assert contents(made) == before
@@ -79,10 +79,10 @@ def test_a_plan_that_names_other_folders_has_nothing_of_theirs_removed(run, tmp_
     (run.folder / "plan.json").write_text(json.dumps(plan))
     before = contents(theirs)
     if key == "stores":
-        stages.discard(run)
+        models.discard(run)
     else:
         with pytest.raises(StudyError, match="was not made by this run"):
-            stages.discard(run)
+            models.discard(run)
     assert contents(theirs) == before
 
 
@@ -91,7 +91,7 @@ def test_links_that_lead_out_of_the_run_are_not_followed(run, tmp_path):
     (run.folder / "checkpoints_1").symlink_to(tmp_path / "elsewhere")
     before = contents(tmp_path)
     with pytest.raises(StudyError, match="is a link that leads out of the run"):
-        stages.discard(run)
+        models.discard(run)
     assert contents(tmp_path) == before
 
 
@@ -104,11 +104,11 @@ def test_models_under_a_url_are_removed_by_the_run_that_made_them_alone(tmp_path
     run = make(tmp_path / "runs", models_url=url, models_1_given=files, models_2_given=files)
     shutil.copytree(tmp_path / "runs", tmp_path / "copied")
     copy = Run("s", runs_dir=tmp_path / "copied")
-    assert stages.read_models(copy).all(1).margins.shape == (24, 12)
+    assert models.read_models(copy).all(1).margins.shape == (24, 12)
     with pytest.raises(StudyError, match="was not made by this run, or this run was copied"):
-        stages.discard(copy)
-    assert stages.read_models(run).all(1).margins.shape == (24, 12)
-    stages.discard(run)
+        models.discard(copy)
+    assert models.read_models(run).all(1).margins.shape == (24, 12)
+    models.discard(run)
     assert not fsspec.filesystem("memory").exists(f"{url}/models_1.zarr")
 
 
@@ -151,9 +151,9 @@ FILES = [
 
 
 def again(run: Run, **changes) -> Run:
-    stages.prepare_data(run, DATA)
-    stages.train_models(run, MODELS | changes, workers=1)
-    stages.fit_datamodels(run, method="ridge")
+    data.prepare_data(run, DATA)
+    models.train_models(run, MODELS | changes, workers=1)
+    datamodels.fit_datamodels(run, method="ridge")
     return run
 
 
@@ -181,11 +181,11 @@ def test_only_the_damaged_stage_is_made_anew(run, capsys):
     assert "03_datamodel_fitting: running (output datamodels_1.safetensors was changed)" in said
 
 
-@pytest.mark.parametrize("reader", [stages.read_data, stages.read_datamodels, stages.read_models])
+@pytest.mark.parametrize("reader", [data.read_data, datamodels.read_datamodels, models.read_models])
 def test_readers_refuse_what_is_not_what_was_written(run, reader):
     reader(run)
     flip(run.folder / ("datamodels_1.safetensors" if "models" in reader.__name__ else FILES[0]))
-    if reader is stages.read_models:
+    if reader is models.read_models:
         flip(run.folder / FILES[0])
     with pytest.raises(StudyError, match=r"was changed\. `mdhelpers run"):
         reader(run)
@@ -200,10 +200,10 @@ def test_a_damaged_run_of_an_older_version_is_named(run, name, harm):
     for key in ("sha256", "figures", "run"):
         del manifest[key]
     path.write_text(json.dumps(manifest | {"outputs": list(manifest["outputs"])}))
-    stages.read_data(run)
+    data.read_data(run)
     HARMS[harm](run.folder / name)
     with pytest.raises(StudyError, match=r"what 01_data_prep wrote into .* cannot be read"):
-        stages.read_data(run)
+        data.read_data(run)
 
 
 def test_a_lost_task_is_found_by_a_check_and_trained_again(run, made):
@@ -214,8 +214,8 @@ def test_a_lost_task_is_found_by_a_check_and_trained_again(run, made):
     assert none == []
     assert mend(run.folder, [(ModelStore.open(run.folder / "models_1.zarr"), bad)]) == 4
     again(run)
-    wanted = stages.read_models(Run("s", runs_dir=made)).all(1).margins
-    assert np.array_equal(stages.read_models(run).all(1).margins, wanted)
+    wanted = models.read_models(Run("s", runs_dir=made)).all(1).margins
+    assert np.array_equal(models.read_models(run).all(1).margins, wanted)
 
 
 def test_a_whole_chunk_of_other_models_is_found_by_a_check(run):
@@ -256,15 +256,15 @@ def test_a_changed_picture_makes_its_stage_stale_and_a_copy_does_not(tmp_path, c
                 picture(tmp_path / "pets" / part / name / f"{i}.png", i)
     spec = {"kind": "image_folder", "root": str(tmp_path / "pets"), "size": 16}
     run = Run("pets", runs_dir=tmp_path / "runs")
-    first = stages.prepare_data(run, spec).fingerprint
+    first = data.prepare_data(run, spec).fingerprint
     shutil.copytree(tmp_path / "pets", tmp_path / "copy")
     shutil.rmtree(tmp_path / "pets")
     shutil.copytree(tmp_path / "copy", tmp_path / "pets")  # other times, the same pictures
     capsys.readouterr()
-    assert stages.prepare_data(run, spec).fingerprint == first
+    assert data.prepare_data(run, spec).fingerprint == first
     assert "finished before" in capsys.readouterr().out
     picture(tmp_path / "pets/train/cat/1.png", 9)
-    assert stages.prepare_data(run, spec).fingerprint != first
+    assert data.prepare_data(run, spec).fingerprint != first
     assert "running (pictures changed" in capsys.readouterr().out
 
 

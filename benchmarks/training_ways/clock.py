@@ -14,11 +14,10 @@ from functools import lru_cache, wraps
 
 import torch
 
-from mdhelpers.plans import TrainingPlan, make_task
-from mdhelpers.store import ModelStore
-from mdhelpers.tasks import resident_data, run_task
-from mdhelpers.trained_models import TrainedNetworks
-from mdhelpers.training import Batches, Stepper, train_stack
+from mdhelpers.training.learners import TrainedNetworks
+from mdhelpers.training.recipe import Batches, Stepper, train_stack
+from mdhelpers.training.store import ModelStore
+from mdhelpers.training.tasks import TrainingPlan, make_task, resident_data, run_task
 
 WARM_UP = -1
 SECONDS: dict[str, float] = defaultdict(float)

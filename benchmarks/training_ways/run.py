@@ -19,14 +19,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from mdhelpers.algorithms import NetworkSpec
-from mdhelpers.datasets import Dataset, save_dataset
-from mdhelpers.machine import cores, machine
-from mdhelpers.models import make_model
-from mdhelpers.plans import STACKS, TrainingPlan, draw_mask
-from mdhelpers.processes import ProcessPool
-from mdhelpers.scenes import make_scenes
-from mdhelpers.store import ModelStore
+from mdhelpers.base.places import cores, machine
+from mdhelpers.data.datasets import Dataset, save_dataset
+from mdhelpers.data.scenes import make_scenes
+from mdhelpers.training.algorithms import NetworkSpec
+from mdhelpers.training.networks import make_model
+from mdhelpers.training.store import ModelStore
+from mdhelpers.training.tasks import STACKS, TrainingPlan, draw_mask
+from mdhelpers.training.workers.processes import ProcessPool
 from training_ways.clock import PARTS, WARM_UP, timed_task
 from training_ways.tight import tight_model
 from training_ways.usual import usual_model

@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from mdhelpers.algorithms import AugmentationSpec, NetworkSpec
-from mdhelpers.models import make_model
-from mdhelpers.schedules import learning_rates
+from mdhelpers.training.algorithms import AugmentationSpec, NetworkSpec
+from mdhelpers.training.networks import make_model
+from mdhelpers.training.recipe import learning_rates
 from training_ways.worker import DATA
 
 

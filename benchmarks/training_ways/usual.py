@@ -9,9 +9,9 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from mdhelpers.algorithms import AugmentationSpec, NetworkSpec
-from mdhelpers.models import make_model
-from mdhelpers.schedules import learning_rates
+from mdhelpers.training.algorithms import AugmentationSpec, NetworkSpec
+from mdhelpers.training.networks import make_model
+from mdhelpers.training.recipe import learning_rates
 from training_ways.worker import DATA
 
 

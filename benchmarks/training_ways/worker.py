@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from mdhelpers.algorithms import NetworkSpec
+from mdhelpers.training.algorithms import NetworkSpec
 
 DATA: list[tuple[np.ndarray, np.ndarray]] = []  # images and labels: training's, then the test's
 

@@ -1,0 +1,1 @@
+"""What else datamodels tell: Appendix F, removal, selection, predictions, reweighting."""

@@ -1,0 +1,132 @@
+"""Proposition 1, tested: train where a direction's images are likelier, and see what changes.
+
+A direction ``u`` of training examples stands for a family of training distributions: example i is
+included with probability ``(1 + s u_i) / 2``. Where datamodels are exact, the outputs on test
+example x change by ``s theta_x . u / 2``, and so their squared change, summed over x, is the
+variance that the direction explains (paper, Proposition 1, with s = 1). Here models are trained
+with probabilities tilted along ``u`` and against it, on masks that differ as little as may be, and
+what they say is compared with what datamodels foretell.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+_REACH = 0.96  # of the largest tilt with which all probabilities stay within 0 and 1
+_DRAWS = 4096
+_ATTEMPTS = 2000
+
+
+def inclusion(direction: np.ndarray) -> np.ndarray:
+    """Change of each example's probability between both tilts, ``s (u_i - mean)``, (n_train,).
+
+    As large as probabilities allow; it sums to zero, since all masks have one size.
+    """
+    centred = np.asarray(direction, float) - np.mean(direction)
+    largest = np.abs(centred).max()
+    if not largest > 0:
+        raise ValueError("a direction that is the same for all training examples tilts nothing.")
+    return _REACH * centred / largest
+
+
+def tilted_masks(
+    direction: np.ndarray, n_pairs: int, *, seed: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Masks of half of the examples, tilted along a direction and against it, in pairs.
+
+    Both masks of a pair come from the same uniform draws, so that they differ only where the
+    tilt makes them; draws are kept where both have the same size, half of the examples.
+
+    Parameters
+    ----------
+    direction : ndarray, shape (n_train,)
+    n_pairs : int
+    seed : int
+
+    Returns
+    -------
+    along, against : ndarray, shape (n_pairs, n_train), bool
+
+    Raises
+    ------
+    ValueError
+        If the direction is constant.
+    """
+    change, rng = inclusion(direction), np.random.default_rng(seed)
+    n_train, kept = len(change), []
+    for _ in range(_ATTEMPTS):
+        draws = rng.random((_DRAWS, n_train))
+        along, against = draws < (1 + change) / 2, draws < (1 - change) / 2
+        fits = (along.sum(1) == n_train // 2) & (against.sum(1) == n_train // 2)
+        kept += [np.stack(pair) for pair in zip(along[fits], against[fits], strict=True)]
+        if len(kept) >= n_pairs:
+            masks = np.stack(kept[:n_pairs], axis=1)
+            return masks[0], masks[1]
+    raise ValueError(
+        f"only {len(kept)} of {n_pairs} pairs of masks of {n_train // 2} examples could be drawn "
+        "along this direction; ask for fewer."
+    )
+
+
+def predicted_change(weights: np.ndarray, direction: np.ndarray) -> np.ndarray:
+    """What datamodels (n_test, n_train) foretell of the outputs' change, shape (n_test,)."""
+    return np.asarray(weights, float) @ inclusion(direction)
+
+
+@dataclass(frozen=True)
+class TiltEffect:
+    """What a tilt did to one algorithm's outputs, beside what was foretold.
+
+    Attributes
+    ----------
+    measured : ndarray, shape (n_test,)
+        Mean change of the outputs.
+    correlation : float
+        Of foretold and measured changes over test examples.
+    ceiling : float
+        What the correlation could be at best, the measured changes being means of few models.
+    slope : float
+        Of measured on foretold changes; 1 where datamodels have the right size.
+    size, predicted_size : float
+        Root mean square of the true change, noise taken out, and of the foretold one.
+    """
+
+    measured: np.ndarray
+    correlation: float
+    ceiling: float
+    slope: float
+    size: float
+    predicted_size: float
+
+
+def measure_tilt(along: np.ndarray, against: np.ndarray, predicted: np.ndarray) -> TiltEffect:
+    """Compare the change of outputs between pairs of models with what was foretold.
+
+    Parameters
+    ----------
+    along, against : ndarray, shape (n_pairs, n_test)
+        Outputs of models trained with either tilt.
+    predicted : ndarray, shape (n_test,)
+    """
+    changes = np.asarray(along, float) - against
+    n, measured = len(changes), changes.mean(0)
+    if changes.shape != np.shape(against) or n < 2 or predicted.shape != measured.shape:
+        raise ValueError(
+            f"outputs have shapes {np.shape(along)} and {np.shape(against)} and predictions "
+            f"{predicted.shape}; expected (n_pairs, n_test) twice, from 2 pairs on, and (n_test,)."
+        )
+    squares = np.square(changes.sum(0)) - np.square(changes).sum(0)
+    size = max(float(squares.mean()) / (n * (n - 1)), 0.0)
+    spread, noise = measured.var(), (changes.var(0, ddof=1) / n).mean()
+    ceiling = np.sqrt(max(spread - noise, 0) / spread) if spread > 0 else 0.0
+    moves = measured.std() > 0 and predicted.std() > 0
+    return TiltEffect(
+        measured=measured,
+        correlation=float(np.corrcoef(predicted, measured)[0, 1]) if moves else 0.0,
+        ceiling=float(ceiling),
+        slope=float(np.polyfit(predicted, measured, 1)[0]) if moves else 0.0,
+        size=size**0.5,
+        predicted_size=float(np.sqrt(np.square(predicted).mean())),
+    )

@@ -1,0 +1,1 @@
+"""Under everything: places, records, validated mappings, arrays in files, threads."""

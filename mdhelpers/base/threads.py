@@ -1,0 +1,72 @@
+"""How many threads compute. Sums that are shared out among threads differ in their last bits.
+
+So whatever decides a result is computed on one thread, and work is spread over models, targets or
+images instead, each of which is the same wherever it is done.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from threadpoolctl import threadpool_limits
+
+from mdhelpers.base.places import cores, keep_freed_memory
+
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Compute on one thread, so that processes do not crowd one another and bits do not change.
+
+    No result depends then on the cores that this process may use.
+    """
+    keep_freed_memory()
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with environment(dict.fromkeys(THREADS, "1")), threadpool_limits(1):
+            yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+@contextmanager
+def environment(values: dict[str, str]) -> Iterator[None]:
+    """Environment variables for a while."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+def spread(
+    work: Callable[[Any], Any], items: Iterable[Any], *, at_once: int = 0, at_most: int = 0
+) -> Iterator[Any]:
+    """Results of `work` in the order of `items`, several at once, each on one thread.
+
+    Parameters
+    ----------
+    work
+        Safe to run in several threads, such as a network in evaluation mode.
+    items
+        What it is given, one after the other.
+    at_once
+        Items at a time; 0: one a core, and no more than ``at_most`` where that is given.
+    """
+    # every thread has a number of threads of its own to share out work to
+    set_up = {"initializer": torch.set_num_threads, "initargs": (1,)}
+    n = at_once or min(cores(), at_most or cores())
+    with ThreadPoolExecutor(n, **set_up) as pool:
+        yield from pool.map(work, items)

@@ -1,0 +1,1 @@
+"""From executed pages to the HTML book."""

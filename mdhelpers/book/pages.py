@@ -1,0 +1,400 @@
+"""Tables of prose pages, made from what benchmarks recorded.
+
+Figures of prose pages, drawn from what benchmarks recorded when the book is built.
+
+Single pages of the book: a run's figures put into prose, executed notebooks made fit to read.
+"""
+
+import copy
+import re
+from collections.abc import Callable, Mapping, Sequence
+from io import BytesIO
+from typing import Any
+
+import matplotlib
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, NullFormatter
+from scipy.stats import binomtest
+
+from mdhelpers.show.analyses import similarity_heatmap
+from mdhelpers.show.style import (
+    EXAMPLE_COLORS,
+    INK,
+    NULL_COLOR,
+    escape_markdown,
+    label_text,
+    legend_below,
+    use_style,
+    without_script_ends,
+)
+
+_TABLE = re.compile(r"\{\{\s*table\s+(\S+)(?:\s+where\s+(\S+))?\s*\|\s*([^{}]+?)\s*\}\}")
+_COLUMN = re.compile(r"(?P<key>.+?)(?::(?P<spec>\S+))?(?:\s+as\s+(?P<title>.+))?")
+
+
+def expand_tables(text: str, look_up: Callable[[str], Any], *, page: str) -> str:
+    """Replace ``{{ table recorded.training.rows | way; seconds:.1f as s a model }}`` by a table.
+
+    Parameters
+    ----------
+    text : str
+        Markdown. A table is a dotted path to a list of mappings, perhaps ``where`` and a key that
+        rows must have, and columns between semicolons: a key, or two joined by a dot, perhaps a
+        format after a colon, perhaps ``as`` and a title.
+    look_up : callable
+        Gives what lies at a dotted path.
+    page : str
+        Name of the page, for messages.
+
+    Raises
+    ------
+    ValueError
+        When the path holds no list of mappings, or no row has a column.
+    """
+
+    def replace(match: re.Match) -> str:
+        path, needed, columns = match.groups()
+        rows = look_up(path)
+        if not isinstance(rows, Sequence) or not all(isinstance(r, Mapping) for r in rows):
+            raise ValueError(f"{page}: {path} is no list of rows; a table needs one.")
+        rows = [row for row in rows if needed is None or needed in row]
+        return table(rows, [column.strip() for column in columns.split(";")], page=page)
+
+    return _TABLE.sub(replace, text)
+
+
+def table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], *, page: str) -> str:
+    """A Markdown table; numbers are set to the right, missing values left empty."""
+    titles, cells = [], []
+    for column in columns:
+        parts = _COLUMN.fullmatch(column).groupdict()
+        key = parts["key"]
+        if all(_value(row, key) is None for row in rows):
+            known = ", ".join(sorted({key for row in rows for key in row}))
+            raise ValueError(f"{page}: no row has {key!r} (they have {known}).")
+        titles.append(parts["title"] or key)
+        cells.append([_cell(_value(row, key), parts["spec"] or "") for row in rows])
+    numeric = [any(isinstance(_value(r, _key(c)), int | float) for r in rows) for c in columns]
+    lines = [titles, ["--:" if right else "---" for right in numeric], *zip(*cells, strict=True)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _value(row: Mapping[str, Any], key: str) -> Any:
+    if key in row:
+        return row[key]
+    outer, _, inner = key.partition(".")
+    found = row.get(outer)
+    return found.get(inner) if isinstance(found, Mapping) else None
+
+
+def _key(column: str) -> str:
+    return _COLUMN.fullmatch(column)["key"]
+
+
+def _cell(value: Any, spec: str) -> str:
+    """One cell; what is no number is shown as it is, and never as Markdown."""
+    if value is None:
+        return ""
+    return escape_markdown(format(value, spec)) if isinstance(value, str) else format(value, spec)
+
+
+_FIGURE = re.compile(r"\{\{\s*figure\s+(\S+)\s+(\S+)\s*\}\}")
+_MARKERS = "osD^vP"
+_STEP = 1.025  # markers of methods stand side by side, each this much further right
+
+
+def expand_figures(
+    text: str, look_up: Callable[[str], Any], *, page: str
+) -> tuple[str, dict[str, bytes]]:
+    """Replace ``{{ figure lds_by_method recorded.budgets_scenes }}`` by an image.
+
+    Parameters
+    ----------
+    text : str
+        Markdown. A figure is one of ``FIGURES`` and the dotted path to what it is drawn from.
+    look_up : callable
+        Gives what lies at a dotted path.
+    page : str
+        Name of the page, for messages.
+
+    Returns
+    -------
+    text : str
+        With images and their text alternatives.
+    files : dict of str to bytes
+        The PNG files by their path below the source folder.
+
+    Raises
+    ------
+    ValueError
+        When there is no figure of that name.
+    """
+    files: dict[str, bytes] = {}
+
+    def replace(match: re.Match) -> str:
+        name, path = match.groups()
+        if name not in FIGURES:
+            raise ValueError(f"{page}: no figure {name!r}; there are {', '.join(FIGURES)}.")
+        file = f"figures/{path.split('.')[-1]}-{name}.png"
+        files[file], alternative = drawn(FIGURES[name], look_up(path))
+        return f"![{escape_markdown(alternative)}]({file})"
+
+    return _FIGURE.sub(replace, text), files
+
+
+def drawn(draw: Callable[[Any], tuple[Figure, str]], data: Any) -> tuple[bytes, str]:
+    """A figure in the book's style as PNG, the same bytes each time, and its text alternative."""
+    with matplotlib.rc_context(), BytesIO() as file:
+        use_style()
+        figure, alternative = draw(data)
+        figure.savefig(file, format="png")
+        plt.close(figure)
+        return file.getvalue(), alternative
+
+
+def lds_by_method(budgets: Mapping[str, Any]) -> tuple[Figure, str]:
+    """LDS of each method against the number of models, a panel an algorithm."""
+    rows, settings = budgets["rows"], budgets["settings"]
+    figure, axes = plt.subplots(1, 2, figsize=(9, 4.4), sharey=True)
+    told = []
+    for algorithm, (ax, name) in enumerate(zip(axes, settings["names"], strict=True), 1):
+        ceiling = settings["ceilings"].get(f"ceiling_{algorithm}")
+        draw_methods(ax, rows, f"lds_{algorithm}", ceiling=ceiling).set_title(label_text(name))
+        told.append(f"for {name} {in_words(rows, f'lds_{algorithm}')}")
+    axes[0].set_ylabel("LDS (Spearman, held-out masks)")
+    axes[1].get_legend().remove()
+    return figure, f"LDS against the number of models, {'; '.join(told)}."
+
+
+def draw_methods(
+    ax: Axes, rows: Sequence[Mapping[str, Any]], score: str, *, ceiling: float | None = None
+) -> Axes:
+    """One line a method: ``score`` with ``score_low`` and ``score_high`` against ``models``."""
+    for number, (method, own) in enumerate(by_method(rows).items()):
+        x = np.array([row["models"] for row in own]) * _STEP**number
+        y, low, high = (np.array([r[score + end] for r in own]) for end in ("", "_low", "_high"))
+        style = {"color": EXAMPLE_COLORS[number], "marker": _MARKERS[number], "markersize": 5}
+        spread = np.clip([y - low, high - y], 0, None)
+        ax.errorbar(x, y, spread, **style, linewidth=1.5, capsize=2, label=method)
+    if ceiling is not None:
+        ax.axhline(ceiling, color=INK, linestyle=":", linewidth=1.5, label="noise ceiling")
+    ax.set_ylim(0, None)
+    return against_models(ax, rows)
+
+
+def against_models(ax: Axes, rows: Sequence[Mapping[str, Any]]) -> Axes:
+    """A logarithmic axis of the rows' numbers of models, a grid and the legend."""
+    ticks = sorted({row["models"] for row in rows})
+    shown = [n for i, n in enumerate(ticks) if not i or n / ticks[i - 1] > 1.5]
+    ax.set(xscale="log", xlabel="models")
+    ax.set_xticks(shown)
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
+    ax.xaxis.set_minor_formatter(NullFormatter())
+    ax.grid(True, axis="y")
+    legend_below(ax, columns=2)
+    return ax
+
+
+def by_method(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
+    """Rows of each method, fewest models first."""
+    methods = dict.fromkeys(row["method"] for row in rows)
+    ordered = sorted(rows, key=lambda row: row["models"])
+    return {method: [r for r in ordered if r["method"] == method] for method in methods}
+
+
+def in_words(rows: Sequence[Mapping[str, Any]], score: str) -> str:
+    """Each method's first and last point."""
+    parts = [
+        f"{method} from {own[0][score]:.2f} with {own[0]['models']} to {own[-1][score]:.2f} with "
+        f"{own[-1]['models']}"
+        for method, own in by_method(rows).items()
+    ]
+    return ", ".join(parts)
+
+
+def power(recorded: Mapping[str, Any]) -> tuple[Figure, str]:
+    """Share of data seeds that show each feature that differs, against the number of models.
+
+    Markers are hollow where fewer data seeds were drawn than elsewhere.
+    """
+    rows = [row for row in recorded["rows"] if row["differs"]]
+    most = max(row["seeds"] for row in rows)
+    figure, ax = plt.subplots(figsize=(6.4, 4.2))
+    told = []
+    for number, feature in enumerate(dict.fromkeys(row["feature"] for row in rows)):
+        own = [row for row in rows if row["feature"] == feature]
+        x = np.array([row["models"] for row in own]) * _STEP**number
+        share = np.array([row["found"] / row["differs"] for row in own])
+        exact = [binomtest(row["found"], row["differs"]).proportion_ci() for row in own]
+        style = {"color": EXAMPLE_COLORS[number], "marker": _MARKERS[number], "markersize": 6}
+        spread = np.abs(np.array([(each.low, each.high) for each in exact]).T - share)
+        ax.errorbar(x, share, spread, **style, linewidth=1.5, capsize=2, label=feature)
+        few = np.array([row["seeds"] < most for row in own])
+        hollow = {"linestyle": "none", "markerfacecolor": "white", "zorder": 3}
+        ax.plot(x[few], share[few], **style, **hollow)
+        counts = [f"{row['found']} of {row['differs']} with {row['models']}" for row in own]
+        told.append(f"{feature} in {', '.join(counts)} models")
+    ax.axhline(0.9, color=INK, linestyle=":", linewidth=1.5, label="the aim")
+    ax.axvline(recorded["default"], color=NULL_COLOR, linewidth=1, label="default budget")
+    ax.set(ylim=(-0.03, 1.03), ylabel="share of drawings that show it")
+    against_models(ax, rows)
+    return figure, f"Shares of drawings in which features are found: {'; '.join(told)}."
+
+
+def similarity(recorded: Mapping[str, Any]) -> tuple[Figure, str]:
+    """How alike the datamodels of several algorithms are, each with each."""
+    names = [row["changed"] for row in recorded["rows"]]
+    matrix = pd.DataFrame(recorded["corrected"]).loc[names, names]
+    figure, ax = plt.subplots(figsize=(7.2, 5.4))
+    similarity_heatmap(ax, matrix)
+    shown = [label_text(name, 24) for name in names]
+    ax.set_xticks(range(len(names)), shown, rotation=30, ha="left")
+    told = [f"{name} {value:.2f}" for name, value in matrix.iloc[0].items()]
+    return figure, f"How alike algorithms are. With {names[0]}: {', '.join(told[1:])}."
+
+
+FIGURES: dict[str, Callable[[Any], tuple[Figure, str]]] = {
+    "lds_by_method": lds_by_method,
+    "power": power,
+    "similarity": similarity,
+}
+
+_PLACEHOLDER = re.compile(r"\{\{\s*([^{}|]+?)\s*(?:\|\s*([^{}]+?)\s*)?\}\}")
+_PROGRESS = re.compile(r"\d+%\|")
+_TITLE = re.compile(r"^# .+$", re.MULTILINE)
+
+
+def expand(text: str, values: Mapping[str, Any], *, page: str) -> str:
+    """Replace ``{{ results.04_residual_pca.gap | .2f }}`` by the value found in ``values``.
+
+    Parameters
+    ----------
+    text : str
+        Markdown. A placeholder is a dotted path, and optionally a format specification of Python;
+        or a table, see `mdhelpers.book.pages`.
+    values : mapping
+        Nested mappings and sequences; ``results`` holds a run's ``results.json``.
+    page : str
+        Name of the page, for the message.
+
+    Returns
+    -------
+    str
+        The text without placeholders. What is put in for one is plain text, never Markdown.
+
+    Raises
+    ------
+    ValueError
+        When a path leads nowhere, or the format does not suit the value.
+    """
+
+    def replace(match: re.Match) -> str:
+        path, spec = match.groups()
+        value = look_up(values, path, page=page)
+        try:
+            shown = format(value, spec or "")
+            return escape_markdown(shown) if isinstance(value, str) else shown
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"{page}: {{{{ {path} }}}} is {value!r}, which the format {spec!r} does not suit; "
+                "name a single number or string, or change the format."
+            ) from error
+
+    text = expand_tables(text, lambda path: look_up(values, path, page=page), page=page)
+    return _PLACEHOLDER.sub(replace, text)
+
+
+def look_up(values: Mapping[str, Any], path: str, *, page: str) -> Any:
+    """Return what lies at a dotted path; ValueError, which names the page, where nothing does."""
+    value: Any = values
+    for depth, key in enumerate(path.split(".")):
+        try:
+            value = value[int(key)] if isinstance(value, list) else value[key]
+        except (KeyError, IndexError, TypeError, ValueError):
+            known = ", ".join(map(str, value)) if isinstance(value, Mapping) else "no keys"
+            where = ".".join(path.split(".")[:depth]) or "the top"
+            raise ValueError(
+                f"{page}: {{{{ {path} }}}} leads nowhere: {where} has no {key!r} (it has {known}). "
+                "Mend the page, or have the notebook write the figure into results.json."
+            ) from None
+    return value
+
+
+def with_header(text: str, header: str, *, page: str) -> str:
+    """Put ``header`` under the title of a Markdown page; ValueError when it has no title."""
+    title = _TITLE.search(text)
+    if title is None:
+        raise ValueError(
+            f"{page} has no title; begin it with a line '# Title' (in a notebook, in its first "
+            "Markdown cell)."
+        )
+    return f"{text[: title.end()]}\n\n{header}\n{text[title.end() :]}"
+
+
+def publishable(notebook: dict, header: str, *, page: str) -> dict:
+    """Copy an executed notebook, with ``header`` under its title and without progress bars.
+
+    Parameters
+    ----------
+    notebook : dict
+        An executed notebook, format 4.
+    header : str
+        Markdown: provenance, and a banner where there is one. It replaces what
+        `mdhelpers.show.style.show_provenance` showed when the notebook ran.
+    page : str
+        Name of the notebook, for messages.
+
+    Raises
+    ------
+    ValueError
+        When the notebook has no title, was not run to its end, or failed.
+    """
+    notebook = copy.deepcopy(notebook)
+    _check_finished(notebook, page=page)
+    titled = next((c for c in notebook["cells"] if c["cell_type"] == "markdown"), None)
+    if titled is None:
+        raise ValueError(f"{page} has no Markdown cell; begin it with a title.")
+    titled["source"] = with_header(_source(titled), header, page=page)
+    for cell in notebook["cells"]:
+        if "injected-parameters" in cell["metadata"].get("tags", ()):
+            cell["source"] = _source(cell).replace(
+                "# Parameters\n", "# The values of this run\n", 1
+            )
+        if cell["cell_type"] == "code":
+            cell["outputs"] = [kept for kept in map(_for_readers, cell["outputs"]) if kept]
+    notebook["metadata"].pop("papermill", None)
+    if "widgets" in notebook["metadata"]:
+        notebook["metadata"]["widgets"] = without_script_ends(notebook["metadata"]["widgets"])
+    return notebook
+
+
+def _source(cell: Mapping[str, Any]) -> str:
+    return "".join(cell["source"])
+
+
+def _check_finished(notebook: dict, *, page: str) -> None:
+    code = [c for c in notebook["cells"] if c["cell_type"] == "code" and _source(c).strip()]
+    for number, cell in enumerate(code, start=1):
+        for output in cell["outputs"]:
+            if output["output_type"] == "error":
+                raise ValueError(
+                    f"{page}: code cell {number} failed with {output['ename']}: "
+                    f"{output['evalue']}. Mend it and run the study again."
+                )
+        if cell["execution_count"] is None:
+            raise ValueError(f"{page}: code cell {number} was not run. Run the study to its end.")
+
+
+def _for_readers(output: dict) -> dict | None:
+    """Drop what the header says already, and progress bars, which are for the one who waits."""
+    if "mdhelpers-provenance" in "".join(output.get("data", {}).get("text/html", "")):
+        return None
+    if output["output_type"] != "stream" or output["name"] != "stderr":
+        return output
+    lines = re.split(r"(?<=[\n\r])", "".join(output["text"]))
+    text = "".join(line for line in lines if not _PROGRESS.search(line) and not line.endswith("\r"))
+    return {**output, "text": text} if text.strip() else None

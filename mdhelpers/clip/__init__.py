@@ -1,0 +1,1 @@
+"""Encoders of images and texts, the small CLIP that is trained here, and its words."""

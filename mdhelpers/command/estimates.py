@@ -1,0 +1,234 @@
+"""How many models, seconds and bytes a study takes, before it begins.
+
+What `mdhelpers run --dry-run` says: the data, what would run and with what, what it takes.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from mdhelpers.base.places import cores, duration, free_bytes, in_words, memory_bytes, shown
+from mdhelpers.base.records import plain
+from mdhelpers.base.specs import Spec
+from mdhelpers.data.sources import DEFAULT_SIZE, expected_sizes, list_pictures
+from mdhelpers.method.datamodels import AT_ONCE
+from mdhelpers.stages.study import Study
+from mdhelpers.training.algorithms import AlgorithmSpec, NetworkSpec, PythonSpec
+from mdhelpers.training.learners import learn
+from mdhelpers.training.recipe import TrainingData
+from mdhelpers.training.tasks import TrainingPlan, choose_stack, make_task, resolve_device
+
+if TYPE_CHECKING:
+    from mdhelpers.command.runner import Plan
+
+
+PYTHON_BYTES = 1.3e9  # torch, the kernel, what it draws and a compiler: benchmarks/memory.py
+SECONDS_BESIDE_TRAINING = 240  # fits, captions, effects and pages of a study of scenes' size
+TRIAL_BATCHES = 6  # of one epoch, the second time it is run
+
+
+def estimate(study: Study) -> dict[str, Any]:
+    """Models, seconds and bytes that a study takes here, from a short trial of its training.
+
+    Returns
+    -------
+    dict
+        ``models`` of both algorithms, ``seconds``, ``bytes`` on disk, ``memory`` in bytes, and the
+        ``basis`` in words.
+
+    """
+    n_train, n_test, n_classes = expected_sizes(study.dataset)
+    total = study.n_models + study.n_heldout
+    again = study.n_repeats * study.n_heldout
+    size = study.dataset.size or DEFAULT_SIZE[study.dataset.kind]
+    device = resolve_device("auto" if study.scheduler != "local" else study.device)
+    specs = (study.algorithm_1, study.algorithm_2)
+    stack = study.stack or choose_stack(specs, total, device)
+    trial = {"shape": (n_train, size, n_classes), "alpha": study.alpha, "stack": stack}
+    each = [seconds_per_model(spec, device=device, **trial) for spec in specs]
+    workers = study.workers or (1 if device != "cpu" else cores())
+    known = [seconds for seconds in each if seconds is not None]
+    anew = (each[study.application_algorithm - 1] or 0) * trained_anew(study, n_train)
+    images = (n_train + n_test) * size * size * 4
+    return {
+        "models": 2 * total,
+        "seconds": ((total + again) * sum(known) + anew) / workers + SECONDS_BESIDE_TRAINING,
+        "bytes": int(images + 2 * total * (4 * n_test + n_train / 8 + 1024) + 50e6),
+        "memory": memory_needed(study),
+        "basis": f"a trial of training, one core: {estimate_in_words(specs, each)}; "
+        f"{workers} workers, and {SECONDS_BESIDE_TRAINING} s for the rest",
+    }
+
+
+def memory_needed(study: Study) -> int:
+    """Bytes of memory that the largest step takes, notebook 04's fits on quarters of the models.
+
+    Of the datamodels of 8 quarters, normalised, two more in work, and both algorithms' own; of both
+    algorithms' masks and margins, and as much again in work.
+    """
+    n_train, n_test, _ = expected_sizes(study.dataset)
+    matrix, n_models = n_test * n_train, study.n_models + study.n_heldout
+    models = n_models * (n_train + 4 * n_test)
+    fits = AT_ONCE * (8 * study.n_models**2 + 4 * study.n_models * n_train)
+    compared = 8 * (8 + 4) * matrix + 2 * 4 * matrix
+    return int(PYTHON_BYTES + 4 * models + max(fits + 3 * 4 * matrix, compared))
+
+
+def trained_anew(study: Study, n_train: int) -> float:
+    """Models that notebook 08 trains, counted in models on as many images as the study's."""
+    halves, whole = 3 * study.n_removal_tests, 1 + 2 * study.n_removal_tests
+    chosen = (1 + 2 * len(study.selection_targets)) * sum(study.selection_sizes)
+    return study.n_models_per_set * (halves + (whole + chosen / n_train) / study.alpha)
+
+
+def estimate_in_words(specs, each: list[float | None]) -> str:
+    """The trial's seconds, and what it could not try."""
+    words = []
+    for spec, seconds in zip(specs, each, strict=True):
+        took = "not tried, a function of yours" if seconds is None else f"{seconds:.2f} s a model"
+        words.append(f"{spec.name} {took}")
+        if isinstance(spec, NetworkSpec) and spec.initialisation.source:
+            words.append("its source models not counted")
+    return ", ".join(words)
+
+
+def seconds_per_model(
+    spec: AlgorithmSpec, *, shape: tuple[int, int, int], alpha: float, stack: int, device: str
+) -> float | None:
+    """Seconds of one core, or of the GPU, a model; None for a function of the user's own.
+
+    A network is tried on a few batches of noise, anything else on as many images as it will get.
+    """
+    if isinstance(spec, PythonSpec):
+        return None
+    n_train, size, n_classes = shape
+    n_subset, n_tried = alpha * n_train, n_train
+    trial = spec
+    if isinstance(spec, NetworkSpec):
+        n_tried = min(n_train, round(TRIAL_BATCHES * spec.batch_size / alpha))
+        trial = spec.model_copy(update={"epochs": 1, "warmup_epochs": 0.0, "compile": False})
+    images = torch.randint(0, 255, (n_tried, size, size, 3), dtype=torch.uint8, device=device)
+    data = TrainingData(images, torch.arange(n_tried, device=device) % n_classes, n_classes)
+    plan = TrainingPlan(
+        Path(), (trial, trial), "", n_tried, 0, 0, alpha, stack, 0, 0, stack, device
+    )  # fmt: skip
+    task, _ = make_task(plan, 1, slice(0, stack))
+    seconds = timed(task, data) / stack
+    epochs = spec.epochs if isinstance(spec, NetworkSpec) else 1
+    return seconds * epochs * n_subset / round(alpha * n_tried)
+
+
+def timed(task, data: TrainingData) -> float:
+    """Seconds that the task takes on one thread, the second time it is run."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        learn(task, data)
+        start = time.perf_counter()
+        learn(task, data)
+        return time.perf_counter() - start
+    finally:
+        torch.set_num_threads(threads)
+
+
+SAID_ABOVE = ("study", "profile", "runs_dir")  # in the first line
+
+
+def describe(plan: Plan, needs: Mapping[str, Any]) -> str:
+    """Return the text that `--dry-run` prints.
+
+    A parameter stands under the first notebook that takes it. Of a mapping that was given, such as
+    an algorithm, only the keys that were given are shown.
+    """
+    first = f"Study {plan.run.study}, profile {plan.run.profile} → {shown(plan.run.folder)}"
+    return "\n".join(
+        [
+            first,
+            *of_folder(plan.study),
+            *of_scores(plan.study),
+            *of_steps(plan),
+            *of_needs(plan, needs),
+        ]
+    )
+
+
+def of_folder(study: Any) -> Iterator[str]:
+    """What a folder of pictures holds, and what of it is left out."""
+    from mdhelpers.data.sources import notes
+
+    spec = getattr(study, "dataset", None)
+    if getattr(spec, "kind", "") != "image_folder":
+        return
+    listing = list_pictures(spec)
+    names = ", ".join(listing.names[:10]) + (", …" if len(listing.names) > 10 else "")
+    yield (
+        f"{listing.root}: {listing.count('train')} training and {listing.count('test')} test "
+        f"pictures of {len(listing.names)} classes ({names})"
+    )
+    yield from (f"  {line}" for line in notes(listing, {}))
+
+
+def of_scores(study: Any) -> Iterator[str]:
+    """What scores made elsewhere stand for, and what is trained beside them."""
+    if getattr(study, "datamodels_1_path", ""):
+        yield (
+            "Notebooks 04 to 06 compare the scores given; the models that are trained are for the "
+            "other notebooks."
+        )
+
+
+def of_steps(plan: Plan) -> Iterator[str]:
+    """A line a notebook, and its parameters below it."""
+    total, width = len(plan.steps), max(len(step.name) for step in plan.steps)
+    told = set(SAID_ABOVE)
+    for number, step in enumerate(plan.steps, start=1):
+        verdict = f"would run ({step.reason})" if step.reason else "would skip (finished before)"
+        yield f"[{number}/{total}] {step.name:<{width}}  {verdict}"
+        for name in (name for name in step.parameters if name not in told):
+            yield f"        {name} = {as_given(plan.study, name, step.parameters[name])}"
+        told |= set(step.parameters)
+    yield "Keys that are not shown have their defaults."
+
+
+def as_given(study: Any, name: str, value: Any) -> str:
+    """Return a parameter in words: a mapping without the defaults that were filled in."""
+    field = getattr(study, name, None)
+    if isinstance(field, Spec) and (given := field.model_dump(exclude_unset=True)):
+        value = plain(given)
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, dict) else repr(value)
+
+
+def of_needs(plan: Plan, needs: Mapping[str, Any]) -> Iterator[str]:
+    """What the study takes, and how that is known."""
+    if not needs:
+        yield "No estimate: this study has none."
+        return
+    free = in_words(free_bytes(plan.run.folder))
+    yield f"The whole study: {needs_in_words(needs)} ({free} are free)"
+    if "memory" in needs:
+        yield of_memory(needs["memory"])
+    if "basis" in needs:
+        yield f"Estimated from: {needs['basis']}"
+
+
+def of_memory(needed: int) -> str:
+    """The memory of the largest step beside what there is."""
+    there = memory_bytes()
+    said = f"Memory: up to {in_words(needed)} in the largest step"
+    if there is None:
+        return said
+    if needed < there:
+        return f"{said} ({in_words(there)} are here)"
+    return f"{said}, and {in_words(there)} are here: take fewer test images or another machine"
+
+
+def needs_in_words(needs: Mapping[str, Any]) -> str:
+    """Return models, time and disk in words."""
+    took = duration(needs["seconds"])
+    return f"{needs['models']} models, about {took}, {in_words(needs['bytes'])} of disk"

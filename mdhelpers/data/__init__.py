@@ -1,0 +1,1 @@
+"""Images, labels, scenes with known truth, and what can be drawn into images."""

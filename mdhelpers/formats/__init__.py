@@ -1,0 +1,1 @@
+"""Files: masks, margins and scores that others made, and our own."""

@@ -1,0 +1,1 @@
+"""The paper: arrays in, arrays out. It knows no run, no file and no notebook."""

@@ -1,0 +1,273 @@
+"""Datamodels: how the margin of each test example depends on which examples were trained on.
+
+A datamodel is a linear model of a margin given the mask of the training set,
+``margin(mask) ~ bias + weights @ mask`` (paper, section 2.2 and appendix B.3; Ilyas et al., 2022).
+Estimators: the lasso, ridge regression, the difference of means of Feldman and Zhang (2020), and
+the lasso by the package fast_l1.
+
+Models that start from the same initialisation (the same *slot*) share a large part of their
+margins that has nothing to do with their masks. Where ``slots`` are given, masks and margins are
+compared within slots only: the mean of each slot is removed from both before fitting.
+
+Fits of datamodels on any choice of one algorithm's models: what splits of the models need.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+
+import numpy as np
+
+from mdhelpers.base.threads import spread
+from mdhelpers.method.engines.estimators import (
+    Fit,
+    FitOptions,
+    fit_difference_of_means,
+    fit_lasso,
+    fit_ridge,
+)
+from mdhelpers.method.engines.fast_l1 import fit_fast_l1
+from mdhelpers.method.engines.lasso import Engine
+from mdhelpers.method.engines.moments import Moments, PackedMasks, check_slots
+from mdhelpers.method.evidence import Outputs
+
+METHODS = ("lasso", "ridge", "difference_of_means", "fast_l1")
+_FEW_MODELS = 3  # a training example; below that ridge regression was best on all data tried
+
+
+@dataclass(frozen=True)
+class Datamodels:
+    """One linear model of the margin for each test example, in raw 0/1 mask units.
+
+    Attributes
+    ----------
+    weights : ndarray, shape (n_test, n_train), float32
+        Change of a test example's margin when a training example joins the mask.
+    bias : ndarray, shape (n_test,), float32
+        Margin predicted for an empty mask.
+    lam : ndarray, shape (n_test,), float32
+        Penalty chosen, in margin units for masks scaled to unit variance; NaN where none was.
+    lam_at_edge : ndarray, shape (n_test,), bool
+        Whether the best penalty was the smallest tried, so that a smaller one might be better.
+    slot_ids : ndarray, shape (n_slots,), int64
+        Slots of the models that were fitted on; empty where slots were not used.
+    slot_effects : ndarray, shape (n_slots, n_test), float32
+        How far the margins of each slot lie above what ``weights`` and ``bias`` predict.
+    method : str
+        How the weights were estimated.
+    notes : tuple of str
+        What a reader of the weights should know, such as that they were transposed on import.
+    """
+
+    weights: np.ndarray
+    bias: np.ndarray
+    lam: np.ndarray
+    lam_at_edge: np.ndarray
+    slot_ids: np.ndarray
+    slot_effects: np.ndarray
+    method: str = ""
+    notes: tuple[str, ...] = ()
+
+    def predict(self, masks: np.ndarray, slots: np.ndarray | None = None) -> np.ndarray:
+        """Margins predicted for masks, shape (n_models, n_test), float32.
+
+        With ``slots`` (n_models,), the effect of each model's slot is added.
+        """
+        masks = np.asarray(masks)
+        if masks.ndim != 2 or masks.shape[1] != self.weights.shape[1]:
+            raise ValueError(
+                f"masks have shape {masks.shape}; expected (n_models, {self.weights.shape[1]}), "
+                "one column for each training example of the datamodels."
+            )
+        margins = masks.astype(np.float32) @ self.weights.T + self.bias
+        return margins if slots is None else margins + self._effects(slots)
+
+    def remove_slots(self, margins: np.ndarray, slots: np.ndarray) -> np.ndarray:
+        """Margins less the effect of each model's slot, for a score within slots."""
+        return np.asarray(margins, np.float32) - self._effects(slots)
+
+    def _effects(self, slots: np.ndarray) -> np.ndarray:
+        unknown = np.setdiff1d(slots, self.slot_ids)
+        if len(unknown):
+            raise ValueError(
+                f"slots {unknown[:5].tolist()} are not among the {len(self.slot_ids)} slots that "
+                "the datamodels were fitted with. Predict without slots, or fit with their models."
+            )
+        return self.slot_effects[np.searchsorted(self.slot_ids, slots)]
+
+
+def method_for(n_models: int, n_train: int) -> str:
+    """What ``"auto"`` stands for: the estimator that was best at such a budget.
+
+    ``benchmarks/budgets.py`` measured it, on scenes and on photographs: below three models a
+    training example ridge regression foretells held-out margins best and finds planted features
+    with the fewest models; above, the lasso with the paper's single split is as good.
+    """
+    return "ridge" if n_models < _FEW_MODELS * n_train else "lasso"
+
+
+def fit_datamodels(
+    masks: np.ndarray | PackedMasks,
+    margins: np.ndarray,
+    *,
+    method: str = "lasso",
+    slots: np.ndarray | None = None,
+    options: FitOptions | None = None,
+    seed: int = 0,
+    device: str = "cpu",
+    threads: int = 1,
+) -> Datamodels:
+    """Estimate a datamodel for each test example.
+
+    ``"lasso"`` chooses each test example's penalty by the squared error on models left out and
+    refits on all models at that penalty. ``"ridge"`` chooses by exact leave-one-out.
+    ``"difference_of_means"`` takes the mean margin of the models that saw a training example less
+    the mean of those that did not; with slots, the same within slots. ``"fast_l1"`` is the lasso
+    by that package, where it is installed. ``"auto"`` is what :func:`method_for` says.
+
+    Parameters
+    ----------
+    masks : ndarray, shape (n_models, n_train), bool or 0/1, or PackedMasks
+    margins : ndarray, shape (n_models, n_test)
+        Correct-class margins of the same models.
+    slots : ndarray, shape (n_models,), int, optional
+        Models with the same number share an initialisation.
+    options : FitOptions, optional
+        Of the lasso: its path, and which models score the penalties.
+    seed : int
+        Of the choice of these models.
+    device : str
+        A torch device.
+    threads : int
+        Threads of the lasso on a CPU; the result does not depend on them.
+
+    Raises
+    ------
+    ValueError
+        If shapes disagree, a margin is not finite, masks are not 0/1, a slot has one model only, or
+        the method is unknown or cannot be had.
+    """
+    if method == "auto":
+        method = method_for(*masks.shape)
+    if method not in METHODS:
+        near = get_close_matches(method, METHODS, n=1, cutoff=0) or METHODS[:1]
+        raise ValueError(
+            f"method {method!r} is unknown; did you mean {near[0]!r}? Known: {METHODS}"
+        )
+    has_slots, options = slots is not None, options or FitOptions()
+    masks, margins, slots = _checked(masks, margins, slots)
+    slot_ids, groups = np.unique(slots, return_inverse=True)
+    moments = Moments(masks, groups, device=device)
+    if method == "lasso":
+        engine = Engine(threads=threads)
+        fit = fit_lasso(moments, margins, options, seed=seed, engine=engine)
+    elif method == "fast_l1":
+        fit = fit_fast_l1(moments, margins, options, seed=seed)
+    else:
+        fit = {"ridge": fit_ridge, "difference_of_means": fit_difference_of_means}[method](
+            moments, margins
+        )
+    return _datamodels(fit, method, slot_ids if has_slots else slot_ids[:0])
+
+
+def _datamodels(fit: Fit, method: str, slot_ids: np.ndarray) -> Datamodels:
+    return Datamodels(
+        weights=fit.weights,
+        bias=fit.bias,
+        lam=fit.lam,
+        lam_at_edge=fit.lam_at_edge,
+        slot_ids=slot_ids,
+        slot_effects=fit.effects[: len(slot_ids)],
+        method=method,
+    )
+
+
+def _checked(masks, margins, slots):
+    margins = np.asarray(margins)
+    if not isinstance(masks, PackedMasks):
+        masks = np.asanyarray(masks)
+    if len(masks.shape) != 2 or margins.ndim != 2 or len(masks) != len(margins):
+        raise ValueError(
+            f"masks have shape {masks.shape} and margins {margins.shape}; expected "
+            "(n_models, n_train) and (n_models, n_test) with the same models in the same order."
+        )
+    is_bool = isinstance(masks, PackedMasks) or masks.dtype == bool
+    if not is_bool and not np.isin(masks, (0, 1)).all():
+        raise ValueError(
+            f"masks hold {masks[~np.isin(masks, (0, 1))][0]!r}; expected 0 and 1 (or bool): "
+            "whether each training example was in the model's training set."
+        )
+    if not np.isfinite(margins).all():
+        model, example = np.argwhere(~np.isfinite(margins))[0]
+        raise ValueError(
+            f"the margin of model {model} on test example {example} is {margins[model, example]} "
+            f"({(~np.isfinite(margins)).sum()} such in all); margins must be finite. Leave out the "
+            "models whose training diverged, or train them again."
+        )
+    slots = np.zeros(len(masks), np.int64) if slots is None else np.asarray(slots)
+    check_slots(slots, len(masks))
+    masks = masks if is_bool else masks.astype(bool)
+    return masks, margins.astype(np.float32, copy=False), slots
+
+
+AT_ONCE = 4  # fits: what each holds beside its weights stays within bounds
+FitOn = Callable[[np.ndarray], np.ndarray]
+"""Takes indices of models, gives their datamodels' weights (n_test, n_train)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Fitter:
+    """Fits datamodels on any choice of one algorithm's models, and gives those models' outputs.
+
+    Attributes
+    ----------
+    masks : ndarray, shape (n_models, n_train), bool
+    margins : ndarray, shape (n_models, n_test)
+    slots : ndarray, shape (n_models,), int, or None
+    options : dict
+        Further arguments of :func:`mdhelpers.method.datamodels.fit_datamodels`.
+    after : callable, optional
+        Called after each fit.
+    """
+
+    masks: np.ndarray
+    margins: np.ndarray
+    slots: np.ndarray | None = None
+    options: dict = field(default_factory=dict)
+    after: Callable[[], object] | None = None
+
+    def __call__(self, models: np.ndarray) -> np.ndarray:
+        """Weights (n_test, n_train) fitted on these models."""
+        parts = self.masks[models], self.margins[models]
+        weights = fit_datamodels(*parts, slots=self._slots(models), **self.options).weights
+        if self.after:
+            self.after()
+        return weights
+
+    def measured(self, models: np.ndarray, lengths: np.ndarray) -> Outputs:
+        """Outputs of these models, for :func:`mdhelpers.method.evidence.gaps_along`."""
+        parts = self.masks[models], self.margins[models]
+        return Outputs.measured(*parts, lengths, slots=self._slots(models))
+
+    def _slots(self, models: np.ndarray) -> np.ndarray | None:
+        return None if self.slots is None else self.slots[models]
+
+
+def fit_all(jobs: Iterable[tuple[FitOn, np.ndarray]]) -> list[np.ndarray]:
+    """Weights of fits on choices of models, several at once, in the order of ``jobs``.
+
+    Each is computed on one thread, so that no bit depends on how many are.
+    """
+    return list(spread(lambda job: job[0](job[1]), jobs, at_most=AT_ONCE))
+
+
+def fitter(
+    masks: np.ndarray, margins: np.ndarray, *, slots: np.ndarray | None = None, **options
+) -> Fitter:
+    """What :func:`cross_fitted_gaps` asks for: fits datamodels on any choice of these models.
+
+    Parameters are those of :func:`mdhelpers.method.datamodels.fit_datamodels`.
+    """
+    return Fitter(masks, margins, slots, options)

@@ -1,0 +1,130 @@
+"""fast_l1's solver behind this package's interface, for users who have it and a CUDA device.
+
+fast_l1 (https://github.com/MadryLab/fast_l1) is not installed with mdhelpers. Its stochastic
+solver standardises masks and leaves its weights in those units. Here it is given masks and margins
+that are standardised already, within slots where there are any, so that its first penalty is the
+largest that matters and lambda means what it does elsewhere; its weights come back in raw units.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from importlib import import_module
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mdhelpers.method.engines.estimators import Fit, FitOptions
+from mdhelpers.method.engines.moments import Moments, split_validation
+from mdhelpers.method.engines.problem import Validation
+
+_STEP = 0.01
+_STOP = 1e-5
+_BATCHES = 10
+
+
+class _Batches:
+    """Shuffled batches of equal size, which fast_l1 needs; up to one batch's models sit out."""
+
+    def __init__(self, x: Tensor, y: Tensor, size: int, seed: int):
+        self.x, self.y, self.size = x, y, size
+        self.generator = torch.Generator().manual_seed(seed)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        order = torch.randperm(len(self.x), generator=self.generator)
+        for low in range(0, len(order) - self.size + 1, self.size):
+            chosen = order[low : low + self.size]
+            rows = chosen.to(self.x.device)
+            yield self.x[rows], self.y[rows], chosen  # fast_l1's table of residuals is on the host
+
+
+def fit_fast_l1(
+    moments: Moments, margins: np.ndarray, options: FitOptions, *, seed: int = 0
+) -> Fit:
+    """The lasso by fast_l1: its path, its stopping rule, then its refit on all models.
+
+    Raises
+    ------
+    ValueError
+        If fast_l1 cannot be imported or the device is not CUDA.
+    """
+    regressor = _regressor(moments.device)
+    parts = split_validation(moments.groups, options.validation_share, seed)
+    fitting, validating = (part.numpy() for part in parts)
+    size = max(1, min(len(validating), len(fitting) // _BATCHES))
+    moments.select(fitting)
+    problem = moments.problem(margins, form="none")
+    start = torch.zeros_like(problem.cross.T), torch.zeros_like(problem.variance)
+    lam = _train(
+        regressor,
+        *start,
+        _Batches(*_standardised(moments, margins), size, seed),
+        _Batches(*_held_out(moments, problem, margins, validating), size, seed),
+        start_lams=problem.lam_max,
+        lam_decay=math.exp(math.log(options.lam_min_ratio) / options.n_lams),
+        num_lambdas=options.n_lams,
+        lr=_STEP,
+        early_stop_eps=_STOP,
+    )
+    return _refit(regressor, moments, margins, start, lam, size, seed)
+
+
+def _refit(regressor, moments, margins, start, lam, size: int, seed: int) -> Fit:
+    moments.select(moments.everyone)
+    problem = moments.problem(margins, form="none")
+    weights, bias = start
+    batches = _Batches(*_standardised(moments, margins), size, seed)
+    rules = {"lam_decay": 1.0, "num_lambdas": 1, "lr": _STEP, "early_stop_eps": _STOP}
+    _train(regressor, weights, bias, batches, None, start_lams=lam, **rules)
+    fit = Fit.empty(margins.shape[1], moments)
+    fit.put(slice(None), problem, weights.T)
+    fit.lam[:] = torch.where(problem.variance > 0, lam * problem.y_scale, torch.nan).cpu().numpy()
+    return fit
+
+
+def _train(regressor: ModuleType, *what: Any, **rules: Any) -> Tensor:
+    """fast_l1's solver; its code of 2022 stops at tensors of two devices under today's torch."""
+    try:
+        return regressor.train_saga(*what, **rules)
+    except RuntimeError as error:
+        raise ValueError(
+            f"fast_l1 stopped in its own code ({error}). Use method 'lasso', which solves the same "
+            "problem."
+        ) from error
+
+
+def _standardised(moments: Moments, margins: np.ndarray) -> tuple[Tensor, Tensor]:
+    return torch.cat(list(moments.standardised_rows())), moments.standardised(margins)[0]
+
+
+def _held_out(moments, problem, margins: np.ndarray, models: np.ndarray) -> tuple[Tensor, Tensor]:
+    y = torch.from_numpy(np.ascontiguousarray(margins[models])).to(moments.device)
+    groups = moments.groups[models].to(moments.device)
+    validation = Validation(moments.masks_of(models), y, groups)
+    return validation.standardised_x(problem), validation.standardised_y(problem)
+
+
+def check_fast_l1(device: torch.device | str) -> None:
+    """Raise ValueError, which says how to have it, unless fast_l1 can be used on a device."""
+    _regressor(torch.device(device))
+
+
+def _regressor(device: torch.device) -> ModuleType:
+    """fast_l1's module, or a ValueError that says how to have it."""
+    if device.type != "cuda":
+        raise ValueError(
+            f"method 'fast_l1' runs on CUDA only, got device {str(device)!r}; pass device='cuda', "
+            "or use method 'lasso', which solves the same problem on any device."
+        )
+    try:
+        return import_module("fast_l1.regressor")
+    except ImportError as error:
+        raise ValueError(
+            f"method 'fast_l1' needs fast_l1 and cupy, which cannot be imported ({error}). "
+            "pip install cupy-cuda12x pandas git+https://github.com/MadryLab/fast_l1, "
+            "or use method 'lasso', which solves the same problem."
+        ) from error

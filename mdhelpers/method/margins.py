@@ -1,0 +1,59 @@
+"""What a model says about a test image, as the one number that datamodels predict."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+
+
+def is_right(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Whether the largest logit is the label's: (..., n) bool of (..., n, n_classes).
+
+    A positive margin says the same, positive log-odds ask for more than half of the probability.
+    """
+    return correct_class_margins(logits, labels) > 0
+
+
+def correct_class_margins(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Logit of the label minus the largest other: (..., n) of (..., n, n_classes)."""
+    index = labels.expand(logits.shape[:-1])[..., None]
+    correct = logits.gather(-1, index)[..., 0]
+    return correct - logits.scatter(-1, index, -math.inf).amax(-1)
+
+
+def log_odds(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Log-odds of the label, log p_y - log(1 - p_y): (..., n) of (..., n, n_classes).
+
+    With p the softmax of the logits that is the label's logit minus the logsumexp of the others.
+    """
+    index = labels.expand(logits.shape[:-1])[..., None]
+    correct = logits.gather(-1, index)[..., 0]
+    return correct - logits.scatter(-1, index, -math.inf).logsumexp(-1)
+
+
+def relative_to_class(margins: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Margins less the mean margin of the same model over test images of the same class.
+
+    A small model's seed makes it favour one class or another, which moves all margins of a class
+    together. That is the largest noise that test images share; this removes it, and with it what
+    a training image does to a class as a whole.
+
+    Parameters
+    ----------
+    margins
+        (n_models, n_test) float.
+    labels
+        (n_test,) int.
+
+    Returns
+    -------
+    (n_models, n_test) of the margins' dtype.
+
+    """
+    relative = margins.copy()
+    for label in np.unique(labels):
+        members = labels == label
+        relative[:, members] -= margins[:, members].mean(axis=1, keepdims=True)
+    return relative

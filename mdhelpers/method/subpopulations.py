@@ -1,0 +1,374 @@
+"""From directions to images: subpopulations, their grades, and what influences them.
+
+A distinguishing subpopulation is the set of test examples at an end of a direction (paper,
+section 3, step 3(ii)). PCA fixes no sign, so both ends are looked at: the top, where projections
+are largest, and the bottom, where they are smallest.
+
+Training examples that one algorithm uses for a subpopulation, and what they do (appendix D).
+
+Two steps of the paper. From a subpopulation to the training examples: those of largest *relative
+influence*, the absolute weights summed over the subpopulation under one algorithm less the same
+under the other. And back, from these training examples to the test examples: for each algorithm,
+the ones that they influence most (Figures 9 to 11). Where the difference is real, the test
+examples of the algorithm that uses the feature show it, and those of the other do not.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from scipy.stats import rankdata
+
+from mdhelpers.method.comparison import Comparison, DirectionSet, normalise_rows
+from mdhelpers.method.datamodels import Datamodels
+
+ENDS = ("top", "bottom")
+
+
+def subpopulations(direction_set: DirectionSet, *, top_k: int = 24) -> pd.DataFrame:
+    """Test examples at both ends of every direction.
+
+    Parameters
+    ----------
+    direction_set : DirectionSet
+    top_k : int
+        Examples at an end; at most half of the test set.
+
+    Returns
+    -------
+    DataFrame
+        ``comparison, direction, end, rank, index, projection``: ``direction`` is the rank of the
+        principal component, ``rank`` counts from 1 at the extreme, ``index`` is the test example.
+
+    Raises
+    ------
+    ValueError
+        If ``top_k`` is below 1 or above half of the test examples.
+    """
+    n_test = len(direction_set.projections)
+    if not 1 <= top_k <= n_test // 2:
+        raise ValueError(
+            f"top_k is {top_k}; expected 1 to {n_test // 2}, half of the {n_test} test examples, "
+            "so that the two ends do not overlap."
+        )
+    tables = []
+    for position, component in enumerate(direction_set.component):
+        projections = direction_set.projections[:, position]
+        for end, order in zip(ENDS, _ends(projections), strict=True):
+            index = order[:top_k]
+            columns = {"comparison": direction_set.name, "direction": component, "end": end}
+            columns |= {"rank": np.arange(1, top_k + 1), "index": index}
+            tables.append(pd.DataFrame({**columns, "projection": projections[index]}))
+    return pd.concat(tables, ignore_index=True)
+
+
+def grade(direction_set: DirectionSet, labels: np.ndarray, truth: pd.DataFrame) -> pd.DataFrame:
+    """How well each end of each direction picks out features whose carriers are known.
+
+    Parameters
+    ----------
+    direction_set : DirectionSet
+    labels : ndarray, shape (n_test,), int
+    truth : DataFrame of n_test rows
+        A bool column for each feature: which test examples carry it.
+
+    Returns
+    -------
+    DataFrame
+        ``comparison, direction, end, feature, auc_within_class, auc, precision_at_k, n``. ``auc``
+        is the chance that a carrier lies nearer the end than another test example;
+        ``auc_within_class`` the same among examples of the class that has most carriers, so that
+        finding the class alone earns 0.5; ``precision_at_k`` the share of carriers among the ``n``
+        outermost, ``n`` being the number of carriers. A feature that no example or every example
+        carries has NaN.
+
+    Raises
+    ------
+    ValueError
+        If lengths disagree or a column is not bool.
+    """
+    graded = grade_scores(direction_set.projections, labels, truth)
+    graded.insert(0, "comparison", direction_set.name)
+    graded["score"] = direction_set.component[graded["score"]]
+    return graded.rename(columns={"score": "direction"})
+
+
+def grade_scores(scores: np.ndarray, labels: np.ndarray, truth: pd.DataFrame) -> pd.DataFrame:
+    """`grade` for any numbers by which test examples can be put in order.
+
+    Parameters
+    ----------
+    scores : ndarray, shape (n_test, n_scores)
+    labels : ndarray, shape (n_test,), int
+    truth : DataFrame of n_test rows
+        A bool column for each feature: which test examples carry it.
+
+    Returns
+    -------
+    DataFrame
+        ``score``, the column of ``scores``, and the columns of `grade` from ``end`` on.
+
+    Raises
+    ------
+    ValueError
+        If lengths disagree or a column is not bool.
+    """
+    labels = np.asarray(labels)
+    _check_truth(len(scores), labels, truth)
+    tables = []
+    for feature in truth.columns:
+        carries = truth[feature].to_numpy(dtype=bool)
+        for end, sign in zip(ENDS, (1, -1), strict=True):
+            grades = _grade_feature(sign * scores, carries, labels)
+            columns = {"score": np.arange(scores.shape[1]), "end": end, "feature": feature}
+            tables.append(pd.DataFrame({**columns, **grades, "n": carries.sum()}))
+    return pd.concat(tables, ignore_index=True)
+
+
+def match_features(grades: pd.DataFrame, *, at_least: float = 0.9) -> pd.DataFrame:
+    """The planted feature that each end of each direction picks out best.
+
+    Parameters
+    ----------
+    grades : DataFrame
+        From `grade`, of one or both comparisons.
+    at_least : float
+        The AUC within class from which on an end is said to match.
+
+    Returns
+    -------
+    DataFrame
+        One row an end, directions in the order of ``grades``: ``comparison, direction, end,
+        feature, auc_within_class, auc, precision_at_k, n, matched``. An end matches at most one
+        feature; the two ends of a direction may match two, and a feature several ends.
+
+    Raises
+    ------
+    ValueError
+        If ``at_least`` is not in [0.5, 1].
+    """
+    if not 0.5 <= at_least <= 1:
+        raise ValueError(f"at_least is {at_least}; expected an AUC in [0.5, 1].")
+    keys = ["comparison", "direction", "end"]
+    known = grades.dropna(subset="auc_within_class")
+    best = known.loc[known.groupby(keys, sort=False)["auc_within_class"].idxmax()]
+    columns = [*keys, "feature", "auc_within_class", "auc", "precision_at_k", "n"]
+    best = best[columns].assign(matched=best["auc_within_class"] >= at_least)
+    order = grades[keys[:2]].drop_duplicates()
+    places = pd.MultiIndex.from_frame(order).get_indexer(pd.MultiIndex.from_frame(best[keys[:2]]))
+    ends = best["end"].map(ENDS.index)
+    return best.iloc[np.lexsort([ends, places])].reset_index(drop=True)
+
+
+def relative_influence(
+    datamodels_1: Datamodels | np.ndarray,
+    datamodels_2: Datamodels | np.ndarray,
+    test_indices: np.ndarray,
+) -> np.ndarray:
+    """How much more algorithm 1 than 2 relies on each training example for a subpopulation.
+
+    The sum over the subpopulation of the absolute weights of normalised datamodels, under
+    algorithm 1 less under 2 (paper, appendix D). The sign is kept: the largest values are used
+    more by algorithm 1, the smallest more by 2; the paper's figure is the absolute value.
+
+    Parameters
+    ----------
+    datamodels_1, datamodels_2 : Datamodels, or ndarray of shape (n_test, n_train)
+    test_indices : ndarray of int
+        The subpopulation.
+
+    Returns
+    -------
+    ndarray, shape (n_train,)
+    """
+    sums = []
+    for datamodels in (datamodels_1, datamodels_2):
+        weights = datamodels.weights if isinstance(datamodels, Datamodels) else datamodels
+        sums.append(np.abs(normalise_rows(np.asarray(weights)[test_indices])).sum(0))
+    return sums[0] - sums[1]
+
+
+def random_same_class(
+    labels: np.ndarray, indices: np.ndarray, n: int, *, seed: int = 0
+) -> np.ndarray:
+    """Random examples of a subpopulation's classes, to hold beside it (paper, appendix D).
+
+    The classes keep the shares that they have in ``indices``; the subpopulation itself is left
+    out. Fewer than ``n`` come back where a class runs out.
+
+    Parameters
+    ----------
+    labels : ndarray, shape (n_test,), int
+    indices : ndarray of int
+        The subpopulation.
+    n : int
+
+    Returns
+    -------
+    ndarray of int, shape (at most n,)
+    """
+    labels, indices = np.asarray(labels), np.asarray(indices)
+    rng = np.random.default_rng(seed)
+    others = np.setdiff1d(np.arange(len(labels)), indices)
+    wanted = labels[indices][np.arange(n) * len(indices) // n]
+    chosen = [
+        rng.permutation(others[labels[others] == label])[:count]
+        for label, count in zip(*np.unique(wanted, return_counts=True), strict=True)
+    ]
+    return rng.permutation(np.concatenate(chosen))
+
+
+def _ends(projections: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    return np.argsort(-projections, kind="stable"), np.argsort(projections, kind="stable")
+
+
+def _grade_feature(scores: np.ndarray, carries: np.ndarray, labels: np.ndarray) -> dict:
+    n = carries.sum()
+    in_class = labels == np.bincount(labels[carries], minlength=1).argmax()
+    outermost = np.argsort(-scores, axis=0, kind="stable")[:n]
+    return {
+        "auc_within_class": _auc(scores[in_class], carries[in_class]),
+        "auc": _auc(scores, carries),
+        "precision_at_k": carries[outermost].mean(0) if n else np.nan,
+    }
+
+
+def _auc(scores: np.ndarray, positive: np.ndarray) -> np.ndarray:
+    """Area under the ROC curve of each column, from ranks."""
+    n, n_other = positive.sum(), (~positive).sum()
+    if not n or not n_other:
+        return np.full(scores.shape[1], np.nan)
+    ranks = rankdata(scores, axis=0)[positive].sum(0)
+    return (ranks - n * (n + 1) / 2) / (n * n_other)
+
+
+def _check_truth(n_test: int, labels: np.ndarray, truth: pd.DataFrame) -> None:
+    if len(labels) != n_test or len(truth) != n_test:
+        raise ValueError(
+            f"got {len(labels)} labels and {len(truth)} rows of truth for {n_test} projected test "
+            "examples; expected one of each for every test example."
+        )
+    wrong = [name for name in truth.columns if truth[name].dtype != bool]
+    if wrong:
+        raise ValueError(
+            f"truth columns {wrong} are not bool; expected True where a test example carries the "
+            "feature. Pass the feature columns of the metadata only."
+        )
+
+
+Weights = Datamodels | np.ndarray
+
+
+def used_by(
+    algorithm: int,
+    datamodels_1: Weights,
+    datamodels_2: Weights,
+    test_indices: np.ndarray,
+    *,
+    n: int = 12,
+) -> np.ndarray:
+    """Training examples that matter more to a subpopulation under one algorithm, the first most.
+
+    Parameters
+    ----------
+    algorithm : int
+        1 or 2: under which they matter more.
+    datamodels_1, datamodels_2 : Datamodels, or ndarray of shape (n_test, n_train)
+    test_indices : ndarray of int
+        The subpopulation.
+    n : int
+
+    Returns
+    -------
+    ndarray of int, shape (n,)
+    """
+    if algorithm not in (1, 2):
+        raise ValueError(f"algorithm is {algorithm!r}; expected 1 or 2.")
+    influence = relative_influence(datamodels_1, datamodels_2, test_indices)
+    return np.argsort(influence if algorithm == 2 else -influence, kind="stable")[:n]
+
+
+def influence_on_tests(datamodels: Weights, train_indices: np.ndarray) -> np.ndarray:
+    """Absolute weights of some training examples, summed, in normalised datamodels: (n_test,)."""
+    weights = datamodels.weights if isinstance(datamodels, Datamodels) else np.asarray(datamodels)
+    lengths = np.linalg.norm(weights, axis=1)
+    sums = np.abs(weights[:, train_indices]).sum(axis=1)
+    return np.divide(sums, lengths, out=np.zeros(len(sums)), where=lengths > 0)
+
+
+def most_influenced(datamodels: Weights, train_indices: np.ndarray, *, n: int = 12) -> np.ndarray:
+    """Test examples that some training examples influence most under an algorithm, (n,) int."""
+    return np.argsort(-influence_on_tests(datamodels, train_indices), kind="stable")[:n]
+
+
+def influence_table(
+    comparison: Comparison,
+    datamodels_1: Weights,
+    datamodels_2: Weights,
+    *,
+    top_k: int = 24,
+    n_train: int = 12,
+    n_directions: int = 3,
+) -> pd.DataFrame:
+    """For both ends of the first directions: how far the two test subsets of appendix D agree.
+
+    Parameters
+    ----------
+    comparison : Comparison
+    datamodels_1, datamodels_2 : Datamodels, or ndarray of shape (n_test, n_train)
+    top_k : int
+        Test examples in a subpopulation, and in each subset.
+    n_train : int
+        Training examples of largest relative influence under the first-named algorithm.
+    n_directions : int
+        Of each comparison, in its order.
+
+    Returns
+    -------
+    DataFrame
+        ``comparison, direction, end, influence_1, influence_2, in_1, in_2, in_both``: the mean
+        influence of these training examples on the subpopulation under both algorithms; the share
+        of the subpopulation among the ``top_k`` test examples that they influence most under each;
+        and the share that these two subsets have in common.
+    """
+    datamodels, rows = (datamodels_1, datamodels_2), []
+    for directions in comparison:
+        algorithm = 1 if directions.name == "1_minus_2" else 2
+        for position, component in enumerate(directions.component[:n_directions]):
+            for end, sign in zip(ENDS, (-1, 1), strict=True):
+                order = np.argsort(sign * directions.projections[:, position], kind="stable")
+                members = order[:top_k]
+                train = used_by(algorithm, *datamodels, members, n=n_train)
+                influence = [influence_on_tests(d, train)[members].mean() for d in datamodels]
+                subsets = [most_influenced(d, train, n=top_k) for d in datamodels]
+                shares = [np.isin(subset, members).mean() for subset in subsets]
+                both = np.isin(*subsets).mean()
+                rows.append((directions.name, component, end, *influence, *shares, both))
+    columns = ["comparison", "direction", "end", "influence_1", "influence_2", "in_1", "in_2"]
+    return pd.DataFrame(rows, columns=[*columns, "in_both"])
+
+
+def class_shares(members: pd.DataFrame, labels: np.ndarray) -> pd.DataFrame:
+    """How far each subpopulation belongs to one class (the premise of App. D's inspection).
+
+    Parameters
+    ----------
+    members : DataFrame
+        ``comparison, direction, end, index``, as
+        :func:`mdhelpers.method.subpopulations.subpopulations`.
+    labels : ndarray, shape (n_test,), int
+
+    Returns
+    -------
+    DataFrame
+        ``comparison, direction, end, label, share, expected``: the commonest class, its share of
+        the subpopulation, and its share of all test examples.
+    """
+    labels = np.asarray(labels)
+    overall, rows = np.bincount(labels) / len(labels), []
+    keys = ["comparison", "direction", "end"]
+    for key, part in members.groupby(keys, sort=False):
+        counts = np.bincount(labels[part["index"]], minlength=len(overall))
+        label = int(counts.argmax())
+        rows.append((*key, label, counts[label] / len(part), overall[label]))
+    return pd.DataFrame(rows, columns=[*keys, "label", "share", "expected"])

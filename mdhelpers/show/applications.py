@@ -1,0 +1,446 @@
+"""Figures about the uses of datamodels: removal, maps of clusters, chosen training sets.
+
+Every function draws on the `Axes` it is given and returns it.
+
+Notebook 08's figures of several axes.
+
+What notebook 08 shows as tables and tells in sentences that follow from a run's figures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from IPython.display import Markdown
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+from matplotlib.patches import Rectangle
+
+from mdhelpers.analyses.removal import KINDS, Removals, exchange_effects
+from mdhelpers.runs.run import Run
+from mdhelpers.runs.stage import APPLICATIONS
+from mdhelpers.show.models import algorithm_names
+from mdhelpers.show.style import (
+    EXAMPLE_COLORS,
+    INK,
+    NULL_COLOR,
+    TRUTH_COLOR,
+    draw_if,
+    escape_markdown,
+    escaped,
+    label_text,
+    legend_below,
+    legend_columns,
+    need_columns,
+)
+from mdhelpers.stages.applications import StudyApplications, copies_of
+from mdhelpers.stages.models import StudyModels
+
+SET_COLOR = "#0072B2"
+WAYS = {  # colour, marker, label: told apart without colour too
+    "random": (NULL_COLOR, "o", "at random"),
+    "nearest": ("#E69F00", "s", "nearest in pixels"),
+    "datamodels": (SET_COLOR, "D", "by datamodels"),
+}
+
+
+def removal_scatter(ax: Axes, table: pd.DataFrame, predicted=(), retrained=()) -> Axes:
+    """Foretold against retrained effect of leaving a set out, with intervals over models.
+
+    Parameters
+    ----------
+    ax : Axes
+    table : DataFrame
+        One setting of `removal_study.Removals.table`.
+    predicted, retrained : arrays of one shape
+        The effects on all test examples, drawn behind in grey hexagons.
+
+    Returns
+    -------
+    Axes
+    """
+    need_columns(table, ("kind", "predicted", "retrained", "low", "high"))
+    predicted, retrained = np.ravel(predicted), np.ravel(retrained)
+    shown = [table[["predicted", "low", "high"]].to_numpy().ravel(), predicted, retrained]
+    ends = np.concatenate([*shown, [0.0]])
+    low, high = ends.min() - 0.3, ends.max() + 0.3
+    if len(predicted):
+        extent = (low, high, low, high)
+        options = {"bins": "log", "mincnt": 1, "cmap": "Greys", "alpha": 0.6, "linewidths": 0}
+        ax.hexbin(predicted, retrained, gridsize=45, extent=extent, **options)
+    ax.plot([low, high], [low, high], color=INK, linewidth=1, linestyle=":")
+    looks = {"control": ("random set of equal size", NULL_COLOR, "s")}
+    looks["set"] = ("set", SET_COLOR, "o")
+    for kind, (label, color, marker) in looks.items():
+        rows = table[table["kind"] == kind]
+        reach = np.abs(rows[["low", "high"]].to_numpy().T - rows["retrained"].to_numpy())
+        style = {"color": color, "marker": marker, "linestyle": "none", "markersize": 6}
+        ax.errorbar(
+            rows["predicted"], rows["retrained"], yerr=reach, elinewidth=1.2, label=label, **style
+        )
+    ax.set(xlim=(low, high), ylim=(low, high), aspect="equal")
+    ax.set(xlabel="foretold effect on the margin", ylabel="effect found by training")
+    legend_below(ax, columns=2)
+    return ax
+
+
+def flip_dumbbells(ax: Axes, table: pd.DataFrame) -> Axes:
+    """Each test example's margin before its set is left out and after; left of zero is wrong.
+
+    Parameters
+    ----------
+    ax : Axes
+    table : DataFrame
+        One setting of `removal_study.Removals.table`.
+
+    Returns
+    -------
+    Axes
+    """
+    need_columns(table, ("test", "kind", "size", "before", "foretold", "found"))
+    table = table.sort_values(["size", "before"], kind="stable")
+    sets, controls = (table[table["kind"] == kind] for kind in ("set", "control"))
+    rows = np.arange(len(sets))
+    ax.hlines(rows, sets["found"], sets["before"], color="#C8D9E6", linewidth=3, zorder=1)
+    ax.axvline(0, color=INK, linewidth=1)
+    points = {
+        "nothing left out": (sets["before"], "white", INK, "o"),
+        "without a random set": (controls["found"], NULL_COLOR, NULL_COLOR, "s"),
+        "without the set": (sets["found"], SET_COLOR, SET_COLOR, "o"),
+    }
+    for label, (values, face, edge, marker) in points.items():
+        ax.scatter(values, rows, color=face, edgecolor=edge, marker=marker, label=label, zorder=3)
+    ax.scatter(sets["foretold"], rows, color=INK, marker="|", s=90, label="foretold", zorder=4)
+    ax.set_yticks(rows, [str(size) for size in sets["size"]], fontsize=8)
+    ax.set(xlabel="mean margin of the models (logits)", ylabel="images left out")
+    legend_below(ax, columns=2)
+    return ax
+
+
+def image_map(
+    ax: Axes,
+    places: np.ndarray,
+    images: np.ndarray,
+    groups: np.ndarray,
+    *,
+    names: Sequence[str],
+    numbers: np.ndarray | None = None,
+    cells: int = 16,
+) -> Axes:
+    """Images where a map puts them, framed in the colour of their group.
+
+    All are points; in each cell of a grid one of them shows its image, so that none hides another.
+
+    Parameters
+    ----------
+    ax : Axes
+    places : array, shape (n, 2)
+    images : array, shape (n, height, width, 3), uint8
+    groups : array, shape (n,), int
+        Of ``names``, such as classes; at most six have a colour of their own.
+    names : sequence of str
+    numbers : array, shape (n,), int, optional
+        Clusters; each one's number stands at the median of its places.
+    cells : int
+        Of the grid, along each side.
+
+    Returns
+    -------
+    Axes
+    """
+    low, high = places.min(axis=0), places.max(axis=0)
+    at = (places - low) / np.where(high > low, high - low, 1) * cells
+    colors = [EXAMPLE_COLORS[g % len(EXAMPLE_COLORS)] for g in groups]
+    ax.scatter(*at.T, c=colors, s=9, alpha=0.6, linewidths=0)
+    cell = np.minimum(at.astype(int), cells - 1)
+    away = np.abs(at - cell - 0.5).max(axis=1)
+    shown = pd.DataFrame({"x": cell[:, 0], "y": cell[:, 1], "away": away})
+    for i in shown.groupby(["x", "y"])["away"].idxmin():
+        left, bottom = cell[i] + 0.06
+        extent = (left, left + 0.88, bottom, bottom + 0.88)
+        ax.imshow(images[i], extent=extent, interpolation="nearest", zorder=2)
+        box = Rectangle((left, bottom), 0.88, 0.88, fill=False, linewidth=1.6, zorder=3)
+        ax.add_patch(box).set_edgecolor(colors[i])
+    for number in () if numbers is None else np.unique(numbers):
+        x, y = np.median(at[numbers == number], axis=0)
+        paint = {"facecolor": "white", "edgecolor": INK, "boxstyle": "round,pad=0.15", "alpha": 0.9}
+        ax.text(x, y, str(number), ha="center", va="center", size=8, bbox=paint, zorder=4)
+    ax.set(xlim=(-0.2, cells + 0.2), ylim=(-0.2, cells + 0.2), aspect="equal")
+    ax.axis("off")
+    handles = [
+        Line2D([], [], color=color, marker="s", linestyle="none", label=label_text(name, 24))
+        for name, color in zip(names, EXAMPLE_COLORS, strict=False)
+    ]
+    columns = legend_columns(ax, [handle.get_label() for handle in handles], len(handles))
+    ax.legend(handles=handles, loc="upper center", bbox_to_anchor=(0.5, 0), ncols=columns)
+    return ax
+
+
+def selection_curves(ax: Axes, table: pd.DataFrame, *, measure: str = "right") -> Axes:
+    """What models make of a target when trained on subsets chosen for it, by the subset's size.
+
+    Parameters
+    ----------
+    ax : Axes
+    table : DataFrame
+        One target of `selection_study.compare_selections`.
+    measure : str
+        "right" (share of right answers on the target), "right_all" (on all test examples), or
+        "margin".
+
+    Returns
+    -------
+    Axes
+    """
+    need_columns(table, ("way", "size", measure, f"{measure}_low", f"{measure}_high"))
+    scale = 1 if measure == "margin" else 100
+    for shift, (way, (color, marker, label)) in enumerate(WAYS.items()):
+        rows = table[table["way"] == way].sort_values("size")
+        sizes = rows["size"] * (1 + 0.02 * (shift - 1))  # else intervals would hide each other
+        ends = rows[[f"{measure}_low", f"{measure}_high"]].to_numpy().T
+        reach = scale * np.abs(ends - rows[measure].to_numpy())
+        style = {"color": color, "marker": marker, "capsize": 2, "elinewidth": 1.2}
+        ax.errorbar(sizes, scale * rows[measure], yerr=reach, label=label, **style)
+    ticks = sorted(table["size"].unique())
+    ax.set_xscale("log")
+    ax.set_xticks(ticks, [str(size) for size in ticks])
+    ax.minorticks_off()
+    names = {"right": "right on the target (%)", "right_all": "right on all test images (%)"}
+    ax.set(xlabel="training images", ylabel=names.get(measure, "mean margin on the target"))
+    ax.grid(True, axis="y")
+    legend_below(ax, columns=2)
+    return ax
+
+
+def draw_removals(axes, removals: Removals) -> None:
+    """Foretold against found effects, one panel a setting."""
+    for ax, (setting, title) in zip(axes, SETTINGS.items(), strict=True):
+        rows = removals.table[removals.table["setting"] == setting]
+        draw_if(rows if len(rows) else None, removal_scatter, ax, **behind(removals, setting))
+        ax.set_title(f"left out of {title}")
+
+
+def behind(removals: Removals, setting: str) -> dict[str, np.ndarray]:
+    """The effects of one setting on all test images."""
+    if f"{setting}_set_predicted" not in removals.effects:
+        return {}
+    return {
+        what: np.concatenate([removals.effects[f"{setting}_{kind}_{what}"] for kind in KINDS])
+        for what in ("predicted", "retrained")
+    }
+
+
+def draw_flips(axes, removals: Removals) -> None:
+    """Margins before and after, one panel a setting."""
+    for ax, (setting, title) in zip(axes, SETTINGS.items(), strict=True):
+        rows = removals.table[removals.table["setting"] == setting]
+        draw_if(rows if len(rows) else None, flip_dumbbells, ax)
+        ax.set_title(f"left out of {title}")
+
+
+def draw_maps(axes, found: StudyApplications, models: StudyModels) -> None:
+    """Both algorithms' maps of the test images, framed by class, numbered by cluster."""
+    test = models.dataset.test
+    for algorithm, (ax, name) in enumerate(zip(axes, models.names, strict=True), 1):
+        rows = found.clusters[found.clusters["algorithm"] == algorithm]
+        places, numbers = rows[["x", "y"]].to_numpy(), rows["cluster"].to_numpy()
+        options = {"names": models.dataset.class_names, "numbers": numbers}
+        image_map(ax, places, test.images, test.labels, **options).set_title(label_text(name))
+
+
+def draw_selections(selections: pd.DataFrame) -> plt.Figure:
+    """A row a target: right answers on the target, and on all test images."""
+    targets = list(dict.fromkeys(selections["target"])) or [""]
+    fig, axes = plt.subplots(len(targets), 2, figsize=(9, 4 * len(targets)), squeeze=False)
+    for row, target in zip(axes, targets, strict=True):
+        rows = selections[selections["target"] == target] if target else None
+        for ax, measure in zip(row, ("right", "right_all"), strict=True):
+            draw_if(rows, selection_curves, ax, measure=measure).set_title(label_text(target))
+    return fig
+
+
+SETTINGS = {"half": "half of the images", "full": "the whole training set"}
+
+
+def removals(run: Run) -> pd.DataFrame:
+    """Correlation of foretold and retrained effects, and flips, of both settings."""
+    rows = {}
+    for setting, block in run.results[APPLICATIONS]["removal"].items():
+        rows[SETTINGS[setting]] = {
+            "test images": block["n_tests"],
+            "images left out, median": block["median_size"],
+            "correlation": with_ends(block, "correlation"),
+            "with random sets": with_ends(block, "correlation_with_controls"),
+            "found / foretold": "–" if block["slope"] is None else f"{block['slope']:.2f}",
+            "on all test images": f"{block['correlation_on_all_tests']:.2f}",
+            "flips foretold": block["flips_foretold"],
+            "flips found": block["flips_found"],
+            "flips by random sets": block["flips_of_controls"],
+        }
+    return pd.DataFrame(rows).rename_axis(columns="left out of")
+
+
+def with_ends(block: dict, name: str) -> str:
+    """A figure with its interval; a dash where there were too few test images."""
+    if name not in block:
+        return "–"
+    return f"{block[name]:.2f} [{block[f'{name}_low']:.2f}, {block[f'{name}_high']:.2f}]"
+
+
+def removal_sentence(run: Run) -> Markdown:
+    """Whether removal does what was foretold."""
+    parts = []
+    for setting, block in run.results[APPLICATIONS]["removal"].items():
+        text = f"Out of {SETTINGS[setting]}: "
+        if "correlation" in block:
+            text += f"foretold and found effects correlate with {with_ends(block, 'correlation')}, "
+            text += f"and what is found is {block['slope']:.2f} times what was foretold; "
+        text += (
+            f"of {block['flips_foretold']} predictions foretold to flip {block['flips_found']} "
+            f"did, and {block['flips_of_controls']} when as many random images were left out."
+        )
+        parts.append(text)
+    return Markdown("\n\n".join(parts) or "No prediction was right to begin with; none can flip.")
+
+
+def leakage(found: StudyApplications, models: StudyModels, *, n: int = 8) -> pd.DataFrame:
+    """The ``n`` pairs of each algorithm whose weights are most distinctive."""
+    table = found.leakage.groupby("algorithm").head(n).copy()
+    table["algorithm"] = [models.names[a - 1] for a in table["algorithm"]]
+    labels = models.dataset.test.labels[table["test"]]
+    table["class"] = [models.dataset.class_names[label] for label in labels]
+    table = table[["algorithm", "class", *table.columns.drop(["algorithm", "class"])]]
+    names = {"test": "test image", "train": "training image", "distinctive": "distinctive by"}
+    names |= {"pixel_rank": "rank by pixels", "copy": "planted copy"}
+    return table.round({"weight": 2, "distinctive": 1}).rename(columns=names).set_index("algorithm")
+
+
+def leaked_pairs(
+    found: StudyApplications, models: StudyModels, *, n: int = 12
+) -> tuple[dict[str, np.ndarray], dict[str, list]]:
+    """Images and frames of the most distinctive pairs, for `gallery.image_rows`.
+
+    Planted copies have a green frame where the truth is known.
+    """
+    rows, outlines = {}, {}
+    for algorithm, name in enumerate(models.names, 1):
+        table = found.leakage[found.leakage["algorithm"] == algorithm].head(n)
+        rows[f"{name}:\ntest"] = models.dataset.test.images[table["test"]]
+        rows[f"{name}:\ntraining"] = models.dataset.train.images[table["train"]]
+        known = table["copy"] if "copy" in table else np.zeros(len(table), bool)
+        outlines[f"{name}:\ntraining"] = [TRUTH_COLOR if copy else None for copy in known]
+    return rows, outlines
+
+
+def duplicates_sentence(run: Run, models: StudyModels) -> Markdown:
+    """In which share of cases a planted copy was found; or that none were planted."""
+    if copies_of(models) is None:
+        return Markdown(
+            "No copies were planted in this study, so the pairs above are for the eye: does any "
+            "show the same picture twice? The study `duplicates` plants copies and counts them."
+        )
+    figures, names = run.results[APPLICATIONS]["duplicates"], escaped(algorithm_names(run))
+    ways = {f"distinctive_{a}": f"distinctive weights under *{names[a - 1]}*" for a in (1, 2)}
+    ways |= {f"weights_{a}": f"the weights themselves under *{names[a - 1]}*" for a in (1, 2)}
+    ways["pixels"] = "distance in pixels"
+    parts = [
+        f"by {words} **{100 * figures[way]['among_3']:.0f}%** "
+        f"({100 * figures[way]['first']:.0f}% come first)"
+        for way, words in ways.items()
+    ]
+    return Markdown(
+        f"Of {figures['n']} planted copies, these are among the first three neighbours of the test "
+        f"image that they copy: {'; '.join(parts)}."
+    )
+
+
+def cluster_grades(found: StudyApplications, models: StudyModels) -> pd.DataFrame | str:
+    """The best cluster for each planted feature, of both algorithms."""
+    if not len(found.cluster_grades):
+        return "No truth is known for this data: judge the clusters by eye."
+    table = found.cluster_grades.copy()
+    table["algorithm"] = [models.names[a - 1] for a in table["algorithm"]]
+    names = {"n": "carriers", "size": "images in it", "f1": "F1", "f1_of_class": "F1 of the class"}
+    return table.round(2).rename(columns=names).set_index(["feature", "algorithm"]).sort_index()
+
+
+def cluster_sentence(run: Run) -> Markdown:
+    """Which planted features have a cluster of their own."""
+    names, lines = escaped(algorithm_names(run)), []
+    for row in run.results[APPLICATIONS]["cluster_grades"]:
+        words = "has a cluster of its own" if row["f1"] > 2 / 3 else "has none of its own"
+        feature = escape_markdown(row["feature"])
+        lines.append(
+            f"- **{feature}** {words} under *{names[row['algorithm'] - 1]}*: cluster "
+            f"{row['cluster']} holds {100 * row['recall']:.0f}% of its carriers, who are "
+            f"{100 * row['precision']:.0f}% of that cluster."
+        )
+    return Markdown("\n".join(lines) or "No truth is known for this data.")
+
+
+def selections(found: StudyApplications) -> pd.DataFrame:
+    """Share of right answers on each target, and on all test images, in percent."""
+    table = found.selections.copy()
+    table["chosen"] = [WAYS[way][2] for way in table["way"]]
+    for name in ("right", "right_all"):
+        ends = zip(table[name], table[f"{name}_low"], table[f"{name}_high"], strict=True)
+        table[name] = [f"{100 * m:.0f} [{100 * a:.0f}, {100 * b:.0f}]" for m, a, b in ends]
+    names = {"right": "right on the target, %", "right_all": "right on all, %", "size": "images"}
+    table = table.rename(columns=names).set_index(["target", "images", "chosen"])
+    return table[["right on the target, %", "right on all, %"]].sort_index(level=[0, 1])
+
+
+def selection_sentence(run: Run) -> Markdown:
+    """Where datamodels choose better than chance and likeness, and where not."""
+    found, lines = run.results[APPLICATIONS]["selections"], []
+    for target in dict.fromkeys(row["target"] for row in found):
+        rows = pd.DataFrame([row for row in found if row["target"] == target])
+        by_size = {size: part.set_index("way") for size, part in rows.groupby("size")}
+        clear = [str(size) for size, part in by_size.items() if is_best(part)]
+        where = f"at {', '.join(clear)} images" if clear else "at no size"
+        lines.append(
+            f"- *{escape_markdown(target)}*: {where} (of {len(by_size)} sizes tried) the subset "
+            "that datamodels chose gives more right answers on the target than random and nearest "
+            "ones, with intervals apart."
+        )
+    return Markdown("\n".join(lines) or "Models were made elsewhere: none can be trained anew.")
+
+
+def is_best(rows: pd.DataFrame) -> bool:
+    """Whether the datamodels' interval lies above those of random and nearest subsets."""
+    others = rows.loc[["random", "nearest"], "right_high"].max()
+    return bool(rows.loc["datamodels", "right_low"] > others)
+
+
+def most_brittle(found: StudyApplications) -> int:
+    """The test image whose prediction the smallest set flipped; the first where none was tried."""
+    tried = found.removals.table.query("kind == 'set' and foretold < 0")
+    flipped = tried[tried["found"] < 0]
+    rows = flipped if len(flipped) else tried
+    return int(rows.loc[rows["size"].idxmin(), "test"]) if len(rows) else 0
+
+
+def check_by_counting(found: StudyApplications, models: StudyModels) -> pd.DataFrame:
+    """The sets' effects from masks alone: held-out models, sorted by how much of the set they saw.
+
+    The slope of a margin on the number of a set's members in the mask, times their number, is the
+    same Δ in expectation, and no datamodel is asked.
+    """
+    heldout = models.heldout(found.algorithm)
+    margins = heldout.margins
+    if (slots := models.slots(heldout)) is not None:
+        margins = margins - pd.DataFrame(margins).groupby(slots).transform("mean").to_numpy()
+    members = found.removals.members.query("kind == 'set' and setting == 'half'")
+    rows = []
+    for test, part in members.groupby("test", sort=False):
+        held = heldout.masks[:, part["train"]].sum(axis=1)
+        if np.ptp(held):
+            counted = len(part) * np.polyfit(held, margins[:, test], 1)[0]
+            weights = found.datamodels.weights[[test]]
+            foretold = exchange_effects(weights, [part["train"].to_numpy()])[0, 0]
+            rows.append((test, len(part), foretold, counted))
+    columns = ["test image", "images", "foretold by datamodels", "counted on held-out models"]
+    return pd.DataFrame(rows, columns=columns).set_index("test image").round(2)

@@ -1,0 +1,268 @@
+"""The further analyses of stage 04: similarity, many components, fewer models, disagreement.
+
+Appendices F.1 to F.4 of the paper on one study. Where models are at hand, two samples that share
+none are fitted at several sizes; they serve F.1 (an algorithm's cosine with itself), F.2 (what
+components explain on other models) and F.3. All of it is written into the run's ``analyses/``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from mdhelpers.analyses.disagreement import (
+    directions_without,
+    most_common_predictions,
+    usually_right,
+)
+from mdhelpers.analyses.model_counts import ModelCounts, effect_of_model_count, fit_samples
+from mdhelpers.analyses.similarity import (
+    N_COMPONENTS,
+    Similarity,
+    curves_of,
+    similarity,
+    variance_curves,
+)
+from mdhelpers.method.comparison import Comparison, compare, most_directions
+from mdhelpers.method.datamodels import Datamodels
+from mdhelpers.stages.effects import UNCHANGED, confidences
+from mdhelpers.stages.models import StudyModels
+from mdhelpers.training.algorithms import NetworkSpec
+from mdhelpers.training.tasks import TrainingPlan
+
+FOLDER = "analyses"
+_TABLES = ("similarity", "curves", "cosines", "components", "directions", "disagreement")
+
+
+@dataclass(frozen=True, eq=False)
+class ModelsGiven:
+    """What the analyses need of the models.
+
+    Attributes
+    ----------
+    fits : pair of callables
+        As `mdhelpers.method.crossfit.fitter` makes them, of algorithms 1 and 2.
+    n_models : int
+        Models of each algorithm that can be fitted on.
+    slots : ndarray of int, shape (n_models,), or None
+    margins : pair of ndarray, shape (any models, n_test)
+        Correct-class margins, as the models gave them.
+    predictions : pair of ndarray of int, shape (any models, n_test), or None
+        Classes that models of each algorithm predict, see :func:`predictions_of_kept`.
+    """
+
+    fits: tuple
+    n_models: int
+    slots: np.ndarray | None
+    margins: tuple[np.ndarray, np.ndarray]
+    predictions: tuple[np.ndarray, np.ndarray] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Analyses:
+    """Results of the further analyses; None where there were no models, or too few.
+
+    Attributes
+    ----------
+    curves : DataFrame
+        As `mdhelpers.analyses.similarity.variance_curves` gives it, with a column ``on``: "all"
+        (found and measured on all models), "half" (on one half) and "others" (found on one half and
+        measured on the other).
+    similarity : Similarity or None
+        Of the algorithms, named "1" and "2", each with fits on two halves of its models.
+    counts : ModelCounts or None
+    disagreement : DataFrame or None
+        Tables of `mdhelpers.analyses.disagreement.directions_without`, with further columns.
+        ``rule``: "predictions" (the paper's: most common ones are compared) or "margins" (their
+        signs). ``kept``: the examples where these "agree"; by margins also, apart, those that both
+        algorithms usually get "right". ``n`` and ``left_out``: how many stay and do not.
+        ``n_models``: how many of each algorithm were asked, the fewer of the two.
+    """
+
+    curves: pd.DataFrame
+    similarity: Similarity | None
+    counts: ModelCounts | None
+    disagreement: pd.DataFrame | None
+
+    def named(self, names) -> Similarity | None:
+        """The similarity with the algorithms' own names in place of their numbers."""
+        if self.similarity is None:
+            return None
+        label = dict(zip(("1", "2"), names, strict=True))
+        table = self.similarity.cosines.copy()
+        table["first"], table["second"] = table["first"].map(label), table["second"].map(label)
+        return Similarity(tuple(names), table)
+
+    def curves_on(self, on: str) -> pd.DataFrame | None:
+        """The curves of one kind, or None where there are none."""
+        rows = self.curves[self.curves["on"] == on]
+        return rows if len(rows) else None
+
+
+def analyse(
+    datamodels: tuple[Datamodels, Datamodels],
+    comparison: Comparison,
+    given: ModelsGiven | None = None,
+    *,
+    seed: int = 0,
+) -> Analyses:
+    """Carry out F.1 to F.4 as far as there are models for them.
+
+    Parameters
+    ----------
+    datamodels : pair of Datamodels
+        As compared.
+    comparison : Comparison
+        Of these datamodels.
+    given : ModelsGiven, optional
+    seed : int
+        Of the samples of models and of test examples.
+    """
+    weights = tuple(d.weights for d in datamodels)
+    curves = [variance_curves(*weights, seed=seed).assign(on="all")]
+    if given is None:
+        return Analyses(curves[0], None, None, None)
+    options = {"slots": given.slots, "seed": seed}
+    samples = fit_samples(*given.fits, given.n_models, everyone=weights, **options)
+    alike, counts = None, None
+    if samples.halves:
+        halves = samples.halves[max(samples.halves)]
+        curves += _curves_of_halves(halves, seed)
+        by_algorithm = zip(("1", "2"), zip(*halves, strict=True), strict=True)
+        alike = similarity({number: list(fits) for number, fits in by_algorithm})
+        counts = effect_of_model_count(samples, n_directions=_most(comparison))
+    disagreement = _disagreement(weights, comparison, given, seed)
+    return Analyses(pd.concat(curves, ignore_index=True), alike, counts, disagreement)
+
+
+def _curves_of_halves(halves: list, seed: int) -> list[pd.DataFrame]:
+    """Curves of one half's components on itself and on the other half."""
+    n_components = min(N_COMPONENTS, most_directions(halves[0][0].shape))
+    found = compare(*halves[0], n_directions=n_components, seed=seed)
+    return [
+        curves_of(found).assign(on="half"),
+        curves_of(found, measured_on=halves[1]).assign(on="others"),
+    ]
+
+
+def _most(comparison: Comparison) -> int:
+    return max(len(directions) for directions in comparison)
+
+
+def predictions_of_kept(models: StudyModels) -> tuple[np.ndarray, np.ndarray] | None:
+    """Classes that both algorithms' kept networks predict on the test images.
+
+    Read as stage 09 reads them, whose tables hold confidences but not the classes.
+
+    Parameters
+    ----------
+    models : StudyModels
+        What stage 02 made.
+
+    Returns
+    -------
+    pair of ndarray of int64, shape (n_kept, n_test), or None
+        None where an algorithm keeps no networks: models made elsewhere, classifiers and functions
+        (which would have to be trained again), checkpoints that are gone.
+    """
+    if not all(_keeps_networks(models.plan, algorithm) for algorithm in (1, 2)):
+        return None
+    found = (confidences(models, a, [UNCHANGED], seed=0)[UNCHANGED] for a in (1, 2))
+    return tuple(probabilities.argmax(axis=-1) for probabilities in found)
+
+
+def _keeps_networks(plan: TrainingPlan, algorithm: int) -> bool:
+    tasks = range(-(-plan.n_keep // plan.stack))
+    return (
+        isinstance(plan.algorithms[algorithm - 1], NetworkSpec)
+        and len(tasks) > 0
+        and all(plan.checkpoint_path(algorithm, task).exists() for task in tasks)
+    )
+
+
+def _disagreement(weights, comparison, given: ModelsGiven, seed: int) -> pd.DataFrame | None:
+    """Directions without the test examples on which predictions differ, as far as is known."""
+    rule, models = "predictions", given.predictions
+    if models is None:
+        rule, models = "margins", given.margins
+    about, tables = {"rule": rule, "n_models": min(map(len, models))}, []
+    for name, kept in _choices(rule, models).items():
+        if kept.sum() > _most(comparison):
+            table = directions_without(*weights, kept, comparison, seed=seed)
+            counts = {"n": int(kept.sum()), "left_out": int((~kept).sum())}
+            tables.append(table.assign(kept=name, **counts, **about))
+    return pd.concat(tables, ignore_index=True) if tables else None
+
+
+def _choices(rule: str, models: tuple[np.ndarray, np.ndarray]) -> dict[str, np.ndarray]:
+    """The test examples that stay, (n_test,) bool. Signs of margins cannot tell whether two
+    algorithms are wrong in the same way, so that there are two choices by them."""
+    if rule == "predictions":
+        first, second = map(most_common_predictions, models)
+        return {"agree": first == second}
+    first, second = map(usually_right, models)
+    return {"agree": first == second, "right": first & second}
+
+
+def figures_of(found: Analyses) -> dict[str, Any]:
+    """What results.json holds of the analyses."""
+    figures: dict[str, Any] = {"curves": _curve_figures(found.curves)}
+    if found.similarity is not None:
+        matrix, corrected = found.similarity.matrix, found.similarity.corrected
+        figures["similarity"] = {
+            "itself_1": matrix.loc["1", "1"],
+            "itself_2": matrix.loc["2", "2"],
+            "pair": matrix.loc["1", "2"],
+            "pair_corrected": corrected.loc["1", "2"],
+        }
+    if found.counts is not None:
+        figures["model_counts"] = found.counts.cosines.to_dict("records")
+        subspaces = found.counts.directions.query("direction == 0").drop(columns="direction")
+        figures["directions_by_models"] = subspaces.to_dict("records")
+    if found.disagreement is not None:
+        figures["disagreement"] = _disagreement_figures(found.disagreement)
+    return {"analyses": figures}
+
+
+def _curve_figures(curves: pd.DataFrame) -> list[dict]:
+    """For each comparison and kind: components, sum of gaps in percent, share above zero."""
+    rows = []
+    for (comparison, on), part in curves.groupby(["comparison", "on"], sort=False):
+        row = {"comparison": comparison, "on": on, "components": len(part)}
+        row |= {"gap": 100 * part["gap"].sum(), "share_positive": (part["gap"] > 0).mean()}
+        rows.append(row)
+    return rows
+
+
+def _disagreement_figures(table: pd.DataFrame) -> list[dict]:
+    rows = []
+    for (kept, comparison), part in table.groupby(["kept", "comparison"], sort=False):
+        row = {"kept": kept, "comparison": comparison}
+        row |= part[["rule", "n_models", "n", "left_out"]].iloc[0].to_dict()
+        row |= {name: float(part[name].median()) for name in ("cosine", "random")}
+        rows.append(row | {"least": float(part["cosine"].min())})
+    return rows
+
+
+def tables_of(found: Analyses) -> dict[str, pd.DataFrame]:
+    """The tables of the analyses that there are, by names to keep them under."""
+    tables = {"curves": found.curves, "disagreement": found.disagreement}
+    if found.similarity is not None:
+        tables["similarity"] = found.similarity.cosines
+    if found.counts is not None:
+        tables |= {name: getattr(found.counts, name) for name in _TABLES[2:5]}
+    return {f"{FOLDER}/{name}": table for name, table in tables.items() if table is not None}
+
+
+def analyses_of(tables: dict[str, pd.DataFrame]) -> Analyses | None:
+    """The analyses of which :func:`tables_of` gave these tables, or None where there are none."""
+    names = {name: f"{FOLDER}/{name}" for name in _TABLES}
+    tables = {name: tables[kept] for name, kept in names.items() if kept in tables}
+    if "curves" not in tables:
+        return None
+    alike = Similarity(("1", "2"), tables["similarity"]) if "similarity" in tables else None
+    counts = ModelCounts(*(tables[n] for n in _TABLES[2:5])) if "cosines" in tables else None
+    return Analyses(tables["curves"], alike, counts, tables.get("disagreement"))

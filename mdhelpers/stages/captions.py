@@ -1,0 +1,198 @@
+"""Stage 06 of a run: captions of every subpopulation. Apart, since importing a CLIP takes time."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from mdhelpers.base.records import written
+from mdhelpers.base.specs import validate
+from mdhelpers.clip.encoders import Encoder, embed_images, embed_texts, load_named
+from mdhelpers.clip.small_clip import Training, file_name
+from mdhelpers.clip.words import CaptionSpec, caption_bank
+from mdhelpers.method.captions import distinguishing_captions
+from mdhelpers.runs.run import Run, read_tables, write_tables
+from mdhelpers.runs.stage import CAPTIONS, DATA, SUBPOPULATIONS
+from mdhelpers.stages import study as inputs
+from mdhelpers.stages.data import read_data
+from mdhelpers.stages.subpopulations import read_subpopulations
+from mdhelpers.training.tasks import resolve_device
+
+
+def caption_directions(
+    run: Run, captions: dict, *, steps: int = 1000, seed: int = 0, device: str = "auto"
+) -> pd.DataFrame | None:
+    """Stage 06: words of a CLIP that set each subpopulation apart (App. F.5).
+
+    Returns None where the study switches captions off (``model: none``, and ``auto`` on data that
+    the small CLIP does not know).
+    """
+    spec = spec_of(run, captions)
+    parameters = {"captions": spec.model_dump(), "seed": seed} | inputs.captions(spec)
+    if spec.model == "small":
+        parameters["caption_steps"] = steps
+    stage = run.stage(CAPTIONS, parameters, after=[SUBPOPULATIONS])
+    with stage.working() as needed:
+        if needed and spec.model == "none":
+            stage.withdraw()
+            stage.finish([], figures={"model": "none"})
+        elif needed:
+            data, bank = read_data(run), caption_bank(spec)
+            encoder = encoder_of(run, spec, data.size[0], steps=steps, seed=seed, device=device)
+            table = caption_subpopulations(
+                encoder,
+                data.test.images,
+                read_subpopulations(run),
+                bank,
+                labels=data.test.labels,
+                top=spec.top,
+            )
+            stage.withdraw()
+            outputs = write_tables(run.path, {"captions": table})
+            if spec.model == "small":
+                outputs.append(own_clip(run, size=data.size[0], seed=seed, steps=steps))
+            figures = {"model": spec.model, "n_captions": len(bank), "clip": encoder.report}
+            stage.finish(outputs, figures=figures)
+    return read_tables(run, CAPTIONS).get("captions")
+
+
+def spec_of(run: Run, captions: dict) -> CaptionSpec:
+    """The study's choice of a CLIP, for the data that the run has."""
+    kind = run.manifest(DATA).get("figures", {}).get("kind", "scenes")
+    return validate(CaptionSpec, captions, "captions").for_data(kind)
+
+
+def encoder_of(
+    run: Run, spec: CaptionSpec, size: int, *, steps: int, seed: int, device: str = "auto"
+) -> Encoder:
+    """The study's CLIP.
+
+    The small one is trained once for all runs beside this one, and each keeps a copy, so that it is
+    whole wherever it is taken.
+    """
+    options = {"size": size, "seed": seed, "steps": steps}
+    if spec.model == "small" and not (own := own_clip(run, **options)).is_file():
+        shared = run.path.parent / ".clip"
+        load_clip(spec, cache_dir=shared, **options)
+        own.parent.mkdir(exist_ok=True)
+        with written(own) as unfinished:
+            shutil.copyfile(shared / own.name, unfinished)
+    return load_clip(spec, cache_dir=run.path / "clip", **options, device=resolve_device(device))
+
+
+def own_clip(run: Run, *, size: int, seed: int, steps: int) -> Path:
+    """Where a run keeps its copy of the small CLIP."""
+    return run.path / "clip" / file_name(Training(size=size, seed=seed, steps=steps))
+
+
+def embeddings_of(
+    run: Run, captions: dict, table: pd.DataFrame | None, *, steps: int = 1000, seed: int = 0
+):
+    """The table's best caption, the test images and the caption embedded anew, its members."""
+    if table is None:
+        return None
+    spec = spec_of(run, captions)
+    data = read_data(run)
+    run.outputs(CAPTIONS)  # the CLIP is among them
+    encoder = encoder_of(run, spec, data.size[0], steps=steps, seed=seed)
+    row = table[table["reference"] == "all"].nlargest(1, "score").iloc[0]
+    members = read_subpopulations(run)
+    same = [members[key] == row[key] for key in ("comparison", "direction", "end")]
+    inside = members.loc[same[0] & same[1] & same[2], "index"].to_numpy()
+    text = embed_texts(encoder, [row["caption"]])[0]
+    return row, embed_images(encoder, data.test.images), text, inside
+
+
+def load_clip(
+    spec: CaptionSpec,
+    *,
+    cache_dir: Path | str,
+    size: int = 24,
+    seed: int = 0,
+    steps: int = 1000,
+    device: str = "cpu",
+) -> Encoder | None:
+    """The encoder that a study asks for; None where its captions are off (``model: none``).
+
+    Parameters
+    ----------
+    spec
+        ``model`` is "small" (trained on generated scenes and kept in ``cache_dir``), "none", or
+        an open_clip model with ``pretrained``, a tag or the path of a checkpoint.
+    cache_dir
+        Folder for the small CLIP's weights.
+    size
+        Height and width of the scenes in pixels; for the small CLIP.
+    seed, steps
+        Of the small CLIP's training.
+    device
+        For a named model; the small CLIP stays on the CPU.
+
+    Raises
+    ------
+    ValueError
+        See `encoders.load_named`.
+
+    """
+    if spec.model == "none":
+        return None
+    if spec.model == "small":
+        if spec.pretrained:
+            raise ValueError(
+                f"captions.pretrained is {spec.pretrained!r}, but the small CLIP is trained here; "
+                "leave it empty or name an open_clip model as captions.model"
+            )
+        from mdhelpers.clip.small_clip import load_or_train
+
+        return load_or_train(cache_dir, size=size, seed=seed, steps=steps)
+    return load_named(spec.model, spec.pretrained, device=device)
+
+
+def caption_subpopulations(
+    encoder: Encoder,
+    images: np.ndarray,
+    subpopulations: pd.DataFrame,
+    bank: list[str],
+    *,
+    labels: np.ndarray | None = None,
+    top: int = 10,
+) -> pd.DataFrame:
+    """Distinguishing captions of every subpopulation of a table.
+
+    Parameters
+    ----------
+    encoder
+        From `load_clip`.
+    images
+        (n, H, W, 3) uint8, the images that the subpopulations index.
+    subpopulations
+        Columns ``comparison``, ``direction``, ``end``, ``index``, a row a member.
+    bank
+        From `caption_bank`.
+    labels
+        (n,) int or None; with labels each subpopulation is also compared with its own classes.
+    top
+        Captions a subpopulation and reference.
+
+    Returns
+    -------
+    DataFrame
+        ``comparison``, ``direction``, ``end``, ``reference`` ("all" or "class") and the columns
+        of `distinguishing_captions`.
+
+    """
+    seen, read = embed_images(encoder, images), embed_texts(encoder, bank)
+    references = {"all": None} if labels is None else {"all": None, "class": labels}
+    parts = []
+    keys = ["comparison", "direction", "end"]
+    for key, rows in subpopulations.groupby(keys, sort=False, observed=True):
+        for reference, classes in references.items():
+            named = distinguishing_captions(
+                seen, read, bank, rows["index"].to_numpy(), labels=classes, top=top
+            )
+            where = dict(zip(keys, key, strict=True)) | {"reference": reference}
+            parts.append(named.assign(**where)[[*where, *named.columns]])
+    return pd.concat(parts, ignore_index=True)

@@ -1,0 +1,267 @@
+"""Stages 04 and 05 of a run: comparison, subpopulations.
+
+As in `stages`: each function reads what the stages before it wrote, computes what is missing and
+returns the results in memory.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from tqdm import tqdm
+
+from mdhelpers.base.places import resolve
+from mdhelpers.base.records import file_digest
+from mdhelpers.formats.own import load_comparison, load_datamodels, save_comparison, save_datamodels
+from mdhelpers.formats.scores import scores_of_study
+from mdhelpers.method import crossfit
+from mdhelpers.method import crossfit as nulls
+from mdhelpers.method.comparison import Comparison, compare
+from mdhelpers.method.datamodels import Datamodels, fitter
+from mdhelpers.method.engines.estimators import FitOptions
+from mdhelpers.runs.run import Run, read_tables, write_tables
+from mdhelpers.runs.stage import COMPARISON, DATA, DATAMODELS, MODELS
+from mdhelpers.stages.analyses import (
+    Analyses,
+    ModelsGiven,
+    analyse,
+    analyses_of,
+    figures_of,
+    predictions_of_kept,
+    tables_of,
+)
+from mdhelpers.stages.data import read_data
+from mdhelpers.stages.datamodels import read_datamodels
+from mdhelpers.stages.models import StudyModels, read_models
+
+PAIRS = ("1_minus_2", "2_minus_1")
+SCORES = ("scores_1.safetensors", "scores_2.safetensors")
+
+
+@dataclass(frozen=True, eq=False)
+class StudyComparison:
+    """What stage 04 made.
+
+    Attributes
+    ----------
+    comparison
+        Directions of both residuals, in the order of their cross-fitted gaps (of the naive ones
+        where scores were made elsewhere, without models to split).
+    gaps
+        One row a direction, in the same order, or None without models.
+    null
+        Gaps of the algorithms against each other and against themselves, or None.
+    datamodels
+        Both algorithms' datamodels, as compared.
+    further
+        The analyses of appendices F.1 to F.4, or None where the run was made without them.
+
+    """
+
+    comparison: Comparison
+    gaps: pd.DataFrame | None
+    null: pd.DataFrame | None
+    datamodels: tuple[Datamodels, Datamodels]
+    further: Analyses | None = None
+
+
+def compare_algorithms(
+    run: Run,
+    *,
+    n_directions: int = 8,
+    n_splits: int = 8,
+    n_null_splits: int = 4,
+    scores: tuple[str, str] = ("", ""),
+    scores_options: dict | None = None,
+    seed: int = 0,
+) -> StudyComparison:
+    """Stage 04: residuals, their principal directions, and gaps that noise does not make.
+
+    Parameters
+    ----------
+    run
+        The run's folder; with stage 03 finished, unless ``scores`` are given.
+    n_directions
+        Directions of each residual.
+    n_splits, n_null_splits
+        Random halves (quarters) of the models for cross-fitted gaps (of the null).
+    scores
+        Paths of both algorithms' attribution scores made elsewhere, in any format that
+        `mdhelpers.formats.scores.load_scores` reads. Both or neither.
+    scores_options
+        What those files do not say: ``orientation``, ``positive_means`` and the like.
+    seed
+        Of the splits.
+
+    """
+    if bool(scores[0]) != bool(scores[1]):
+        raise ValueError("give datamodels_1_path and datamodels_2_path both, or neither")
+    elsewhere = [resolve(path) for path in scores if path]
+    for path in elsewhere:
+        if not path.exists():
+            raise FileNotFoundError(
+                f"no attribution scores at {path}; relative paths count from the project's folder"
+            )
+    parameters = {"n_directions": n_directions, "seed": seed}
+    if elsewhere:
+        parameters["scores"] = [scores_digest(path) for path in elsewhere]
+        parameters |= {"scores_options": scores_options} if scores_options else {}
+        stage = run.stage(COMPARISON, parameters)
+        datamodels = read_scores(elsewhere, scores_options or {}, run)
+    else:
+        parameters |= {"n_splits": n_splits, "n_null_splits": n_null_splits}
+        stage = run.stage(COMPARISON, parameters, after=[MODELS, DATAMODELS])
+        datamodels = read_datamodels(run)
+    with stage.working() as needed:
+        if needed:
+            comparison = compare(*datamodels, n_directions=n_directions, seed=seed)
+            tables, figures = {}, {}
+            if not elsewhere:
+                found = cross_fit(run, comparison, n_splits, n_null_splits, seed)
+                comparison = crossfit.order_by_gap(comparison, found.gaps)
+                tables = {"gaps": ordered(found.gaps), "null": found.null}
+                figures = gap_figures(found)
+            given = None if elsewhere else with_predictions(run, seed)
+            further = analyse(datamodels, comparison, given, seed=seed)
+            figures |= figures_of(further)
+            stage.withdraw()
+            outputs = [run.path / "comparison.safetensors"]
+            save_comparison(comparison, outputs[0])
+            outputs += write_tables(run.path, tables | tables_of(further))
+            if elsewhere:
+                outputs += [run.path / name for name in SCORES]
+                for scores_read, path in zip(datamodels, outputs[-2:], strict=True):
+                    save_datamodels(scores_read, path)
+            figures["cosine_median"] = float(np.nanmedian(comparison.cosines))
+            stage.finish(outputs, figures=figures)
+    return read_comparison(run, datamodels)
+
+
+def read_scores(paths: list[Path], options: dict, run: Run) -> tuple[Datamodels, Datamodels]:
+    """Scores made elsewhere, of the sizes of the run's data where it has some; prints notes."""
+    if run.manifest(DATA):
+        data = read_data(run, mmap=True)
+        options = {"n_train": len(data.train), "n_test": len(data.test)} | options
+    datamodels = tuple(scores_of_study(path, options) for path in paths)
+    for path, scores in zip(paths, datamodels, strict=True):
+        print(f"{path.name}:", *scores.notes, sep="\n  ")
+    return datamodels
+
+
+def scores_digest(path: Path) -> str:
+    """A digest of a file, or of all scores in a folder."""
+    files = sorted(path.rglob("*.mmap")) if path.is_dir() else [path]
+    return " ".join(file_digest(file) for file in files)
+
+
+def read_comparison(run: Run, datamodels=None) -> StudyComparison:
+    """What stage 04 wrote."""
+    run.check(COMPARISON)
+    path = run.output(COMPARISON, "comparison.safetensors")
+    tables = read_tables(run, COMPARISON)
+    return StudyComparison(
+        load_comparison(path),
+        tables.get("gaps"),
+        tables.get("null"),
+        datamodels or compared_datamodels(run),
+        analyses_of(tables),
+    )
+
+
+def compared_datamodels(run: Run) -> tuple[Datamodels, Datamodels]:
+    """The datamodels that stage 04 compared: scores made elsewhere, or those of stage 03.
+
+    Raises
+    ------
+    StudyError
+        If scores made elsewhere were compared and their files are not there, or not the same.
+    """
+    given = run.manifest(COMPARISON)["parameters"]
+    if "scores" not in given:
+        return read_datamodels(run)
+    return tuple(load_datamodels(run.output(COMPARISON, name)) for name in SCORES)
+
+
+@dataclass(frozen=True, eq=False)
+class CrossFitted:
+    gaps: pd.DataFrame
+    totals: pd.DataFrame
+    null: pd.DataFrame
+
+
+def cross_fit(
+    run: Run, comparison: Comparison, n_splits: int, n_null_splits: int, seed: int
+) -> CrossFitted:
+    """Refit on halves and quarters of the models, as stage 03 fitted on all of them."""
+    given = models_given(run, seed)
+    with tqdm(total=4 * n_splits + 8 * n_null_splits, unit="fit", mininterval=2.0) as bar:
+        fits, n = [replace(fit, after=bar.update) for fit in given.fits], given.n_models
+        shared = {"n_directions": comparison_size(comparison), "slots": given.slots, "seed": seed}
+        split = crossfit.cross_fitted_gaps(
+            *fits, n, comparison=comparison, n_splits=n_splits, **shared
+        )
+        null = nulls.null_gaps(*fits, n, n_splits=n_null_splits, **shared)
+    return CrossFitted(split.directions, split.totals, null)
+
+
+def comparison_size(comparison: Comparison) -> int:
+    return max(len(comparison[name]) for name in PAIRS)
+
+
+def models_given(run: Run, seed: int) -> ModelsGiven:
+    """Fits on any of the run's models as stage 03 made them, and all models' margins."""
+    models, given = read_models(run), run.manifest(DATAMODELS)["parameters"]
+    options = {"method": given["method"], "seed": seed}
+    if "options" in given:
+        options["options"] = FitOptions(**given["options"])
+    return ModelsGiven(
+        fits=tuple(fitter_for(models, a, given["relative"], options) for a in (1, 2)),
+        n_models=models.plan.n_models - models.n_heldout,
+        slots=models.slots(models.fitting(1)),
+        margins=tuple(models.all(a).margins for a in (1, 2)),
+    )
+
+
+def with_predictions(run: Run, seed: int) -> ModelsGiven:
+    """The same with what kept networks predict; apart, as cross-fitting has no use for it."""
+    return replace(models_given(run, seed), predictions=predictions_of_kept(read_models(run)))
+
+
+def fitter_for(models: StudyModels, algorithm: int, relative: bool, options: dict):
+    fitting = models.fitting(algorithm)
+    outputs = models.outputs(fitting, relative)
+    return fitter(fitting.masks, outputs, slots=models.slots(fitting), **options)
+
+
+def ordered(gaps: pd.DataFrame) -> pd.DataFrame:
+    """Rows by evidence, numbered by ``rank``; ``direction`` stays the PCA's number."""
+    ranked = crossfit.in_order(gaps)
+    ranked.insert(1, "rank", ranked.groupby("comparison").cumcount() + 1)
+    return ranked.reset_index(drop=True)
+
+
+def gap_figures(found: CrossFitted) -> dict[str, Any]:
+    """Sums over all directions, in percent of the datamodels' variance."""
+    figures = {}
+    for name in PAIRS:
+        rows = found.gaps[found.gaps["comparison"] == name]
+        totals = found.totals[found.totals["comparison"] == name].iloc[-1]
+        figures[f"naive_gap_{name}"] = 100 * rows["naive_gap"].sum()
+        figures[f"gap_{name}"] = 100 * totals["gap"]
+        figures[f"gap_{name}_low"] = 100 * totals["low"]
+        figures[f"gap_{name}_high"] = 100 * totals["high"]
+        if "evidence" in rows:
+            figures[f"evidence_{name}"] = rows["evidence"].value_counts().to_dict()
+    for row in nulls.null_totals(found.null).itertuples():
+        key = f"null_{row.pair.replace(' ', '_')}_{row.comparison}"
+        figures[key] = {
+            "naive_gap": 100 * row.naive_gap,
+            "gap": 100 * row.gap,
+            "low": 100 * row.low,
+            "high": 100 * row.high,
+        }
+    return figures

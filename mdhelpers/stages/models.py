@@ -1,0 +1,277 @@
+"""Stages 01 to 03 of a run: data, models, datamodels. Each returns at once what is finished.
+
+A stage function checks its parameters, asks the run whether its results are there from the same
+parameters and inputs, computes what is missing, and returns the results in memory. The science is
+elsewhere; this is where it meets files.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mdhelpers.base.places import shown
+from mdhelpers.data.datasets import Dataset
+from mdhelpers.formats.models import given_models, import_models, origins
+from mdhelpers.method.margins import relative_to_class
+from mdhelpers.runs.run import Run, StudyError, checked, store_locations
+from mdhelpers.runs.stage import DATA, MODELS, is_inside, lies_in, problem
+from mdhelpers.stages import study as inputs
+from mdhelpers.stages.data import read_data
+from mdhelpers.training.algorithms import parse_algorithm
+from mdhelpers.training.learners import TrainedModels, check_algorithm
+from mdhelpers.training.locations import open_location
+from mdhelpers.training.mask_training import train_all
+from mdhelpers.training.store import ModelStore, changed_tasks
+from mdhelpers.training.store_files import Trained
+from mdhelpers.training.tasks import TrainingPlan, choose_stack, load_kept, resolve_device, sources
+
+ALGORITHMS = ("algorithm_1", "algorithm_2")
+
+
+@dataclass(frozen=True, eq=False)
+class StudyModels:
+    """What stage 02 made: both algorithms' models, held-out ones apart."""
+
+    plan: TrainingPlan
+    dataset: Dataset
+    n_heldout: int
+
+    @property
+    def made_elsewhere(self) -> bool:
+        """Whether the models were read from files, so that there are no networks to run."""
+        return bool(self.plan.origins)
+
+    @property
+    def names(self) -> tuple[str, str]:
+        """The algorithms' own names."""
+        return tuple(spec.name for spec in self.plan.algorithms)
+
+    def kept(self, algorithm: int, n_models: int | None = None) -> list[TrainedModels]:
+        """The first kept models (all of them by default), held against the run's digests."""
+        check, n = partial(checked, self.plan.folder, MODELS), n_models or self.plan.n_keep
+        return load_kept(self.plan, algorithm, n, check=check)
+
+    def all(self, algorithm: int) -> Trained:
+        """Every model of algorithm 1 or 2."""
+        given = self.plan.store_path(algorithm), {"data": self.plan.fingerprint}
+        store = ModelStore.open(*given, read_only=True)
+        return store.read(self.plan.n_models)
+
+    def heldout(self, algorithm: int) -> Trained:
+        """The models kept aside to grade datamodels."""
+        return self.all(algorithm).rows(slice(0, self.n_heldout))
+
+    def fitting(self, algorithm: int) -> Trained:
+        """The models that datamodels are fitted on."""
+        return self.all(algorithm).rows(slice(self.n_heldout, None))
+
+    def outputs(self, trained: Trained, relative: bool) -> np.ndarray:
+        """What datamodels predict, (n_models, n_test): margins, perhaps relative to the class."""
+        labels = self.dataset.test.labels
+        return relative_to_class(trained.margins, labels) if relative else trained.margins
+
+    def slots(self, trained: Trained) -> np.ndarray | None:
+        """The common initialisations of some models, or None where each had its own."""
+        return trained.slots if self.plan.n_slots else None
+
+
+MODEL_DEFAULTS = {
+    "share_order": False,
+    "stack": 0,
+    "models_url": "",
+    "margins_dtype": "float32",
+    "models_1_given": {},
+    "models_2_given": {},
+}
+
+
+def train_models(
+    run: Run,
+    parameters: dict[str, Any],
+    *,
+    device: str = "auto",
+    workers: int = 0,
+    scheduler: str = "local",
+    cluster: dict | None = None,
+    loader: str = "memory",
+) -> StudyModels:
+    """Stage 02: train every model of both algorithms; a killed run resumes.
+
+    Parameters
+    ----------
+    run
+        The run's folder, with stage 01 finished.
+    parameters
+        ``algorithm_1``, ``algorithm_2``, ``n_models``, ``n_heldout``, ``n_effect_models``,
+        ``alpha``, ``n_slots``, ``share_order``, ``stack``, ``seed``, ``margins_dtype``: all that
+        decides the models; and ``models_url``, where they are stored. With ``models_1_given`` and
+        ``models_2_given`` (see `mdhelpers.formats.models.GivenModels`) nothing is trained.
+    device, workers, scheduler, cluster
+        Who trains, see `mdhelpers.training.mask_training.train_all`; no result depends on it, but
+        for the kind of device.
+    loader
+        Where training images come from, see `mdhelpers.training.loading`.
+
+    """
+    parameters = MODEL_DEFAULTS | parameters
+    for key in ALGORITHMS:
+        spec = parse_algorithm(parameters[key], key)
+        check_algorithm(spec)
+        parameters[key] = spec.model_dump()
+    given = given_models(parameters)
+    if given:
+        parameters |= {"n_slots": 0, "n_effect_models": 0, "origins": origins(given)}
+    else:
+        parameters |= inputs.algorithms(*(parse_algorithm(parameters[k], k) for k in ALGORITHMS))
+    stage = run.stage(MODELS, parameters, after=[DATA])
+    with stage.working() as needed:
+        if needed:
+            plan = training_plan(run, parameters, resolve_device(device, scheduler), loader=loader)
+            refuse_others(plan)
+            stage.withdraw()
+            mark_stores(run, plan)
+            mend_stores(plan, stage.before)
+            who = {"workers": workers, "scheduler": scheduler, "cluster": cluster}
+            begun = import_models(plan, given) if given else train_all(plan, **who)
+            models = StudyModels(plan, read_data(run), parameters["n_heldout"])
+            stage.finish(model_outputs(plan), figures=training_figures(models, begun))
+    return read_models(run, device=device)
+
+
+def model_outputs(plan: TrainingPlan) -> list[str | Path]:
+    """What stage 02 has made: stores, kept networks, source models."""
+    kept = -(-plan.n_keep // plan.stack)
+    paths = [plan.checkpoint_path(a, task) for a in (1, 2) for task in range(kept)]
+    paths += sources(plan)
+    return [f"models_{a}.zarr" for a in (1, 2)] + [path for path in paths if path.exists()]
+
+
+def refuse_others(plan: TrainingPlan) -> None:
+    """Raise ValueError where a store holds models that were made otherwise; nothing is touched."""
+    for algorithm in plan.numbers:
+        with contextlib.suppress(FileNotFoundError):
+            ModelStore.open(plan.store_path(algorithm), plan.identity(algorithm), read_only=True)
+
+
+OWNER = "made_by"
+
+
+def mark_stores(run: Run, plan: TrainingPlan) -> None:
+    """Mark the stores that this run makes outside of its folder, so that it may remove them."""
+    for algorithm in plan.numbers if plan.models_url else ():
+        folder = open_location(plan.store_path(algorithm))
+        if not folder.exists("zarr.json"):
+            plan.create_store(algorithm)
+            folder.write(OWNER, run.id.encode())
+
+
+def mend_stores(plan: TrainingPlan, before: dict[str, Any]) -> None:
+    """Forget what was changed since it was trained, so that it is trained again.
+
+    ``before`` are the outputs as the stage wrote them, by name.
+    """
+    for algorithm in plan.numbers:
+        with contextlib.suppress(FileNotFoundError):
+            store = ModelStore.open(plan.store_path(algorithm))
+            for task in changed_tasks(store, before.get(f"models_{algorithm}.zarr", {})):
+                store.forget(task)
+    for name in before:
+        path = plan.folder / name
+        if path.is_file() and is_inside(name) and problem(path, before[name], thorough=True):
+            path.unlink()
+
+
+def training_plan(
+    run: Run, parameters: dict[str, Any], device: str, *, loader: str = "memory"
+) -> TrainingPlan:
+    data = read_data(run, mmap=True)
+    algorithms = tuple(parse_algorithm(parameters[f"algorithm_{a}"]) for a in (1, 2))
+    n_models = parameters["n_heldout"] + parameters["n_models"]
+    return TrainingPlan(
+        folder=run.path,
+        algorithms=algorithms,
+        fingerprint=data.fingerprint,
+        n_train=len(data.train),
+        n_test=len(data.test),
+        seed=parameters["seed"],
+        alpha=parameters["alpha"],
+        n_models=n_models,
+        n_keep=parameters["n_effect_models"],
+        n_slots=parameters["n_slots"],
+        share_order=parameters["share_order"],
+        stack=parameters["stack"] or choose_stack(algorithms, n_models, device),
+        device=device,
+        loader=loader,
+        models_url=parameters["models_url"],
+        margins_dtype=parameters["margins_dtype"],
+        origins=tuple(parameters.get("origins", ())),
+    )
+
+
+def read_models(run: Run, *, device: str = "auto") -> StudyModels:
+    """The finished models of a run, for the stages that read them."""
+    run.check(MODELS)
+    manifest = run.manifest(MODELS)
+    plan = training_plan(run, manifest["parameters"], resolve_device(device))
+    stack = ModelStore.open(plan.store_path(1), read_only=True).rows_per_task
+    plan = replace(plan, stack=stack)  # as trained, perhaps on another kind of device
+    n_heldout = manifest["parameters"]["n_heldout"]
+    return StudyModels(plan, read_data(run), n_heldout)
+
+
+def training_figures(models: StudyModels, begun: dict) -> dict:
+    figures = {
+        "n_models": models.plan.n_models - models.n_heldout,
+        "n_heldout": models.n_heldout,
+        "workers": begun["workers"],
+        "trained_now": begun["models"],
+        "models_per_minute": 60 * begun["models"] / max(begun["seconds"], 1e-9),
+    }
+    for algorithm in (1, 2):
+        accuracy = models.all(algorithm).accuracy
+        figures[f"name_{algorithm}"] = models.names[algorithm - 1]
+        figures[f"accuracy_{algorithm}"] = accuracy.mean()
+        figures[f"accuracy_sd_{algorithm}"] = accuracy.std()
+    return figures
+
+
+MADE = ("models_?.zarr", "checkpoints_?", "sources", "retrained", "training.jsonl", "plan.json")
+
+
+def discard(run: Run) -> None:
+    """Remove the models that stage 02 has trained, which it would take up again.
+
+    Only what lies in the run's folder itself goes, and stores elsewhere that bear the run's mark.
+
+    Raises
+    ------
+    StudyError
+        If there is something that the run may not remove; nothing is removed then.
+    """
+    paths = [path for pattern in MADE for path in run.path.glob(pattern)]
+    if leading_out := [path for path in paths if not lies_in(path, run.folder)]:
+        raise StudyError(
+            f"{shown(leading_out[0])} is a link that leads out of the run, and --force removes "
+            "only what lies in it. Remove the link, and what it leads to if you wish, yourself."
+        )
+    stores = [open_location(location) for location in store_locations(run.folder)]
+    stores = [store for store in stores if store.exists("zarr.json")]
+    elsewhere = [store for store in stores if store.location not in paths]
+    for store in elsewhere:
+        if store.read(OWNER) != run.id.encode():
+            raise StudyError(
+                f"{store.location} was not made by this run, or this run was copied or moved "
+                "since; --force removes only what a run made. Remove it yourself, or set "
+                "models_url to another place."
+            )
+    for store in elsewhere:
+        store.clear()
+    for path in [*paths, run.folder / "stages" / f"{MODELS}.withdrawn"]:
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)

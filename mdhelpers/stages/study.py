@@ -1,0 +1,460 @@
+"""A study as validated data: a dataset, two learning algorithms, a budget, hypotheses to test.
+
+`Study` holds every parameter that any notebook declares, with the defaults of a full run; a
+parameters file names only what differs. Unknown keys are refused with the nearest known one.
+
+What a study reads from outside of its run: digests, so that a changed file is noticed.
+
+A stage takes them among its parameters, and `mdhelpers run` before it decides what to skip. They
+are of contents, and never of times or places: a copy of the same files is the same input.
+
+What can only fail hours later, found before anything runs.
+
+Each notebook checks what it is given when its turn comes. Here the same is asked at once of a whole
+study: sizes that a later step cannot take, files that it needs, names that it does not know. Every
+fault names the key to change and a value that works.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from pydantic import Field, model_validator
+
+from mdhelpers.analyses.selection import HARDEST
+from mdhelpers.base.places import resolve
+from mdhelpers.base.records import content_digest
+from mdhelpers.base.specs import Count, Positive, Seed, Share, Spec, unknown_word, validate
+from mdhelpers.clip.encoders import check_named, looks_like_path
+from mdhelpers.clip.words import CaptionSpec, caption_bank
+from mdhelpers.data.datasets import DatasetSpec, Split
+from mdhelpers.data.scenes import CLASS_NAMES, PLANTED, check_features
+from mdhelpers.data.sources import DEFAULT_SIZE, data_digest, expected_sizes, list_pictures
+from mdhelpers.data.transforms import get_transform, transform_images
+from mdhelpers.formats.models import check_given, given_models
+from mdhelpers.formats.scores import scores_of_study
+from mdhelpers.method.comparison import check_count, most_directions
+from mdhelpers.method.engines.fast_l1 import check_fast_l1
+from mdhelpers.runs.run import StudyError
+from mdhelpers.training.algorithms import AlgorithmSpec, AnyAlgorithm
+from mdhelpers.training.learners import check_algorithm
+from mdhelpers.training.locations import check_url
+from mdhelpers.training.tasks import resolve_device
+from mdhelpers.training.workers.hosts import ClusterSpec, import_extra
+
+
+class Hypothesis(Spec):
+    """A feature said to matter to one algorithm: tested in notebook 07 by Definition 2.
+
+    Without a ``name`` it goes by its transformation's.
+
+    ``uses`` is 1 or 2, the algorithm said to use the feature; 0 says that both do, or neither:
+    such a hypothesis (a control) is shown, with the prediction that no difference is found.
+    """
+
+    name: str = ""
+    transformation: str
+    intensities: Annotated[list[Positive], Field(min_length=1)]
+    target_class: str
+    uses: Literal[0, 1, 2]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named_by_its_transformation(cls, given: Any) -> Any:
+        if isinstance(given, dict) and not given.get("name"):
+            return given | {"name": given.get("transformation", "")}
+        return given
+
+
+class Placebo(Spec):
+    """A change of the image that stands for no feature, tested beside every hypothesis."""
+
+    transformation: str = "scrambled_square"
+    intensities: Annotated[list[Positive], Field(min_length=1)] = Field([3, 5, 7])
+
+
+class Study(Spec):
+    """All parameters of a study; see the notebooks' parameters cells for what each one does."""
+
+    study: str
+    profile: str = "full"
+    runs_dir: str = "runs"
+    seed: Seed = 0
+    device: str = "auto"
+    workers: Annotated[int, Field(ge=0)] = 0
+    scheduler: Annotated[str, Field(pattern=r"^(local|slurm|(tcp|tls|ws|wss)://.+)$")] = "local"
+    cluster: dict[str, Any] = Field({})
+
+    dataset: DatasetSpec = DatasetSpec()
+    write_beton: bool = False
+
+    algorithm_1: AnyAlgorithm
+    algorithm_2: AnyAlgorithm
+    alpha: Share = 0.5
+    n_models: Count = 1024
+    n_heldout: Annotated[int, Field(ge=8)] = 128
+    n_slots: Annotated[int, Field(ge=0)] = 32
+    share_order: bool = False
+    stack: Annotated[int, Field(ge=0)] = 0
+    loader: Literal["memory", "ffcv"] = "memory"
+    models_url: str = ""
+    models_1_given: dict[str, Any] = Field({})
+    models_2_given: dict[str, Any] = Field({})
+    margins_dtype: Literal["float32", "float16"] = "float32"
+
+    method: Literal["auto", "lasso", "ridge", "difference_of_means", "fast_l1"] = "auto"
+    folds: Annotated[int, Field(ge=1, le=1000)] = 1
+    n_repeats: Annotated[int, Field(ge=0)] = 1
+    relative_to_class: bool = True
+    n_lams: Annotated[int, Field(ge=2)] = 50
+    lam_min_ratio: Annotated[float, Field(gt=0, lt=1)] = 0.01
+
+    n_directions: Annotated[int, Field(ge=1)] = 8
+    n_splits: Count = 8
+    n_null_splits: Count = 4
+    datamodels_1_path: str = ""
+    datamodels_2_path: str = ""
+    scores_options: dict[str, Any] = Field({})
+
+    top_k: Count = 24
+
+    captions: CaptionSpec = CaptionSpec()
+    caption_steps: Count = 1000
+
+    hypotheses: list[Hypothesis] = Field([])
+    placebo: Placebo = Placebo()
+    n_effect_models: Count = 64
+    n_reinitialised: Annotated[int, Field(ge=0)] = 32
+    epsilon: float = 5.0
+    delta: Positive = 10.0
+
+    application_algorithm: Literal[1, 2] = 1
+    n_removal_tests: Count = 20
+    n_models_per_set: Annotated[int, Field(ge=2)] = 8
+    n_clusters: Annotated[int, Field(ge=2)] = 12
+    selection_targets: list[str] = Field([HARDEST])
+    selection_sizes: list[Count] = Field([30, 60, 120])
+
+    n_tilted: Count = 3
+    n_random_tilts: Annotated[int, Field(ge=0)] = 2
+    n_tilt_pairs: Annotated[int, Field(ge=2)] = 24
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Study:
+        if not self.epsilon < self.delta:
+            raise ValueError(f"epsilon ({self.epsilon}) must be below delta ({self.delta})")
+        if self.stack and (self.n_models + self.n_heldout) % self.stack:
+            raise ValueError(
+                f"n_models + n_heldout = {self.n_models + self.n_heldout} do not make whole "
+                f"stacks of {self.stack}; change one of the three, or give stack: 0"
+            )
+        check_url(self.models_url)
+        if self.loader == "ffcv" and not self.write_beton:
+            raise ValueError("loader: ffcv reads what write_beton: true writes; give both")
+        given = given_models(self.model_dump())
+        if given and self.hypotheses:
+            raise ValueError(
+                "hypotheses are tested on networks, and of models_1_given only margins are known; "
+                "give hypotheses: []"
+            )
+        if self.n_effect_models > self.n_models + self.n_heldout:
+            raise ValueError(f"n_effect_models ({self.n_effect_models}) exceeds the models trained")
+        scenes = self.dataset.kind == "scenes"
+        for dataset in (self.dataset, *sources(self.algorithm_1, self.algorithm_2)):
+            if dataset.kind == "scenes":
+                check_features(dataset.planted, dataset.distractors)
+        classes = CLASS_NAMES if scenes else self.dataset.classes
+        check_hypotheses(self.hypotheses, self.placebo, classes)
+        if classes:
+            check_targets(
+                self.selection_targets,
+                [*(self.dataset.planted or PLANTED if scenes else ()), *classes],
+            )
+        return self
+
+
+def sources(*algorithms: AlgorithmSpec) -> list[DatasetSpec]:
+    """The data sets of the source models that algorithms start from."""
+    starts = [getattr(spec, "initialisation", None) for spec in algorithms]
+    return [start.source.dataset for start in starts if start and start.source]
+
+
+def check_hypotheses(hypotheses: list[Hypothesis], placebo: Placebo, classes) -> None:
+    """Refuse unknown transformations, and unknown classes where ``classes`` are given."""
+    get_transform(placebo.transformation)
+    for hypothesis in hypotheses:
+        get_transform(hypothesis.transformation)
+        if classes and hypothesis.target_class not in classes:
+            raise ValueError(
+                f"hypothesis {hypothesis.name!r}: "
+                f"{unknown_word(hypothesis.target_class, classes, 'class')}"
+            )
+
+
+def data(spec: DatasetSpec) -> dict[str, Any]:
+    """Return what stage 01 reads beside its parameters."""
+    pictures = data_digest(spec)
+    return {"pictures": pictures} if pictures else {}
+
+
+def algorithms(*specs: AlgorithmSpec) -> dict[str, Any]:
+    """Return what stage 02 reads beside its parameters: code, checkpoints, pictures to learn from.
+
+    Raises
+    ------
+    FileNotFoundError
+        If a checkpoint is not there.
+    ValueError
+        If there is no such function.
+    """
+    found = {f"algorithm_{a}": _algorithm(spec) for a, spec in enumerate(specs, 1)}
+    found = {name: read for name, read in found.items() if read}
+    return {"reads": found} if found else {}
+
+
+def _algorithm(spec: AlgorithmSpec) -> dict[str, str]:
+    from mdhelpers.training.learners import made_with
+
+    found = {"made_with": made_with(spec)}
+    if start := getattr(spec, "initialisation", None):
+        if start.path:
+            found["checkpoint"] = file_content(start.path, f"{spec.name}: initialisation.path")
+        if start.source:
+            found["pictures"] = data_digest(start.source.dataset)
+    return {name: value for name, value in found.items() if value}
+
+
+def captions(spec: CaptionSpec) -> dict[str, Any]:
+    """Return what stage 06 reads beside its parameters: weights of a CLIP, a bank of captions."""
+    found = {}
+    if spec.model not in ("small", "none") and spec.pretrained and looks_like_path(spec.pretrained):
+        found["pretrained"] = file_content(spec.pretrained, "captions.pretrained")
+    if spec.model != "none" and isinstance(spec.bank, str) and spec.bank:
+        found["bank"] = file_content(spec.bank, "captions.bank")
+    return {"reads": found} if found else {}
+
+
+def file_content(path: str, key: str) -> str:
+    """Return the first digits of a file's sha256; FileNotFoundError names the key that names it."""
+    file = Path(resolve(path))
+    if not file.is_file():
+        raise FileNotFoundError(f"{key}: there is no file {file}")
+    return content_digest(file)[:16]
+
+
+def of_study(study: Study) -> dict[str, dict[str, Any]]:
+    """Return what each stage of a study reads from outside, by the stage's name."""
+    from mdhelpers.formats.models import given_models, origins
+    from mdhelpers.stages.comparison import scores_digest
+
+    given = given_models(study.model_dump())
+    models = {"origins": origins(given)} if given else {}
+    scores = [path for path in (study.datamodels_1_path, study.datamodels_2_path) if path]
+    return {
+        "01_data_prep": data(study.dataset),
+        "02_mask_training": models or algorithms(study.algorithm_1, study.algorithm_2),
+        "04_residual_pca": {"scores": [scores_digest(resolve(path)) for path in scores]},
+        "06_clip_captioning": captions(study.captions.for_data(study.dataset.kind)),
+    }
+
+
+PARTS = 4  # notebook 04 compares quarters of the models with each other
+OF_A_SLOT = 2  # models that a part needs of each common initialisation
+
+
+def check_study(study: Study) -> None:
+    """Raise StudyError with all that would stop this study in a later step; else return.
+
+    Parameters
+    ----------
+    study
+        Validated: each value is fit for itself.
+    """
+    n_train, n_test, _ = expected_sizes(study.dataset)
+    faults = [*_of_sizes(study, n_train, n_test)]
+    for check in (_algorithms, _names, _transformations, _captions, _scores, _given, _means):
+        faults += _told(lambda check=check: check(study))
+    if faults:
+        raise StudyError("\n".join(dict.fromkeys(faults)))
+
+
+def fitting_defaults(study: Study) -> dict[str, Any]:
+    """Sizes that a study leaves to their defaults and that its data are too few for, made to fit.
+
+    Sizes that were given are left to be refused.
+    """
+    n_train, n_test, _ = expected_sizes(study.dataset)
+    fit = {
+        "top_k": study.top_k if n_test >= 2 * study.top_k else max(1, n_test // 4),
+        "n_directions": max(1, min(study.n_directions, most_directions((n_test, n_train)))),
+        "selection_sizes": study.selection_sizes
+        if max(study.selection_sizes) <= n_train
+        else some_sizes(n_train),
+    }
+    return {
+        name: value
+        for name, value in fit.items()
+        if name not in study.model_fields_set and value != getattr(study, name)
+    }
+
+
+def some_sizes(n_train: int) -> list[int]:
+    """An eighth, a quarter and a half of the training images."""
+    return sorted({max(1, n_train * share // 8) for share in (1, 2, 4)})
+
+
+def _told(check: Callable[[], None]) -> list[str]:
+    try:
+        check()
+    except (ValueError, OSError, ImportError) as error:
+        return [str(error)]
+    return []
+
+
+def _of_sizes(study: Study, n_train: int, n_test: int) -> Iterator[str]:
+    given = bool(study.models_1_given)
+    slots, parts = 1 if given else max(1, study.n_slots), 1 if study.datamodels_1_path else PARTS
+    if study.n_models < slots * parts * OF_A_SLOT:
+        yield (
+            f"n_models: {study.n_models} are too few for n_slots: {study.n_slots}, since notebook "
+            f"04 needs {parts * OF_A_SLOT} models of each. Give n_models: "
+            f"{slots * parts * OF_A_SLOT}, or n_slots: {study.n_models // (parts * OF_A_SLOT)}"
+        )
+    if not 0 < round(study.alpha * n_train) < n_train:
+        yield f"alpha: {study.alpha} of {n_train} training images leaves none in, or none out"
+    if n_test < 2 * study.top_k:
+        yield (
+            f"top_k: notebook 05 shows {study.top_k} test images at either end of a direction, and "
+            f"there are {n_test}. Give top_k: {max(1, n_test // 2)}, or more test images"
+        )
+    yield from _told(lambda: check_count(study.n_directions, (n_test, n_train)))
+    if large := [size for size in study.selection_sizes if size > n_train]:
+        yield (
+            f"selection_sizes: notebook 08 cannot choose {large[0]} of {n_train} training images. "
+            f"Give selection_sizes: {some_sizes(n_train)}"
+        )
+    if n_train < SHOWN:
+        yield f"dataset: {n_train} training images; notebook 08 shows the {SHOWN} nearest of them"
+
+
+SHOWN = 8
+
+
+def _algorithms(study: Study) -> None:
+    for spec in (study.algorithm_1, study.algorithm_2):
+        check_algorithm(spec)
+    if study.share_order and not study.n_slots:
+        raise ValueError("share_order needs slots to share within; give n_slots above 0")
+
+
+def _names(study: Study) -> None:
+    """Classes of a folder are known once it was looked at."""
+    if study.dataset.kind == "image_folder" and not study.dataset.classes:
+        names = list_pictures(study.dataset).names
+        check_hypotheses(study.hypotheses, study.placebo, names)
+        check_targets(study.selection_targets, names)
+
+
+def _transformations(study: Study) -> None:
+    size = study.dataset.size or DEFAULT_SIZE[study.dataset.kind]
+    image = np.zeros((1, size, size, 3), np.uint8)
+    for spec in (*study.hypotheses, study.placebo):
+        for intensity in spec.intensities:
+            try:
+                transform_images(spec.transformation, image, intensity, seed=0)
+            except (ValueError, IndexError) as error:
+                raise ValueError(
+                    f"intensities: {spec.transformation} cannot be drawn at {intensity} on images "
+                    f"of {size} px ({error}). Give smaller ones, or a larger dataset.size"
+                ) from error
+
+
+def _captions(study: Study) -> None:
+    captions = study.captions.for_data(study.dataset.kind)
+    if captions.model == "none":
+        return
+    caption_bank(captions)
+    if captions.model != "small":
+        check_named(captions.model, captions.pretrained)
+
+
+def _scores(study: Study) -> None:
+    given = {a: getattr(study, f"datamodels_{a}_path") for a in (1, 2)}
+    if bool(given[1]) != bool(given[2]):
+        raise ValueError("give datamodels_1_path and datamodels_2_path both, or neither")
+    for algorithm, path in given.items():
+        if path and not resolve(path).exists():
+            raise ValueError(f"datamodels_{algorithm}_path: there is nothing at {resolve(path)}")
+    sizes = dict(zip(("n_train", "n_test"), expected_sizes(study.dataset), strict=False))
+    for path in filter(None, given.values()):
+        scores_of_study(resolve(path), study.scores_options, **sizes)
+
+
+def _given(study: Study) -> None:
+    n_train, n_test, _ = expected_sizes(study.dataset)
+    n_models = study.n_models + study.n_heldout
+    for given in given_models(study.model_dump()).values():
+        check_given(given, n_models=n_models, n_train=n_train, n_test=n_test)
+
+
+def _means(study: Study) -> None:
+    """What trains and fits: devices, extras, commands."""
+    device = resolve_device(study.device, study.scheduler)
+    if study.method == "fast_l1":
+        check_fast_l1(device)
+    if study.write_beton:
+        from mdhelpers.training.loading import ffcv_problem
+
+        if problem := ffcv_problem():
+            raise ValueError(f"write_beton: {problem}")
+    validate(ClusterSpec, study.cluster, "cluster")
+    if study.scheduler != "local":
+        import_extra("distributed", "cluster")
+    if study.scheduler == "slurm":
+        import_extra("dask_jobqueue", "slurm")
+        if shutil.which("sbatch") is None:
+            raise ValueError("scheduler: slurm submits jobs by `sbatch`, which is not on the PATH")
+
+
+def check_targets(targets: Sequence[str], known: Sequence[str]) -> None:
+    """Refuse, before anything is trained, a target that is not "hardest" nor ``known``."""
+    for name in targets:
+        if name not in (HARDEST, *known):
+            raise ValueError(
+                f"selection_targets: {unknown_word(name, [HARDEST, *known], 'target')}"
+            )
+
+
+def target_members(name: str, test: Split, class_names, margins: np.ndarray) -> np.ndarray:
+    """The test examples of a target.
+
+    Parameters
+    ----------
+    name : str
+        A planted feature's name, a class, or "hardest": of each class the quarter with the
+        smallest mean margins.
+    test : Split
+    class_names : sequence of str
+    margins : ndarray, shape (n_test,)
+        Mean over the study's models.
+
+    Raises
+    ------
+    ValueError
+        If there is no such feature or class.
+    """
+    check_targets([name], [*test.truth.columns, *class_names])
+    if name == HARDEST:
+        quarters = []
+        for label in np.unique(test.labels):
+            members = np.flatnonzero(test.labels == label)
+            order = np.argsort(margins[members], kind="stable")
+            quarters.append(members[order[: max(2, len(members) // 4)]])
+        return np.sort(np.concatenate(quarters))
+    if name in test.truth.columns:
+        return np.flatnonzero(test.truth[name])
+    return np.flatnonzero(test.labels == list(class_names).index(name))

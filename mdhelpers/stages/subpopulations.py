@@ -1,0 +1,78 @@
+"""Stage 05: the test images at either end of each direction, and what marks them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from mdhelpers.method.subpopulations import (
+    class_shares,
+    grade,
+    influence_table,
+    match_features,
+    subpopulations,
+)
+from mdhelpers.runs.run import Run, read_tables, write_tables
+from mdhelpers.runs.stage import COMPARISON, SUBPOPULATIONS
+from mdhelpers.stages.comparison import PAIRS, read_comparison
+from mdhelpers.stages.data import read_data
+
+
+@dataclass(frozen=True, eq=False)
+class StudySubpopulations:
+    """What stage 05 made: members at both ends of every direction, graded where truth is known.
+
+    ``classes`` is what `mdhelpers.method.subpopulations.class_shares` says of the members.
+    """
+
+    members: pd.DataFrame
+    grades: pd.DataFrame | None
+    classes: pd.DataFrame
+
+
+def inspect_subpopulations(run: Run, *, top_k: int = 24) -> StudySubpopulations:
+    """Stage 05: the test images at both ends of each direction; on scenes, AUC and precision."""
+    stage = run.stage(SUBPOPULATIONS, {"top_k": top_k}, after=[COMPARISON])
+    with stage.working() as needed:
+        if needed:
+            found = read_comparison(run)
+            comparison, test = found.comparison, read_data(run).test
+            members = pd.concat(
+                [subpopulations(comparison[name], top_k=top_k) for name in PAIRS], ignore_index=True
+            )
+            tables = {"subpopulations": members}
+            if len(test.truth.columns):
+                tables["grades"] = pd.concat(
+                    [grade(comparison[name], test.labels, test.truth) for name in PAIRS],
+                    ignore_index=True,
+                )
+            influence = influence_table(comparison, *found.datamodels, top_k=top_k)
+            figures = {"influence": influence.to_dict("records")}
+            figures |= grade_figures(tables.get("grades"))
+            stage.withdraw()
+            stage.finish(write_tables(run.path, tables), figures=figures)
+    tables = read_tables(run, SUBPOPULATIONS)
+    members, labels = tables["subpopulations"], read_data(run, mmap=True).test.labels
+    return StudySubpopulations(members, tables.get("grades"), class_shares(members, labels))
+
+
+def read_subpopulations(run: Run) -> pd.DataFrame:
+    """The members that stage 05 wrote."""
+    run.check(SUBPOPULATIONS)
+    return read_tables(run, SUBPOPULATIONS)["subpopulations"]
+
+
+def grade_figures(grades: pd.DataFrame | None) -> dict[str, Any]:
+    """The best direction for each planted feature, and the feature that each end matches."""
+    if grades is None:
+        return {}
+    tables = {"best": best_directions(grades), "matches": match_features(grades)}
+    return {name: table.to_dict("records") for name, table in tables.items()}
+
+
+def best_directions(grades: pd.DataFrame) -> pd.DataFrame:
+    """For each comparison and planted feature the end of a direction that finds it best."""
+    best = grades.groupby(["comparison", "feature"])["auc_within_class"].idxmax()
+    return grades.loc[best].reset_index(drop=True)

@@ -1,0 +1,507 @@
+"""Trained models behind one interface: whatever they are, they have logits and losses.
+
+Classifiers of scikit-learn as a learning algorithm.
+
+A function of the user's own as a learning algorithm.
+
+Train a task with an algorithm of any kind; the other modules see `TrainedModels` alone.
+
+Of networks checkpoints are kept. Classifiers and functions are never saved: their masks and seeds
+give the same models again.
+"""
+
+from __future__ import annotations
+
+import ast
+import copy
+import hashlib
+import importlib
+import inspect
+import math
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from functools import cached_property, lru_cache
+from importlib.machinery import PathFinder
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import torch
+from threadpoolctl import threadpool_limits
+from torch.nn import functional as F
+
+from mdhelpers.base.places import project_root, resolve, shown
+from mdhelpers.base.specs import unknown_word
+from mdhelpers.method.margins import correct_class_margins, log_odds
+from mdhelpers.training.algorithms import AlgorithmSpec, NetworkSpec, PythonSpec, SklearnSpec
+from mdhelpers.training.networks import StackedNetwork
+from mdhelpers.training.recipe import Task, TrainingData, stack_logits, train_stack
+
+
+class TrainedModels(ABC):
+    """The G models of one task, in the order of its masks."""
+
+    retrains = False
+    """Whether every call of `logits` trains anew, so that all images should come in one call."""
+
+    losses: np.ndarray
+    """(G, n_epochs) float32, mean training loss of each epoch; one epoch if no network. Where
+    `retrains`, ask for the logits first: one training then serves both."""
+
+    @abstractmethod
+    def logits(self, images: torch.Tensor | np.ndarray) -> torch.Tensor:
+        """Logits (G, n, n_classes) float32 on the CPU of images (n, height, width, 3) uint8."""
+
+
+class TrainedNetworks(TrainedModels):
+    """A stack of networks, trained or read from a checkpoint (then without ``losses``)."""
+
+    def __init__(self, stack: StackedNetwork, losses: np.ndarray | None = None):
+        self.stack = stack.eval()
+        self.losses = np.empty((stack.n_models, 0), np.float32) if losses is None else losses
+
+    def logits(self, images: torch.Tensor | np.ndarray) -> torch.Tensor:
+        """See `TrainedModels.logits`; ``images`` may lie on any device."""
+        if not isinstance(images, torch.Tensor):
+            images = torch.from_numpy(np.require(images, requirements=["C", "W"]))
+        return stack_logits(self.stack, images.to(next(self.stack.parameters()).device))
+
+
+class TrainedOnSubsets(TrainedModels):
+    """Models that are trained one by one, in memory, and have one training loss each."""
+
+    def __init__(self, task: Task, data: TrainingData):
+        self.spec, self.masks, self.seeds = task.algorithm, task.masks, task.data_seeds
+        self.data, self.n_classes = data, data.n_classes
+
+    @property
+    def rows(self) -> range:
+        return range(len(self.masks))
+
+    def subset(self, model: int) -> tuple[np.ndarray, np.ndarray]:
+        """Images and labels that a model is trained on, copied."""
+        rows = torch.from_numpy(np.flatnonzero(self.masks[model]))
+        return as_array(self.data.source.gather(rows)), as_array(self.data.labels)[rows]
+
+    def loss(self, model: int, logits: torch.Tensor) -> float:
+        """Log loss of the logits (n_subset, n_classes) of a model's own subset."""
+        labels = as_array(self.data.labels)[self.masks[model]]
+        return F.cross_entropy(logits, torch.from_numpy(labels)).item()
+
+    def failure(self, what: str, model: int, error: Exception) -> RuntimeError:
+        """An error that says which model could not be trained."""
+        return RuntimeError(
+            f"{self.spec.name}: {what} failed for model {model} of {len(self.masks)} of its task "
+            f"(seed {self.seeds[model]}): {type(error).__name__}: {error}"
+        )
+
+
+def as_array(images: torch.Tensor | np.ndarray) -> np.ndarray:
+    return images.cpu().numpy() if isinstance(images, torch.Tensor) else np.asarray(images)
+
+
+SMALLEST_PROBABILITY = 1e-6
+# Classifiers whose probabilities are shares of votes, and the option that says of how many.
+VOTES = {
+    "RandomForestClassifier": "n_estimators",
+    "ExtraTreesClassifier": "n_estimators",
+    "BaggingClassifier": "n_estimators",
+    "KNeighborsClassifier": "n_neighbors",
+}
+PREDICTION_VALUES = 2**26  # pixel values given to predict_proba at once: 256 MB
+
+
+class TrainedClassifiers(TrainedOnSubsets):
+    """Classifiers of scikit-learn on flattened pixels in [-1, 1], one thread each.
+
+    The ``data_seeds`` of a task are their ``random_state``. Logits are logarithms of
+    probabilities, so that softmax gives the probabilities back. A class that a subset lacks has
+    probability 0; probabilities are clipped from below at 1 / (2 n n_classes) where they are the
+    shares of n votes (trees of a forest, neighbours), which adds half a vote in all, and at 1e-6
+    elsewhere.
+    """
+
+    def __init__(self, task: Task, data: TrainingData):
+        super().__init__(task, data)
+        with threadpool_limits(1):
+            self.models = [self.fit(g) for g in self.rows]
+
+    def fit(self, model: int):
+        images, labels = self.subset(model)
+        classifier = make_classifier(self.spec, self.seeds[model])
+        try:
+            return classifier.fit(pixels(images), labels)
+        except Exception as error:
+            raise self.failure(self.spec.classifier, model, error) from error
+
+    @cached_property
+    def losses(self) -> np.ndarray:
+        """(G, 1) float32, log loss of each model on its own subset."""
+        each = (self.loss(g, self.model_logits(g, self.subset(g)[0])) for g in self.rows)
+        return np.array(list(each), np.float32)[:, None]
+
+    def logits(self, images: torch.Tensor | np.ndarray) -> torch.Tensor:
+        """See `TrainedModels.logits`."""
+        return torch.stack([self.model_logits(g, as_array(images)) for g in self.rows])
+
+    def model_logits(self, model: int, images: np.ndarray) -> torch.Tensor:
+        """Logits (n, n_classes) of one model."""
+        n_parts = max(1, math.ceil(images.size / PREDICTION_VALUES))
+        with threadpool_limits(1):
+            parts = [
+                self.models[model].predict_proba(pixels(part))
+                for part in np.array_split(images, n_parts)
+            ]
+        probabilities = np.zeros((len(images), self.n_classes))
+        probabilities[:, self.models[model].classes_] = np.concatenate(parts)
+        return torch.from_numpy(np.log(np.maximum(probabilities, self.clip)).astype(np.float32))
+
+    @property
+    def clip(self) -> float:
+        votes = VOTES.get(self.spec.classifier)
+        if votes is None:
+            return SMALLEST_PROBABILITY
+        return 1 / (2 * getattr(self.models[0], votes) * self.n_classes)
+
+
+def pixels(images: np.ndarray) -> np.ndarray:
+    """Features (n, height × width × 3) float32 in [-1, 1] of uint8 images."""
+    return images.reshape(len(images), -1).astype(np.float32) * np.float32(2 / 255) - 1
+
+
+def make_classifier(spec: SklearnSpec, seed: int):
+    """The classifier of ``spec``, not yet fitted, with ``seed`` as its ``random_state``.
+
+    Raises
+    ------
+    ValueError
+        For an unknown class or option, a value that the class refuses, or no ``predict_proba``.
+
+    """
+    name, known = spec.classifier, classifiers()
+    if name not in known:
+        raise ValueError(f"{spec.name}: {unknown_word(name, known, 'classifier')}")
+    arguments = inspect.signature(known[name]).parameters
+    for option in spec.options:
+        if option in ("random_state", "n_jobs"):
+            raise ValueError(
+                f"{spec.name}: {option} is not yours to choose: each model has its own seed and "
+                "one thread. Leave it out of options"
+            )
+        if option not in arguments:
+            raise ValueError(f"{spec.name}: {unknown_word(option, arguments, f'option of {name}')}")
+    own = {"random_state": seed} if "random_state" in arguments else {}
+    given = copy.deepcopy(spec.options) | own
+    return checked_classifier(spec, known[name], given)
+
+
+@lru_cache(maxsize=1)
+def classifiers() -> dict[str, type]:
+    from sklearn.utils import all_estimators
+
+    return dict(all_estimators(type_filter="classifier"))
+
+
+def checked_classifier(spec: SklearnSpec, kind: type, given: dict):
+    needed = inspect.signature(kind).parameters.values()
+    missing = [p.name for p in needed if p.default is p.empty and p.name not in given]
+    if missing:
+        raise ValueError(
+            f"{spec.name}: {spec.classifier} needs {', '.join(missing)}, which no parameters file "
+            "can hold. Write a function for it (kind: python)"
+        )
+    model = kind(**given)
+    try:
+        getattr(model, "_validate_params", lambda: None)()
+    except ValueError as error:
+        raise ValueError(f"{spec.name}: {error}") from None
+    if not hasattr(model, "predict_proba"):
+        raise ValueError(
+            f"{spec.name}: {spec.classifier} with options {spec.options} has no predict_proba, so "
+            "no log-odds. Choose other options or another classifier, or write a function "
+            "(kind: python)"
+        )
+    return model
+
+
+INSTALLED = ("site-packages", "dist-packages")
+
+
+class TrainedFunctions(TrainedOnSubsets):
+    """Models of a user's function, trained whenever logits are asked for, once a model and call.
+
+    The function is given the ``data_seeds`` of the task. A model's own subset is appended to its
+    test images, for the training loss.
+    """
+
+    retrains = True
+
+    def __init__(self, task: Task, data: TrainingData):
+        super().__init__(task, data)
+        self.function = load_function(self.spec)
+        self._losses: np.ndarray | None = None
+
+    @property
+    def losses(self) -> np.ndarray:
+        """(G, 1) float32, log loss of each model on its own subset, when last trained."""
+        if self._losses is None:
+            self.logits(np.empty((0, *self.data.source.size, 3), np.uint8))
+        return self._losses
+
+    def logits(self, images: torch.Tensor | np.ndarray) -> torch.Tensor:
+        """See `TrainedModels.logits`."""
+        images = as_array(images)
+        found = [self.call(g, images) for g in self.rows]
+        losses = [self.loss(g, logits[len(images) :]) for g, logits in enumerate(found)]
+        self._losses = np.array(losses, np.float32)[:, None]
+        return torch.stack([logits[: len(images)] for logits in found])
+
+    def call(self, model: int, images: np.ndarray) -> torch.Tensor:
+        """Logits of ``images`` and then of the model's subset, checked."""
+        subset, labels = self.subset(model)
+        test_images = np.concatenate([images, subset])
+        known = {"n_classes": self.n_classes, "seed": int(self.seeds[model])}
+        options = copy.deepcopy(self.spec.options)
+        shape = (len(test_images), self.n_classes)
+        try:
+            with threadpool_limits(1):
+                result = self.function(subset, labels, test_images, **known, **options)
+            return checked_logits(result, shape)
+        except Exception as error:
+            raise self.failure(self.spec.function, model, error) from error
+
+
+def checked_logits(result, shape: tuple[int, int]) -> torch.Tensor:
+    """What a function returned as float32 logits; a ValueError unless finite and of ``shape``."""
+    logits = result.detach().cpu() if isinstance(result, torch.Tensor) else np.asarray(result)
+    logits = torch.as_tensor(logits) if logits.dtype != object else None
+    if logits is None or logits.shape != shape or not logits.is_floating_point():
+        got = type(result).__name__ if logits is None else f"{tuple(logits.shape)} {logits.dtype}"
+        raise ValueError(f"it must return logits {shape} of a float dtype, got {got}")
+    logits = logits.float()
+    bad = ~logits.isfinite()
+    if bad.any():
+        raise ValueError(
+            f"{int(bad.sum())} of {bad.numel()} logits are not finite (the first in row "
+            f"{int(bad.any(1).nonzero()[0])}). If they are logarithms, clip what they are taken of"
+        )
+    return logits
+
+
+def load_function(spec: PythonSpec) -> Callable:
+    """The function that ``spec`` names, from the project's folder, the working one or a package.
+
+    Raises
+    ------
+    ValueError
+        If there is no such module or function, or it does not take what it would be given.
+
+    """
+    module_name, _, name = spec.function.partition(":")
+    folders = _look_in_own_folders()
+    try:
+        _say_what_runs(module_name)
+        module = importlib.import_module(module_name)
+    except Exception as error:
+        raise ValueError(
+            f"{spec.name}: cannot import {module_name!r}, from {' or '.join(folders)} or the "
+            f"installed packages: {type(error).__name__}: {error}"
+        ) from error
+    found = {n: f for n, f in vars(module).items() if callable(f) and not n.startswith("__")}
+    if name not in found:
+        raise ValueError(
+            f"{spec.name}: {unknown_word(name, found, f'function of {module_name}')}; the module "
+            f"is {module.__file__}"
+        )
+    check_call(spec, found[name])
+    return found[name]
+
+
+def _look_in_own_folders() -> list[str]:
+    """Let modules be found in the project's folder and the working one."""
+    folders = list(dict.fromkeys([str(project_root()), str(Path.cwd())]))
+    # Appended, so that a file of the user's hides no installed package.
+    sys.path += [folder for folder in folders if folder not in sys.path]
+    importlib.invalidate_caches()
+    return folders
+
+
+@lru_cache(maxsize=100)
+def _say_what_runs(module_name: str) -> None:
+    """Once in a process, and before it is imported: importing runs it."""
+    file = module_file(module_name)
+    if file and not _is_worker():
+        print(f"This study runs code from {shown(file)}", file=sys.stderr)
+
+
+def _is_worker() -> bool:
+    """Whether this process was started by one that has said it."""
+    import multiprocessing
+
+    return multiprocessing.parent_process() is not None
+
+
+def module_file(module_name: str) -> Path | None:
+    """The file of a module, which is not run for it; None where there is none."""
+    folder, spec = None, None
+    for name in module_name.split("."):  # find_spec alone would import the packages on the way
+        spec = PathFinder.find_spec(name, folder)
+        if spec is None:
+            return None
+        folder = spec.submodule_search_locations
+    return Path(spec.origin).resolve() if spec.origin else None
+
+
+def function_digest(function: str) -> str:
+    """A fingerprint of the code that ``module:function`` runs, none of which is run for it.
+
+    It is made of the module's file and of those of all modules that it imports, and these import,
+    from the folder that the module lies in or folders below it; installed packages are left out.
+    What a module imports by a name that it makes up is not seen.
+
+    Raises
+    ------
+    ValueError
+        If there is no such module.
+
+    """
+    folders = _look_in_own_folders()
+    module_name = function.partition(":")[0]
+    file = module_file(module_name)
+    if file is None or file.suffix != ".py":
+        raise ValueError(
+            f"cannot import {module_name!r} from {' or '.join(folders)} or the installed packages"
+        )
+    root = file.parents[len(module_name.split(".")) - (file.name != "__init__.py")]
+    found = _with_imported(file, root, module_name.split(".")[0])
+    named = sorted((path.relative_to(root).as_posix(), code) for path, code in found.items())
+    lines = [f"{name} {hashlib.sha256(code).hexdigest()}" for name, code in named]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
+
+
+def _with_imported(file: Path, root: Path, own: str) -> dict[Path, bytes]:
+    """The contents of a module's file and of all that it imports below ``root``."""
+    found, waiting = {}, [file]
+    while waiting:
+        path = waiting.pop()
+        if path not in found:
+            found[path] = path.read_bytes()
+            names = _imports(path, found[path], root)
+            waiting += [other for name in names for other in _files(name, root, own)]
+    return found
+
+
+def _imports(path: Path, code: bytes, root: Path) -> set[str]:
+    """The dotted names of modules that a file may import, `from a import b` naming `a.b` too."""
+    package = path.relative_to(root).with_suffix("").parts[:-1]
+    names = set()
+    try:
+        tree = ast.parse(code)
+    except (SyntaxError, ValueError, RecursionError):  # its import will say so
+        return names
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            start = package[: len(package) - node.level + 1] if node.level else ()
+            base = ".".join([*start, *([node.module] if node.module else [])])
+            names |= {base, *(f"{base}.{alias.name}".lstrip(".") for alias in node.names)}
+    return names
+
+
+def _files(name: str, root: Path, own: str) -> list[Path]:
+    """The files below ``root`` that importing a dotted name runs: packages on the way too."""
+    parts, files = name.split("."), []
+    if parts[0] == "mdhelpers" or (root.name in INSTALLED and parts[0] != own):
+        return []  # both have versions of their own
+    for n in range(1, len(parts) + 1):
+        place = root.joinpath(*parts[:n])
+        files += [place.with_suffix(".py"), place / "__init__.py"]
+    return [file for file in files if file.is_file()]
+
+
+def check_call(spec: PythonSpec, function: Callable) -> None:
+    signature = inspect.signature(function)
+    try:
+        signature.bind(None, None, None, n_classes=2, seed=0, **spec.options)
+    except TypeError as error:
+        raise ValueError(
+            f"{spec.name}: {spec.function}{signature} does not take what it would be given "
+            f"(images, labels, test_images, n_classes=, seed= and the options "
+            f"{list(spec.options)}): {error}"
+        ) from None
+
+
+def learn(task: Task, data: TrainingData) -> TrainedModels:
+    """Train the models of a task, each on its own subset from its own seeds.
+
+    The same task gives the same bits again, so this is also how models that are not kept, those
+    of scikit-learn and of functions, are had a second time.
+    """
+    if isinstance(task.algorithm, NetworkSpec):
+        stack, losses = train_stack(task, data)
+        return TrainedNetworks(stack, losses.T)
+    if isinstance(task.algorithm, SklearnSpec):
+        return TrainedClassifiers(task, data)
+    return TrainedFunctions(task, data)
+
+
+def check_algorithm(spec: AlgorithmSpec) -> None:
+    """Refuse, before anything is trained, what could only fail in training.
+
+    Raises
+    ------
+    ValueError
+        For an unknown classifier, module, function or option, or one that cannot be used.
+    FileNotFoundError
+        For a checkpoint that is not there.
+
+    """
+    if isinstance(spec, SklearnSpec):
+        make_classifier(spec, seed=0)
+    elif isinstance(spec, PythonSpec):
+        load_function(spec)
+    elif spec.initialisation.path and not resolve(spec.initialisation.path).is_file():
+        raise FileNotFoundError(
+            f"{spec.name} starts from a checkpoint that is not there: "
+            f"{resolve(spec.initialisation.path)}. Correct initialisation.path"
+        )
+
+
+def made_with(spec: AlgorithmSpec) -> str:
+    """What beside its specification decides a model's bits: a function's files, a version.
+
+    Of a ``python`` algorithm the module's own file counts, and what it imports from its folder.
+    """
+    if isinstance(spec, SklearnSpec):
+        return f"scikit-learn {version('scikit-learn')}"
+    if isinstance(spec, PythonSpec):
+        load_function(spec)
+        return function_digest(spec.function)
+    return ""
+
+
+def margins_of(spec: AlgorithmSpec, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """What datamodels of an algorithm predict: its outputs on the test images.
+
+    Networks and functions of the user's own are measured by `correct_class_margins`, as in the
+    paper (App. B.3); classifiers of scikit-learn by `log_odds`, since their logits are logarithms
+    of probabilities. With two classes both are the same.
+
+    Parameters
+    ----------
+    spec
+        The algorithm.
+    logits
+        (n_models, n_test, n_classes) float.
+    labels
+        (n_test,) int64.
+
+    Returns
+    -------
+    (n_models, n_test) of the logits' dtype.
+
+    """
+    measure = log_odds if isinstance(spec, SklearnSpec) else correct_class_margins
+    return measure(logits, labels)

@@ -1,0 +1,107 @@
+"""Figures of recorded benchmarks in prose pages."""
+
+import json
+from io import BytesIO
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+
+from mdhelpers.book.pages import draw_methods, expand_figures, power, similarity
+
+RECORDED = Path(__file__).parents[2] / "book" / "recorded"
+
+
+def row(method: str, models: int, lds: float) -> dict:
+    found = {"method": method, "models": models}
+    for a in (1, 2):
+        found |= {f"lds_{a}": lds, f"lds_{a}_low": lds - 0.02, f"lds_{a}_high": lds + 0.01}
+    return found
+
+
+BUDGETS = {
+    "rows": [row(m, n, v) for n, v in ((400, 0.5), (100, 0.2)) for m in ("lasso", "ridge")],
+    "settings": {"names": ["plain", "other"], "ceilings": {"ceiling_1": 0.8}},
+}
+
+
+def expanded(text: str):
+    return expand_figures(text, lambda path: {"recorded.b": BUDGETS}[path], page="p.md")
+
+
+def test_a_figure_becomes_an_image_with_a_text_alternative():
+    text, files = expanded("Before\n\n{{ figure lds_by_method recorded.b }}\n\nAfter {{ x }}")
+    assert list(files) == ["figures/b-lds_by_method.png"]
+    first, image, last = text.split("\n\n")
+    assert (first, last) == ("Before", "After {{ x }}")
+    assert image.endswith("](figures/b-lds_by_method.png)")
+    assert "for plain lasso from 0.20 with 100 to 0.50 with 400" in image
+    picture = plt.imread(BytesIO(files["figures/b-lds_by_method.png"]))
+    assert picture.shape[1] > 900
+    assert np.ptp(picture) > 0
+
+
+def test_the_same_data_give_the_same_bytes_and_leave_the_style_alone():
+    before = plt.rcParams["font.size"], plt.get_fignums()
+    text = "{{ figure lds_by_method recorded.b }}"
+    assert expanded(text) == expanded(text)
+    assert before == (plt.rcParams["font.size"], plt.get_fignums())
+
+
+def test_points_and_intervals_are_those_of_the_rows():
+    ax = draw_methods(plt.figure().gca(), BUDGETS["rows"], "lds_1", ceiling=0.8)
+    lines = ax.get_legend_handles_labels()[1]
+    assert set(lines) == {"lasso", "ridge", "noise ceiling"}
+    points, _, (bars,) = ax.containers[0].lines
+    np.testing.assert_allclose(points.get_ydata(), [0.2, 0.5])
+    np.testing.assert_allclose(bars.get_segments()[0][:, 1], [0.18, 0.21])
+    np.testing.assert_allclose(ax.lines[-1].get_ydata(), 0.8)
+    plt.close("all")
+
+
+def test_an_unknown_figure_is_named():
+    with pytest.raises(ValueError, match=r"p\.md: no figure 'lds'; there are lds_by_method"):
+        expanded("{{ figure lds recorded.b }}")
+
+
+@pytest.mark.parametrize("path", sorted(RECORDED.glob("budgets_*.json")), ids=lambda p: p.stem)
+def test_what_was_recorded_can_be_drawn(path):
+    budgets = json.loads(path.read_text())
+    text, files = expand_figures("{{ figure lds_by_method b }}", lambda _: budgets, page="p.md")
+    assert len(files) == 1
+    assert all(name in text for name in budgets["settings"]["names"])
+
+
+def test_power_shows_shares_of_the_drawings_in_which_a_feature_differs():
+    found = [
+        {"models": models, "feature": feature, "seeds": 10, "differs": differs, "found": hits}
+        for models, feature, differs, hits in (
+            (256, "ring", 10, 4),
+            (512, "ring", 10, 10),
+            (256, "tag", 8, 6),
+            (256, "dots", 0, None),
+        )
+    ]
+    figure, told = power({"rows": found, "default": 1024})
+    ring, tag = figure.axes[0].containers
+    np.testing.assert_allclose(ring.lines[0].get_ydata(), [0.4, 1.0])
+    np.testing.assert_allclose(tag.lines[0].get_ydata(), [0.75])
+    (bars,) = ring.lines[2]
+    low, high = bars.get_segments()[0][:, 1]
+    assert (low, high) == pytest.approx((0.1216, 0.7376), abs=1e-4)  # Clopper and Pearson's
+    assert "ring in 4 of 10 with 256, 10 of 10 with 512 models" in told
+    assert "dots" not in told
+    plt.close("all")
+
+
+def test_similarity_is_a_matrix_in_the_order_of_the_rows():
+    names = ["plain", "schedule", "all of them"]
+    corrected = {a: {b: 1.0 if a == b else 0.4 for b in reversed(names)} for a in names}
+    corrected["plain"]["schedule"] = corrected["schedule"]["plain"] = 0.9
+    figure, told = similarity({"rows": [{"changed": n} for n in names], "corrected": corrected})
+    (ax,) = figure.axes
+    assert [label.get_text() for label in ax.get_yticklabels()] == names
+    assert [text.get_text() for text in ax.texts][:3] == ["1.00", "0.90", "0.40"]
+    assert told.endswith("With plain: schedule 0.90, all of them 0.40.")
+    plt.close("all")

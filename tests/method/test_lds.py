@@ -1,0 +1,135 @@
+import numpy as np
+import pytest
+from scipy.stats import spearmanr
+
+from mdhelpers.method.comparison import row_cosines
+from mdhelpers.method.datamodels import fitter
+from mdhelpers.method.lds import noise_ceiling, repeat_keys, spearman_brown, split_half
+
+
+def trained(rng, reliabilities, n_masks: int, n_trainings: int = 2):
+    """Expected margins (n_masks, n_test) of unit variance, and trainings that correlate so."""
+    expected = rng.normal(size=(n_masks, len(reliabilities)))
+    noise = rng.normal(size=(n_trainings, n_masks, len(reliabilities)))
+    r = np.asarray(reliabilities)
+    return expected, np.sqrt(r) * expected + np.sqrt(1 - r) * noise
+
+
+def of_ranks(pearson):
+    """Spearman's correlation of normal variables with a given linear one."""
+    return 6 / np.pi * np.arcsin(np.asarray(pearson) / 2)
+
+
+def test_the_ceiling_is_what_the_expected_margin_itself_reaches():
+    rng = np.random.default_rng(0)
+    reliabilities = rng.uniform(0.15, 0.85, 150)
+    expected, trainings = trained(rng, reliabilities, 200)
+    found = noise_ceiling(trainings, expected, n_bootstrap=30)
+    truth = of_ranks(np.sqrt(reliabilities)).mean()
+    assert found.ceiling == pytest.approx(truth, abs=0.02)
+    assert found.ceiling_pearson == pytest.approx(np.sqrt(reliabilities).mean(), abs=0.015)
+    assert found.share == pytest.approx(1, abs=0.03)
+    assert found.ceiling_low < found.ceiling < found.ceiling_high
+    assert found.share_low < found.share < found.share_high
+
+
+def test_the_share_is_the_correlation_with_the_expected_margin():
+    rng = np.random.default_rng(1)
+    expected, trainings = trained(rng, np.full(100, 0.4), 250)
+    predicted = 0.6 * expected + 0.8 * rng.normal(size=expected.shape)
+    found = noise_ceiling(trainings, predicted, n_bootstrap=30)
+    assert found.share == pytest.approx(0.6, abs=0.04)
+    assert found.share_low < 0.6 < found.share_high
+
+
+def test_reliability_is_the_mean_over_pairs_of_trainings():
+    rng = np.random.default_rng(2)
+    expected, trainings = trained(rng, [0.2, 0.5, 0.8], 60, n_trainings=3)
+    found = noise_ceiling(trainings, expected, n_bootstrap=2)
+    pairs = [(0, 1), (0, 2), (1, 2)]
+    by_hand = [
+        np.mean([spearmanr(trainings[i, :, t], trainings[j, :, t]).statistic for i, j in pairs])
+        for t in range(3)
+    ]
+    assert found.n_trainings == 3
+    np.testing.assert_allclose(found.per_example**2, by_hand, atol=1e-6)
+    assert found.reliability == pytest.approx(np.mean(by_hand))
+
+
+def test_trainings_without_anything_in_common_have_no_ceiling_to_speak_of():
+    rng = np.random.default_rng(3)
+    trainings = rng.normal(size=(2, 400, 50))
+    found = noise_ceiling(trainings, trainings[0], n_bootstrap=2)
+    assert abs(found.reliability) < 0.02
+    assert noise_ceiling(np.zeros((2, 5, 4)), np.zeros((5, 4)), n_bootstrap=2).share == 0
+
+
+@pytest.mark.parametrize(
+    ("shape", "predicted", "message"),
+    [
+        ((2, 8, 5), (8, 4), "the same|expected"),
+        ((1, 8, 5), (8, 5), "at least 2 trainings"),
+        ((2, 2, 5), (2, 5), "of 3 masks"),
+    ],
+)
+def test_what_gives_no_ceiling_is_refused(shape, predicted, message):
+    with pytest.raises(ValueError, match=message):
+        noise_ceiling(np.zeros(shape), np.zeros(predicted))
+
+
+def test_margins_that_are_not_finite_are_named():
+    trainings = np.zeros((2, 4, 3))
+    trainings[1, 2, 0] = np.nan
+    with pytest.raises(ValueError, match=r"trainings\[\(1, 2, 0\)\] is nan"):
+        noise_ceiling(trainings, np.zeros((4, 3)))
+
+
+@pytest.mark.parametrize(("n_masks", "n_models", "n_slots"), [(128, 1152, 32), (30, 97, 8)])
+def test_repeats_have_keys_of_their_own_and_other_initialisations(n_masks, n_models, n_slots):
+    keys = [repeat_keys(n_masks, r, n_models=n_models, n_slots=n_slots) for r in range(1, n_slots)]
+    every = np.concatenate([np.arange(n_models), *keys])
+    assert len(np.unique(every)) == len(every)
+    slots = np.array([np.arange(n_masks), *keys]) % n_slots
+    assert all(len(set(column)) == n_slots for column in slots.T)
+    assert np.ptp(np.bincount(slots[1], minlength=n_slots)) <= 1
+
+
+def test_repeats_without_slots_have_keys_of_their_own():
+    keys = [repeat_keys(20, r, n_models=33, n_slots=0) for r in (1, 2)]
+    assert len(np.unique(np.concatenate([np.arange(33), *keys]))) == 73
+
+
+def linear_world(rng, n_models: int, n_train: int = 40, n_test: int = 60, noise: float = 2.0):
+    weights = rng.normal(size=(n_test, n_train))
+    masks = rng.random((n_models, n_train)) < 0.5
+    margins = masks @ weights.T + noise * rng.normal(size=(n_models, n_test))
+    return weights, masks, margins.astype(np.float32)
+
+
+def test_halves_of_differences_of_means_have_the_cosine_that_their_noise_allows():
+    _, masks, margins = linear_world(np.random.default_rng(4), 800)
+    fit = fitter(masks, margins, method="difference_of_means")
+    found = split_half(fit, 800, n_splits=3)
+    # A difference of means of 2 x 200 models: the noise and the other 39 weights, each at 1/4.
+    variance = (4 + 39 / 4) * (1 / 200 + 1 / 200)
+    assert found.n_models == 400
+    assert found.cosine == pytest.approx(1 / (1 + variance), abs=0.02)
+    assert found.low < found.cosine < found.high
+    assert found.per_example.mean() == pytest.approx(found.cosine)
+
+
+def test_spearman_and_brown_foretell_the_agreement_of_twice_the_models():
+    rng = np.random.default_rng(5)
+    _, masks, margins = linear_world(rng, 1200)
+    fit = fitter(masks, margins, method="difference_of_means")
+    halves = split_half(fitter(masks[:600], margins[:600], method="difference_of_means"), 600)
+    twice = row_cosines(fit(np.arange(600)), fit(np.arange(600, 1200))).mean()
+    assert spearman_brown(halves.cosine, 2) == pytest.approx(twice, abs=0.02)
+    assert spearman_brown(0.5, 2) == pytest.approx(2 / 3)
+
+
+def test_fits_that_do_not_depend_on_the_models_agree_and_zero_rows_do_not():
+    rows = np.random.default_rng(6).normal(size=(5, 8))
+    rows[2] = 0
+    found = split_half(lambda _: rows, 20, n_splits=1)
+    np.testing.assert_allclose(found.per_example, [1, 1, 0, 1, 1])

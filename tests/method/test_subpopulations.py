@@ -1,0 +1,156 @@
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from mdhelpers.method.comparison import DirectionSet, compare
+from mdhelpers.method.subpopulations import (
+    grade,
+    grade_scores,
+    match_features,
+    random_same_class,
+    relative_influence,
+    subpopulations,
+)
+
+
+def directions_with(projections):
+    n_directions = projections.shape[1]
+    return DirectionSet(
+        name="1_minus_2",
+        directions=np.eye(n_directions, 9, dtype=np.float32),
+        projections=projections.astype(np.float32),
+        explained_variance=np.zeros((n_directions, 2), dtype=np.float32),
+        component=np.array([4, 1, 7][:n_directions]),
+    )
+
+
+def draw():
+    rng = np.random.default_rng(0)
+    projections = np.round(rng.normal(size=(60, 3)), 1)  # ties
+    labels = np.arange(60) % 3
+    truth = pd.DataFrame({"tag": (labels == 2) & (rng.random(60) < 0.4), "ring": labels > 5})
+    return directions_with(projections), labels, truth
+
+
+def test_both_ends_in_order():
+    direction_set, _, _ = draw()
+    table = subpopulations(direction_set, top_k=5)
+    assert list(table) == ["comparison", "direction", "end", "rank", "index", "projection"]
+    assert len(table) == 3 * 2 * 5
+    for position, component in enumerate([4, 1, 7]):
+        projections = direction_set.projections[:, position]
+        rows = table[table["direction"] == component]
+        top, bottom = rows[rows["end"] == "top"], rows[rows["end"] == "bottom"]
+        np.testing.assert_array_equal(top["projection"], np.sort(projections)[::-1][:5])
+        np.testing.assert_array_equal(bottom["projection"], np.sort(projections)[:5])
+        np.testing.assert_array_equal(projections[top["index"]], top["projection"])
+        assert top["rank"].tolist() == [1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize("top_k", [0, 31])
+def test_refuses_ends_that_overlap(top_k):
+    with pytest.raises(ValueError, match="expected 1 to 30"):
+        subpopulations(draw()[0], top_k=top_k)
+
+
+def test_grades_agree_with_scikit_learn():
+    direction_set, labels, truth = draw()
+    table = grade(direction_set, labels, truth).query("feature == 'tag'")
+    carries, in_class = truth["tag"].to_numpy(), labels == 2
+    assert len(table) == 6
+    for row in table.itertuples():
+        position = list(direction_set.component).index(row.direction)
+        sign = 1 if row.end == "top" else -1
+        scores = sign * direction_set.projections[:, position]
+        assert row.auc == pytest.approx(roc_auc_score(carries, scores))
+        within = roc_auc_score(carries[in_class], scores[in_class])
+        assert row.auc_within_class == pytest.approx(within)
+        assert row.n == carries.sum()
+        outermost = np.argsort(-scores, kind="stable")[: carries.sum()]
+        assert row.precision_at_k == pytest.approx(carries[outermost].mean())
+
+
+def test_finding_only_the_class_earns_one_half():
+    labels = np.arange(60) % 3
+    truth = pd.DataFrame({"tag": (labels == 2) & (np.arange(60) < 30)})
+    table = grade(directions_with((labels == 2)[:, None].astype(float)), labels, truth)
+    top = table.query("end == 'top'").iloc[0]
+    assert top["auc_within_class"] == pytest.approx(0.5)
+    assert top["auc"] > 0.8
+
+
+def test_a_feature_nobody_carries_has_no_grade():
+    table = grade(*draw()).query("feature == 'ring'")
+    assert table[["auc_within_class", "auc", "precision_at_k"]].isna().all(axis=None)
+    assert (table["n"] == 0).all()
+
+
+def test_scores_are_graded_as_projections_are():
+    direction_set, labels, truth = draw()
+    table = grade_scores(direction_set.projections, labels, truth)
+    whole = grade(direction_set, labels, truth)
+    assert list(direction_set.component[table["score"]]) == list(whole["direction"])
+    shared = ["end", "feature", "auc_within_class", "auc", "precision_at_k", "n"]
+    pd.testing.assert_frame_equal(table[shared], whole[shared])
+
+
+def test_each_end_matches_the_feature_that_lies_there():
+    """Tags at the top and rings at the bottom of one direction, nothing along the other."""
+    rng = np.random.default_rng(1)
+    labels = np.arange(120) % 2
+    truth = pd.DataFrame({"tag": (labels == 0) & (np.arange(120) < 40)})
+    truth["ring"] = (labels == 1) & (np.arange(120) > 80)
+    truth["nobody"] = False
+    planted = 4.0 * truth["tag"] - 4.0 * truth["ring"] + 0.1 * rng.normal(size=120)
+    projections = np.stack([rng.normal(size=120), planted], axis=1)
+    table = match_features(grade(directions_with(projections), labels, truth))
+    assert table["direction"].tolist() == [4, 4, 1, 1]
+    assert table["end"].tolist() == ["top", "bottom"] * 2
+    assert table["matched"].tolist() == [False, False, True, True]
+    assert table["feature"].tolist()[2:] == ["tag", "ring"]
+    assert (table.loc[table["matched"], "precision_at_k"] == 1).all()
+    with pytest.raises(ValueError, match="an AUC in"):
+        match_features(grade(*draw()), at_least=90)
+
+
+def test_grade_refuses():
+    direction_set, labels, truth = draw()
+    with pytest.raises(ValueError, match="59 labels"):
+        grade(direction_set, labels[:59], truth)
+    with pytest.raises(ValueError, match=r"\['size'\] are not bool"):
+        grade(direction_set, labels, truth.assign(size=1.5))
+
+
+def test_relative_influence_shows_whose_training_examples_they_are():
+    rng = np.random.default_rng(0)
+    first, second = (0.1 * rng.normal(size=(50, 30)) for _ in range(2))
+    first[:10, :4] += 1
+    second[:10, 4:8] -= 1
+    influence = relative_influence(first, second, np.arange(10))
+    assert set(np.argsort(-influence)[:4]) == {0, 1, 2, 3}
+    assert set(np.argsort(influence)[:4]) == {4, 5, 6, 7}
+    np.testing.assert_allclose(influence, -relative_influence(second, first, np.arange(10)))
+    scale = rng.uniform(0.1, 10, size=(50, 1))
+    np.testing.assert_allclose(influence, relative_influence(first * scale, second, np.arange(10)))
+
+
+def test_random_examples_have_the_classes_of_the_subpopulation():
+    labels = np.arange(300) % 3
+    subpopulation = np.array([2, 5, 8, 11, 14, 17, 0, 3])
+    chosen = random_same_class(labels, subpopulation, 16, seed=1)
+    assert len(set(chosen)) == 16
+    assert not np.isin(chosen, subpopulation).any()
+    assert np.bincount(labels[chosen], minlength=3).tolist() == [4, 0, 12]
+    np.testing.assert_array_equal(chosen, random_same_class(labels, subpopulation, 16, seed=1))
+
+
+def test_random_examples_run_out():
+    assert random_same_class(np.array([0, 0, 0, 1]), np.array([0]), 10).tolist() in ([1, 2], [2, 1])
+
+
+def test_takes_what_compare_gives():
+    rng = np.random.default_rng(0)
+    comparison = compare(rng.normal(size=(40, 20)), rng.normal(size=(40, 20)), n_directions=3)
+    tables = [subpopulations(direction_set, top_k=4) for direction_set in comparison]
+    assert pd.concat(tables)["comparison"].value_counts().tolist() == [24, 24]

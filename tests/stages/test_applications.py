@@ -1,0 +1,197 @@
+"""Stage 08 on a study of a few tiny models, trained for real."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+
+from mdhelpers.analyses.removal import join
+from mdhelpers.formats.own import load_datamodels
+from mdhelpers.method.datamodels import fit_datamodels
+from mdhelpers.runs.run import Run
+from mdhelpers.runs.stage import APPLICATIONS
+from mdhelpers.show import applications as application_panels
+from mdhelpers.show import applications as application_tables
+from mdhelpers.stages import data, datamodels
+from mdhelpers.stages import models as stages_models
+from mdhelpers.stages.applications import apply_datamodels, fit_margins
+from mdhelpers.training.store import ModelStore
+
+DATA = {"kind": "scenes", "size": 16, "n_train": 30, "n_test": 36, "share": 0.4, "duplicates": 6}
+MODELS = {
+    "algorithm_1": {"name": "a", "epochs": 6, "width": 4},
+    "algorithm_2": {"name": "b", "epochs": 2, "width": 4},
+    "n_models": 48,
+    "n_heldout": 16,
+    "n_effect_models": 4,
+    "alpha": 0.5,
+    "n_slots": 2,
+    "stack": 8,
+    "seed": 0,
+}
+HOW = {
+    "algorithm": 1,
+    "removal": {"n_tests": 4, "n_models": 2},
+    "selection": {"targets": ["hardest", "tag"], "sizes": [6, 12], "n_models": 2},
+    "n_clusters": 3,
+}
+QUIET = {"workers": 1, "progress": False}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Run:
+    run = Run("s", runs_dir=tmp_path_factory.mktemp("runs"))
+    data.prepare_data(run, DATA)
+    stages_models.train_models(run, MODELS, workers=1)
+    datamodels.fit_datamodels(run, method="difference_of_means")
+    return run
+
+
+@pytest.fixture(scope="module")
+def found(run):
+    return apply_datamodels(run, **HOW, **QUIET)
+
+
+@pytest.fixture(scope="module")
+def models(run):
+    return stages_models.read_models(run)
+
+
+def test_every_use_leaves_its_table(run, found):
+    assert len(found.removals.table) == 2 * 2 * 4
+    assert len(found.selections) == 2 * 3 * 2
+    assert len(found.clusters) == 2 * 36
+    assert set(found.leakage["algorithm"]) == {1, 2}
+    assert set(found.cluster_grades["feature"]) == {"tag", "ring", "stripes"}
+    figures = run.results[APPLICATIONS]
+    assert set(figures["removal"]) == {"half", "full"}
+    assert figures["duplicates"]["n"] == 6
+    rows = found.removals.table.query("setting == 'half' and kind == 'set'")
+    wanted = np.corrcoef(rows["predicted"], rows["retrained"])[0, 1]
+    assert figures["removal"]["half"]["correlation"] == pytest.approx(wanted)
+
+
+def test_datamodels_are_of_the_margins_themselves(found, models):
+    fitting = models.fitting(1)
+    how = {"method": "difference_of_means", "slots": fitting.slots}
+    wanted = fit_datamodels(fitting.masks, fitting.margins, **how)
+    np.testing.assert_allclose(found.datamodels.weights, wanted.weights, atol=1e-6)
+
+
+def test_a_study_of_plain_margins_keeps_its_fit(run, models, monkeypatch):
+    known = run.manifest("03_datamodel_fitting")
+    manifest = known | {"parameters": known["parameters"] | {"relative": False}}
+    monkeypatch.setattr(Run, "manifest", lambda *_: manifest)
+    stored = load_datamodels(run.path / "datamodels_2.safetensors")
+    assert np.array_equal(fit_margins(run, models, 2, 0).weights, stored.weights)
+
+
+def test_effects_are_those_of_the_trained_models(run, found):
+    folder = next((run.path / "retrained").glob("removal_full_1-*"))
+    trained = ModelStore.open(folder / "models_1.zarr").read()
+    whole = next((run.path / "retrained").glob("whole_1-*"))
+    whole = ModelStore.open(whole / "models_1.zarr").read()
+    row = found.removals.table.query("setting == 'full' and kind == 'set'").iloc[0]
+    members = found.removals.members.query(
+        "setting == 'full' and kind == 'set' and test == @row.test"
+    )["train"]
+    without = ~trained.masks[:, members].any(axis=1) & (trained.masks.sum(1) == 30 - row["size"])
+    assert without.sum() >= 2
+    both = np.unique(trained.margins[without][:, row["test"]])
+    wanted = whole.margins[:, row["test"]].mean() - both.mean()
+    assert row["retrained"] == pytest.approx(wanted, abs=1e-5)
+    assert found.removals.table["found"].notna().all()
+
+
+def test_what_is_finished_is_read(run, found, monkeypatch, capsys):
+    monkeypatch.setattr("mdhelpers.stages.applications.retrain", None)
+    again = apply_datamodels(run, **HOW, **QUIET)
+    assert "finished before with these parameters" in capsys.readouterr().out
+    pd.testing.assert_frame_equal(again.removals.table, found.removals.table)
+    pd.testing.assert_frame_equal(again.selections, found.selections)
+    assert again.algorithm == 1
+
+
+def test_tables_and_sentences_say_the_figures(run, found, models):
+    figures = run.results[APPLICATIONS]
+    half = figures["removal"]["half"]
+    said = application_tables.removal_sentence(run).data
+    assert f"of {half['flips_foretold']} predictions" in said
+    assert f"{half['correlation']:.2f} [" in said
+    assert application_tables.removals(run).loc["test images", "half of the images"] == 4
+    share = figures["duplicates"]["pixels"]["among_3"]
+    assert f"by distance in pixels **{100 * share:.0f}%**" in (
+        application_tables.duplicates_sentence(run, models).data
+    )
+    assert "*hardest*" in application_tables.selection_sentence(run).data
+    assert application_tables.cluster_sentence(run).data.count("**") == 2 * 6
+    assert len(application_tables.selections(found)) == 12
+    assert len(application_tables.leakage(found, models, n=3)) == 6
+    assert "planted copy" in application_tables.leakage(found, models)
+    assert len(application_tables.cluster_grades(found, models)) == 6
+    brittle = application_tables.most_brittle(found)
+    assert brittle in set(found.removals.table["test"])
+
+
+def test_what_is_counted_agrees_with_an_ordinary_regression(found, models):
+    table = application_tables.check_by_counting(found, models)
+    test, heldout = table.index[0], models.heldout(1)
+    members = found.removals.members.query("setting == 'half' and kind == 'set' and test == @test")
+    held = heldout.masks[:, members["train"]].sum(1).astype(float)
+    slots = np.eye(2)[heldout.slots]
+    design = np.column_stack([held, slots])
+    margins = heldout.margins[:, test]
+    centred = margins - slots @ np.linalg.lstsq(slots, margins, rcond=None)[0]
+    slope = np.linalg.lstsq(np.column_stack([held, np.ones(16)]), centred, rcond=None)[0][0]
+    assert table["counted on held-out models"].iloc[0] == pytest.approx(
+        len(members) * slope, abs=0.006
+    )
+    assert design.shape == (16, 3)
+
+
+def test_figures_are_drawn(found, models):
+    for draw in (application_panels.draw_removals, application_panels.draw_flips):
+        fig, axes = plt.subplots(1, 2)
+        draw(axes, found.removals)
+        assert all(ax.has_data() for ax in axes)
+        fig.canvas.draw()
+    fig, axes = plt.subplots(2)
+    application_panels.draw_maps(axes, found, models)
+    fig.canvas.draw()
+    fig = application_panels.draw_selections(found.selections)
+    assert len(fig.axes) == 4
+    fig.canvas.draw()
+    rows, frames = application_tables.leaked_pairs(found, models, n=5)
+    assert [len(row) for row in rows.values()] == [5] * 4
+    assert set(frames) < set(rows)
+    plt.close("all")
+
+
+@pytest.mark.parametrize(
+    ("selection", "message"),
+    [({"targets": ["cow"], "sizes": [6]}, "unknown target 'cow'"), ({"sizes": [31]}, "31 of 30")],
+)
+def test_what_cannot_be_chosen_is_refused_before_training(run, selection, message, monkeypatch):
+    monkeypatch.setattr("mdhelpers.stages.applications.retrain", None)
+    with pytest.raises(ValueError, match=message):
+        apply_datamodels(run, **HOW | {"selection": selection}, **QUIET)
+
+
+def test_models_made_elsewhere_are_not_trained_anew(run, models, monkeypatch):
+    monkeypatch.setattr(
+        "mdhelpers.stages.models.StudyModels.made_elsewhere", property(lambda _: True)
+    )
+    monkeypatch.setattr("mdhelpers.stages.applications.retrain", None)
+    other = Run("s", runs_dir=run.path.parent)
+    found = apply_datamodels(other, **HOW | {"n_clusters": 4}, **QUIET)
+    assert len(found.removals.table) == len(found.selections) == 0
+    assert len(found.clusters) == 2 * 36
+    assert "none can flip" in application_tables.removal_sentence(other).data
+    assert "trained anew" in application_tables.selection_sentence(other).data
+    assert len(application_tables.removals(other)) == 0
+    assert len(application_tables.selections(found)) == 0
+    assert len(application_tables.check_by_counting(found, models)) == 0
+    assert application_tables.most_brittle(found) == 0
+    application_panels.draw_removals(plt.subplots(1, 2)[1], join([]))
+    application_panels.draw_selections(found.selections)
+    plt.close("all")

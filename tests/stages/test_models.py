@@ -1,0 +1,87 @@
+import numpy as np
+import pytest
+
+from mdhelpers.runs.run import Run
+from mdhelpers.stages import data, datamodels
+from mdhelpers.stages import models as stages_models
+
+DATA = {"kind": "scenes", "size": 16, "n_train": 24, "n_test": 30}
+MODELS = {
+    "algorithm_1": {"name": "a", "epochs": 1, "width": 4},
+    "algorithm_2": {"name": "b", "epochs": 2, "width": 4},
+    "n_models": 24,
+    "n_heldout": 8,
+    "n_effect_models": 4,
+    "alpha": 0.5,
+    "n_slots": 2,
+    "stack": 4,
+    "seed": 0,
+}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Run:
+    run = Run("s", runs_dir=tmp_path_factory.mktemp("runs"))
+    data.prepare_data(run, DATA)
+    stages_models.train_models(run, MODELS, workers=1)
+    return run
+
+
+def test_a_finished_stage_is_read_and_not_made_again(run, capsys):
+    first = data.prepare_data(run, DATA)
+    models = stages_models.train_models(run, MODELS, workers=1)
+    said = capsys.readouterr().out
+    assert said.count("finished before with these parameters") == 2
+    assert first.fingerprint == models.dataset.fingerprint == models.plan.fingerprint
+
+
+def test_heldout_models_are_kept_apart(run):
+    models = stages_models.read_models(run)
+    held, fitting = models.heldout(1), models.fitting(1)
+    assert (len(held.margins), len(fitting.margins)) == (8, 24)
+    both = np.concatenate([held.masks, fitting.masks])
+    assert np.array_equal(both, models.all(1).masks)
+
+
+def test_other_parameters_do_not_overwrite_models(run):
+    other = MODELS | {"algorithm_1": {"name": "a", "epochs": 3, "width": 4}}
+    with pytest.raises(ValueError, match=r"epochs was 1, now 3.*another study name"):
+        stages_models.train_models(run, other, workers=1)
+    stages_models.read_models(run)  # what was finished still is
+
+
+def test_fits_are_graded_on_models_they_have_not_seen(run):
+    fits = datamodels.fit_datamodels(run, method="difference_of_means")
+    assert fits.predicted[0].shape == (8, 30)
+    assert -1 <= fits.lds[0].spearman <= 1
+    figures = run.results["03_datamodel_fitting"]
+    assert figures["lds_1"] == pytest.approx(fits.lds[0].spearman)
+    assert figures["method"] == "difference_of_means"
+
+
+def test_a_stage_whose_input_is_missing_says_what_to_run(tmp_path):
+    with pytest.raises(ValueError, match="01_data_prep has not been run"):
+        stages_models.train_models(Run("s", runs_dir=tmp_path), MODELS)
+    with pytest.raises(ValueError, match="Run notebook 02_mask_training first"):
+        stages_models.read_models(Run("s", runs_dir=tmp_path))
+
+
+def test_discarding_the_models_removes_them_and_their_log(tmp_path):
+    run = Run("s", runs_dir=tmp_path)
+    data.prepare_data(run, DATA)
+    stages_models.train_models(run, MODELS, workers=1)
+    stages_models.discard(run)
+    assert sorted(p.name for p in run.path.glob("*models*")) == []
+    assert not (run.path / "training.jsonl").exists()
+
+
+def test_models_are_read_in_the_stacks_that_they_were_trained_in(run, monkeypatch):
+    monkeypatch.setattr("mdhelpers.stages.models.choose_stack", lambda *_: 2)
+    manifest = run.manifest
+
+    def chosen_by_rule(self, name):  # noqa: ARG001
+        found = manifest(name)
+        return found | {"parameters": found["parameters"] | {"stack": 0}}
+
+    monkeypatch.setattr(Run, "manifest", chosen_by_rule)
+    assert stages_models.read_models(run).plan.stack == 4

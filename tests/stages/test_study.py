@@ -1,0 +1,202 @@
+"""What would fail hours later is refused at once, by the key to change and a value that works."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mdhelpers.base.specs import validate
+from mdhelpers.command.files import complete, known_studies, merge, read_study
+from mdhelpers.method.engines import moments as slots
+from mdhelpers.runs.notebooks import find_notebooks
+from mdhelpers.runs.run import StudyError
+from mdhelpers.stages.study import Study, check_study, fitting_defaults
+
+SCENES = {
+    "study": "s",
+    "dataset": {"kind": "scenes", "size": 16, "n_train": 240, "n_test": 100},
+    "algorithm_1": {"name": "one", "width": 4, "epochs": 1},
+    "algorithm_2": {"name": "two", "width": 4, "epochs": 1, "augmentation": {"shift": 2}},
+    "captions": {"model": "none"},
+}
+
+
+def study(**changes) -> Study:
+    return validate(Study, SCENES | changes)
+
+
+@pytest.fixture
+def pets(tmp_path) -> dict:
+    """A folder with 40 training and 16 test pictures of two classes."""
+    for part, n in (("train", 20), ("test", 8)):
+        for name in ("cat", "dog"):
+            (tmp_path / "pets" / part / name).mkdir(parents=True)
+            for i in range(n):
+                pixels = np.full((16, 16, 3), 9 * i, np.uint8)
+                Image.fromarray(pixels).save(tmp_path / "pets" / part / name / f"{i}.png")
+    return {"dataset": {"kind": "image_folder", "root": str(tmp_path / "pets"), "size": 16}}
+
+
+@pytest.mark.parametrize("name", known_studies())
+def test_the_projects_own_studies_pass(name):
+    if name == "smoke":
+        return
+    for overlays in ([], ["smoke"]):
+        given, _ = complete(merge(name, overlays), Study)
+        if given.dataset.kind == "scenes":
+            check_study(given)
+
+
+def test_all_faults_are_told_at_once(pets):
+    with pytest.raises(StudyError) as error:
+        check_study(study(**pets, n_models=128))
+    lines = str(error.value).splitlines()
+    assert [line.partition(":")[0] for line in lines] == ["n_models", "top_k", "selection_sizes"]
+
+
+def test_what_is_advised_passes(pets):
+    faulty = study(**pets, n_models=128)
+    with pytest.raises(StudyError) as error:
+        check_study(faulty)
+    text = str(error.value)
+    sizes = re.search(r"selection_sizes: (\[[\d, ]+\])", text)[1]
+    top_k = int(re.search(r"Give top_k: (\d+)", text)[1])
+    for key in ("n_models", "n_slots"):
+        value = int(re.search(rf"\b(?:Give|or) {key}: (\d+)", text)[1])
+        changes = {
+            "n_models": 128,
+            key: value,
+            "top_k": top_k,
+            "selection_sizes": json.loads(sizes),
+        }
+        check_study(study(**pets, **changes))
+
+
+@pytest.mark.parametrize("n_slots", [0, 1, 5, 32])
+def test_the_fewest_models_are_those_that_can_be_quartered(n_slots):
+    least = 8 * max(1, n_slots)
+    check_study(study(n_models=least, n_slots=n_slots))
+    of = np.arange(3, 3 + least) % n_slots if n_slots else None
+    slots.split_models(least, 4, np.random.default_rng(0), of)
+    with pytest.raises(StudyError, match="n_models"):
+        check_study(study(n_models=least - 1, n_slots=n_slots))
+    of = np.arange(3, 2 + least) % n_slots if n_slots else None
+    with pytest.raises(ValueError, match="two models of each slot"):
+        slots.split_models(least - 1, 4, np.random.default_rng(0), of)
+
+
+TAG = {"transformation": "tag", "target_class": "boat", "uses": 1, "intensities": [3]}
+FAULTS = {
+    "directions": ({"n_directions": 101}, "n_directions is 101; expected a number from 1 to 99"),
+    "no function": (
+        {"algorithm_2": {"kind": "python", "name": "x", "function": "no_such_module:f"}},
+        "cannot import 'no_such_module'",
+    ),
+    "no classifier": (
+        {"algorithm_2": {"kind": "sklearn", "name": "x", "classifier": "NoSuch"}},
+        "NoSuch",
+    ),
+    "no checkpoint": (
+        {"algorithm_2": {"name": "x", "initialisation": {"kind": "checkpoint", "path": "no.pth"}}},
+        r"no\.pth",
+    ),
+    "no CLIP": (
+        {"captions": {"model": "ViT-B-32", "pretrained": "no_such.pt"}},
+        r"no_such\.pt; pass the path",
+    ),
+    "unknown CLIP": ({"captions": {"model": "ViT-B-33", "pretrained": "x.pt"}}, "ViT-B-32"),
+    "no bank": ({"captions": {"model": "small", "bank": "none.txt"}}, r"captions\.bank: no file"),
+    "no scores": (
+        {"datamodels_1_path": "no.pt", "datamodels_2_path": "no.pt"},
+        "datamodels_1_path: there is nothing at",
+    ),
+    "scores of one": ({"datamodels_1_path": "no.pt"}, "both, or neither"),
+    "no masks": (
+        {"models_1_given": {"masks": "no.npy"}, "models_2_given": {"masks": "no.npy"}},
+        r"there is no .*no\.npy",
+    ),
+    "no such device": ({"device": "gpu"}, "device is 'gpu'"),
+    "fast_l1 without a GPU": ({"method": "fast_l1", "device": "cpu"}, "runs on CUDA only"),
+    "cluster": ({"cluster": {"qeue": "long"}}, "did you mean 'queue'"),
+    "alpha": ({"alpha": 0.001}, "alpha: 0.001 of 240 training images"),
+}
+
+
+def test_scores_are_read_before_anything_runs(tmp_path):
+    numbers = np.random.default_rng(0).normal(size=(100, 240)).astype(np.float32)
+    paths = {f"datamodels_{a}_path": str(tmp_path / f"{a}.npy") for a in (1, 2)}
+    for path in paths.values():
+        np.save(path, numbers)
+    with pytest.raises(StudyError, match=r"sign of .*scores_options: {positive_means: helps}"):
+        check_study(study(**paths))
+    said = {"scores_options": {"positive_means": "helps"}}
+    check_study(study(**paths, **said))
+    np.save(paths["datamodels_2_path"], numbers[:90])
+    with pytest.raises(StudyError, match=r"2\.npy .*n_test=100"):
+        check_study(study(**paths, **said))
+
+
+@pytest.mark.parametrize(("given", "message"), FAULTS.values(), ids=FAULTS)
+def test_a_fault_is_told_by_its_key(given, message):
+    check_study(study())
+    with pytest.raises(StudyError, match=message):
+        check_study(study(**given))
+
+
+def test_classes_of_a_folder_are_known_before_it_is_read(pets):
+    small = pets | {"top_k": 4, "selection_sizes": [10]}
+    check_study(study(**small, hypotheses=[TAG | {"target_class": "dog"}]))
+    with pytest.raises(StudyError, match="unknown class 'dig'; did you mean 'dog'"):
+        check_study(study(**small, hypotheses=[TAG | {"target_class": "dig"}]))
+    with pytest.raises(StudyError, match="selection_targets: unknown target 'kat'"):
+        check_study(study(**small, selection_targets=["kat"]))
+
+
+def test_given_models_must_be_of_the_studys_sizes_and_enough(tmp_path):
+    def given(n_models, n_train, n_test):
+        np.save(tmp_path / "masks.npy", np.ones((n_models, n_train), bool))
+        np.save(tmp_path / "margins.npy", np.ones((n_models, n_test), "f4"))
+        files = {name: str(tmp_path / f"{name}.npy") for name in ("masks", "margins")}
+        return study(models_1_given=files, models_2_given=files, n_models=56, n_heldout=8)
+
+    check_study(given(64, 240, 100))
+    with pytest.raises(StudyError, match=r"holds 63 models, and n_heldout \+ n_models = 64"):
+        check_study(given(63, 240, 100))
+    with pytest.raises(StudyError, match=r"rows and columns are swapped|Are they of other data"):
+        check_study(given(64, 239, 100))
+
+
+def test_a_url_with_a_key_is_refused_and_the_key_is_not_told():
+    with pytest.raises(ValueError, match=r"models_url|s3://") as error:
+        study(models_url="s3://KEY:SECRET@bucket/models")
+    assert "SECRET" not in str(error.value)
+    assert "KEY" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("captions", "decided"), [({}, "none"), ({"model": "ViT-B-32", "pretrained": "x"}, "ViT-B-32")]
+)
+def test_photographs_have_no_captions_unless_a_clip_is_named(captions, decided):
+    spec = validate(Study, SCENES | {"captions": captions}).captions
+    assert spec.for_data("image_folder").model == decided
+
+
+def test_the_small_clip_is_refused_for_photographs(pets):
+    with pytest.raises(StudyError, match=r"captions\.model: .* Give captions: {model: none}"):
+        check_study(study(**pets, captions={"model": "small"}))
+
+
+def test_defaults_fit_few_pictures_and_what_was_given_is_refused(pets):
+    few = validate(Study, SCENES | pets)
+    assert fitting_defaults(few) == {"top_k": 4, "selection_sizes": [5, 10, 20]}
+    check_study(validate(Study, SCENES | pets | fitting_defaults(few)))
+    assert "top_k" not in fitting_defaults(study(**pets, top_k=24))
+    assert fitting_defaults(study()) == {}
+
+
+def test_fitted_defaults_are_said_and_given_to_the_notebooks(pets, capsys):
+    few, values = read_study(SCENES | pets, find_notebooks(), Study)
+    assert few.top_k == values["top_k"] == 4
+    assert "top_k: 4 in place of 24, since this study has few images" in capsys.readouterr().err

@@ -1,0 +1,281 @@
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from mdhelpers.training.algorithms import NetworkSpec
+from mdhelpers.training.networks import StackedNetwork, make_model, make_stack
+
+G, CLASSES, SEEDS = 3, 4, [11, 12, 13]
+SIZES = {"cnn": (20, 24), "resnet9": (16, 16), "resnet18": (32, 32)}
+each_architecture = pytest.mark.parametrize("architecture", list(SIZES))
+
+
+def spec_of(architecture):
+    width = None if architecture == "resnet18" else 4
+    return NetworkSpec(name="a", architecture=architecture, width=width)
+
+
+def stack_of(architecture, seeds=SEEDS):
+    stack = make_stack(spec_of(architecture), len(seeds), SIZES[architecture], CLASSES)
+    stack.initialise(seeds)
+    return stack
+
+
+def plain_models(architecture):
+    """What the stack should be: each model by itself, drawn by torch from its seed."""
+    models = []
+    for seed in SEEDS:
+        torch.manual_seed(seed)
+        models.append(make_model(spec_of(architecture), SIZES[architecture], CLASSES))
+    return models
+
+
+def images_of(architecture, n=4, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.randn(n, G, 3, *SIZES[architecture], generator=generator, dtype=torch.float64)
+    return images, torch.randint(CLASSES, (n, G), generator=generator)
+
+
+def step(model, logits, labels):
+    """One step of gradient descent on the mean loss; returns logits and gradients."""
+    model.zero_grad()
+    n_models = 1 if labels.ndim == 1 else labels.shape[1]
+    loss = nn.functional.cross_entropy(logits.flatten(0, -2), labels.flatten()) * n_models
+    loss.backward()
+    gradients = {name: p.grad.clone() for name, p in model.named_parameters()}
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter -= 0.05 * parameter.grad
+    return logits.detach(), gradients
+
+
+def part(tensor, g):
+    return tensor.unflatten(0, (G, -1))[g]
+
+
+@each_architecture
+def test_a_stack_trains_as_its_models_do_alone(architecture):
+    stack = stack_of(architecture).double()
+    models = [model.double() for model in plain_models(architecture)]
+    for seed in range(2):
+        images, labels = images_of(architecture, seed=seed)
+        logits, gradients = step(stack, stack(images.flatten(1, 2)), labels)
+        for g, model in enumerate(models):
+            alone, own = step(model, model(images[:, g]), labels[:, g])
+            torch.testing.assert_close(logits[:, g], alone)
+            for name, gradient in own.items():
+                torch.testing.assert_close(part(gradients[f"network.{name}"], g), gradient)
+    images, _ = images_of(architecture, seed=9)
+    logits = stack.eval()(images.flatten(1, 2))
+    for g, model in enumerate(models):
+        torch.testing.assert_close(logits[:, g], model.eval()(images[:, g]))
+
+
+@each_architecture
+def test_shared_images_equal_repeated_ones_and_so_do_their_gradients(architecture):
+    one, two = stack_of(architecture).double(), stack_of(architecture).double()
+    images, labels = images_of(architecture)
+    images = images[:, 0]
+    logits, gradients = step(one, one(images), labels)
+    repeated, others = step(two, two(images.repeat(1, G, 1, 1)), labels)
+    torch.testing.assert_close(logits, repeated)
+    torch.testing.assert_close(gradients, others)
+
+
+@each_architecture
+def test_a_plain_models_weights_go_in_and_come_out(architecture):
+    stack, (first, second, third) = stack_of(architecture), plain_models(architecture)
+    for g, model in enumerate((third, first, second)):
+        stack.load_model(g, model.state_dict())
+    for g, model in enumerate((third, first, second)):
+        found, expected = stack.model_state(g), model.state_dict()
+        assert list(found) == list(expected)
+        assert all(torch.equal(found[name], expected[name]) for name in expected)
+        assert all(tensor.is_contiguous() for tensor in found.values())
+        copy.deepcopy(first).load_state_dict(found)
+
+
+def test_model_states_are_copies():
+    stack = stack_of("cnn")
+    stack.model_state(1)["conv1.weight"].zero_()
+    assert stack.model_state(1)["conv1.weight"].abs().min() > 0
+
+
+@each_architecture
+def test_a_seed_gives_the_same_bits_anywhere_in_any_stack(architecture):
+    one, two = stack_of(architecture), stack_of(architecture, [5, 13])
+    expected, found = one.model_state(2), two.model_state(1)
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+
+
+def test_initialisation_leaves_the_callers_generator_alone():
+    torch.manual_seed(3)
+    expected = torch.randn(4)
+    torch.manual_seed(3)
+    stack_of("cnn")
+    assert torch.equal(torch.randn(4), expected)
+
+
+def test_initialisation_wants_a_seed_a_model():
+    with pytest.raises(ValueError, match="3 models need as many seeds, got 2"):
+        stack_of("cnn").initialise([1, 2])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda s: s.pop("conv2.bias"), "conv2.bias is missing"),
+        (lambda s: s.update(extra=torch.zeros(1)), "extra is unknown"),
+        (lambda s: s.update({"linear.bias": torch.zeros(9)}), r"shape \(9,\), expected \(4,\)"),
+    ],
+)
+def test_weights_of_another_model_are_refused(change, message):
+    stack = stack_of("cnn")
+    state = stack.model_state(0)
+    change(state)
+    with pytest.raises(ValueError, match=message):
+        stack.load_model(1, state)
+
+
+@pytest.mark.parametrize("g", [-1, 3])
+def test_a_place_outside_the_stack_is_refused(g):
+    with pytest.raises(ValueError, match="of a stack of 3"):
+        stack_of("cnn").model_state(g)
+
+
+@each_architecture
+def test_head_parameters_are_the_last_layers(architecture):
+    stack = stack_of(architecture)
+    last = {"cnn": "linear", "resnet9": "9", "resnet18": "fc"}[architecture]
+    expected = [p for name, p in stack.named_parameters() if name.split(".")[1] == last]
+    found = stack.head_parameters()
+    assert len(found) == len(expected) == (1 if architecture == "resnet9" else 2)
+    assert all(one is two for one, two in zip(found, expected, strict=True))
+
+
+def test_a_stacks_state_loads_into_a_fresh_stack():
+    stack = stack_of("resnet9")
+    stack(torch.randn(4, 3 * G, 16, 16))
+    other = make_stack(spec_of("resnet9"), G, SIZES["resnet9"], CLASSES)
+    other.load_state_dict(stack.state_dict())
+    images = torch.randn(2, 3, 16, 16)
+    assert torch.equal(stack.eval()(images), other.eval()(images))
+
+
+def test_convolutions_keep_channels_last_memory():
+    stack = stack_of("resnet9")
+    weights = [p for p in stack.parameters() if p.ndim == 4]
+    assert all(p.is_contiguous(memory_format=torch.channels_last) for p in weights)
+
+
+class Odd(nn.Module):
+    """Every turn that a plain model may take: groups, padding, one module used twice, sums."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Conv2d(3, 6, 3, padding=1, padding_mode="reflect", groups=3)
+        self.again = nn.Conv2d(6, 6, 3, padding=1, groups=2, bias=False)
+        self.norm = nn.BatchNorm2d(6, affine=False)
+        self.same = self.again
+        self.hidden = nn.Linear(6 * 16, 5)
+        self.last = nn.Linear(5, 2)
+
+    def forward(self, images):
+        maps = nn.functional.gelu(self.first(images))
+        maps = maps + self.same(self.norm(self.again(maps)))
+        maps = nn.functional.adaptive_avg_pool2d(maps, 4)
+        return self.last(self.hidden(torch.flatten(maps, 1)).tanh())
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_model_of_many_turns_is_stacked(shared):
+    stack, models = StackedNetwork(Odd, G).double(), []
+    stack.initialise(SEEDS)
+    for seed in SEEDS:
+        torch.manual_seed(seed)
+        models.append(Odd().double())
+    images = torch.randn(5, G, 3, 8, 8, dtype=torch.float64)
+    if shared:
+        images = images[:, :1].expand(-1, G, -1, -1, -1)
+    found = stack(images[:, 0] if shared else images.flatten(1, 2))
+    expected = torch.stack([model(images[:, g]) for g, model in enumerate(models)], 1)
+    torch.testing.assert_close(found, expected)
+    assert stack.network.same is stack.network.again
+
+
+class Foreign(nn.LayerNorm):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("layer", "kind"),
+    [
+        (lambda: nn.LayerNorm(8), "LayerNorm"),
+        (lambda: nn.LayerNorm(8, elementwise_affine=False), "LayerNorm"),
+        (lambda: Foreign(8, elementwise_affine=False), "Foreign"),
+        (lambda: nn.GroupNorm(2, 4), "GroupNorm"),
+        (lambda: nn.BatchNorm1d(8), "BatchNorm1d"),
+        (lambda: nn.Softmax(1), "Softmax"),
+        (lambda: nn.PReLU(), "PReLU"),
+        (lambda: nn.Flatten(0), "Flatten"),
+    ],
+)
+def test_modules_that_would_mix_models_are_refused_by_name(layer, kind):
+    def make_one():
+        return nn.Sequential(nn.Sequential(nn.Conv2d(3, 4, 3), layer()), nn.Linear(8, 2))
+
+    with pytest.raises(ValueError, match=rf"^0\.1 is a {kind}, which cannot be stacked"):
+        StackedNetwork(make_one, 2)
+
+
+def test_a_parameter_of_ones_own_is_refused():
+    class Scaled(nn.Linear):
+        def forward(self, features):
+            return 2 * super().forward(features)
+
+    with pytest.raises(ValueError, match=r"the model is a Scaled"):
+        StackedNetwork(lambda: Scaled(3, 2), 2)
+
+
+def test_batch_norm_by_count_is_refused():
+    with pytest.raises(ValueError, match="momentum=None"):
+        StackedNetwork(lambda: nn.Sequential(nn.BatchNorm2d(3, momentum=None)), 2)
+
+
+def test_images_for_another_number_of_models_are_refused():
+    with pytest.raises(ValueError, match="expected 3 × 3 channels, or 3 that all models share"):
+        stack_of("cnn")(torch.randn(2, 6, 20, 24))
+
+
+def test_models_without_a_linear_layer_are_refused():
+    with pytest.raises(ValueError, match="end in a linear layer"):
+        StackedNetwork(lambda: nn.Conv2d(3, 4, 3), 2)
+
+
+def test_a_stack_of_none_is_refused():
+    with pytest.raises(ValueError, match="at least one model"):
+        make_stack(spec_of("cnn"), 0, (16, 16), 2)
+
+
+def test_mixed_precision_stays_near_single():
+    stack = stack_of("resnet9").eval()
+    images = torch.randn(3, 3 * G, 16, 16, generator=torch.Generator().manual_seed(1))
+    with torch.autocast("cpu", torch.bfloat16):
+        logits = stack(images)
+    torch.testing.assert_close(logits.float(), stack(images), rtol=0.1, atol=0.05)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@each_architecture
+def test_a_stack_on_the_gpu_equals_one_on_the_cpu(architecture):
+    stack = stack_of(architecture).double()
+    images, labels = images_of(architecture)
+    logits, gradients = step(stack, stack(images.flatten(1, 2)), labels)
+    other = stack_of(architecture).double().to("cuda")
+    found, own = step(other, other(images.flatten(1, 2).cuda()), labels.cuda())
+    torch.testing.assert_close(found.cpu(), logits)
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(own[name].cpu(), gradient)

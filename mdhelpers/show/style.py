@@ -254,6 +254,14 @@ def draw_if(data, draw, ax, **options):
     return draw(ax, data, **options)
 
 
+def open_run(study: str, *, profile: str, runs_dir: str) -> Run:
+    """The run of a page, in the book's style; what made the page is shown above its results."""
+    use_style()
+    run = Run(study, profile=profile, runs_dir=runs_dir)
+    show_provenance(run)
+    return run
+
+
 def show_provenance(run: Run) -> None:
     """Display, in a notebook, what made the page, and the banner where its budget is small."""
     from IPython.display import display

@@ -20,7 +20,7 @@ from mdhelpers.command import cli, execution
 from mdhelpers.command.execution import execute
 from mdhelpers.command.stopping import SIGNALS, Stopped, exit_code, stoppable
 from mdhelpers.method.engines import compiled
-from mdhelpers.runs.notebooks import find_notebooks, numbered
+from mdhelpers.runs.notebooks import _say_once, find_notebooks, numbered
 from mdhelpers.training.workers import processes
 
 PACKAGE = Path(mdhelpers.__file__).resolve().parent
@@ -161,7 +161,7 @@ COPIES += ("02_train-checkpoint", "02_train (conflicted copy 2026-01-01)", "02_t
 def test_a_notebook_s_copy_is_no_step_and_is_said_once(project, name, capsys):
     notebooks = project / "notebooks"
     (notebooks / f"{name}.ipynb").write_bytes((notebooks / "02_train.ipynb").read_bytes())
-    notebooks._say_once.cache_clear()
+    _say_once.cache_clear()
     for _ in range(2):
         assert [n.name for n in find_notebooks()] == ["01_data", "02_train", "03_fit"]
     assert capsys.readouterr().err.count(f"{name}.ipynb in notebooks: a copy, and no step") == 1
@@ -349,8 +349,8 @@ finally:
     Path('closed').touch()
 """
 STOPPED = """
-from mdhelpers.cli import _readable_errors
-from mdhelpers.execution import execute
+from mdhelpers.command.cli import _readable_errors
+from mdhelpers.command.execution import execute
 from pathlib import Path
 import typer
 try:

@@ -13,7 +13,7 @@ from mdhelpers.base.arrays import write_tensors
 
 WRITE = """
 import sys, numpy as np
-from mdhelpers.tensor_files import write_tensors
+from mdhelpers.base.arrays import write_tensors
 texts = {name: "é" + name for name in ("method", "notes", "words", "report", "digest")}
 write_tensors(sys.argv[1], {"b": np.arange(5.0), "a": np.eye(3, dtype="f4")}, texts)
 """

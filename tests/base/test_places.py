@@ -63,7 +63,7 @@ def test_commit_says_when_files_differ(tmp_path, monkeypatch):
 
 FAULTS = """
 import resource, sys
-from mdhelpers.machine import keep_freed_memory
+from mdhelpers.base.places import keep_freed_memory
 if sys.argv[1] == "keep":
     keep_freed_memory()
 def faults():

@@ -13,7 +13,7 @@ from small_project import COMMON, make_project, write_notebook
 from mdhelpers.command import execution
 from mdhelpers.command.execution import NotebookFailed, ThisPython, execute
 
-PACKAGE = Path(execution.__file__).resolve().parent.parent
+PACKAGE = Path(execution.__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -77,7 +77,7 @@ def test_a_killed_kernel_is_reported(project):
 STOPPED = """
 import sys
 from pathlib import Path
-from mdhelpers.execution import execute
+from mdhelpers.command.execution import execute
 execute(Path("notebooks/05_x.ipynb").resolve(), Path("out.ipynb").resolve(), {}, label="")
 """
 

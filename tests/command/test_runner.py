@@ -167,11 +167,11 @@ def test_force_runs_all_and_discards_what_the_stages_finished(executed):
 
 def test_stages_estimate_and_discard_by_default(executed, monkeypatch, capsys):
     discarded = []
-    stages, estimates = (types.ModuleType(f"mdhelpers.{n}") for n in ("stages", "estimates"))
-    estimates.estimate = lambda study: SMALL | {"models": study.n_models}
-    stages.discard, stages.MODELS = lambda run: discarded.append(run.study), "02_train"
-    monkeypatch.setitem(sys.modules, "mdhelpers.stages.models", stages)
-    monkeypatch.setitem(sys.modules, "mdhelpers.command.estimates", estimates)
+    monkeypatch.setattr(
+        "mdhelpers.command.estimates.estimate", lambda study: SMALL | {"models": study.n_models}
+    )
+    monkeypatch.setattr("mdhelpers.stages.models.discard", lambda run: discarded.append(run.study))
+    monkeypatch.setattr("mdhelpers.runs.stage.MODELS", "02_train")
     run(executed, force=True, estimate=None)
     assert discarded == ["tiny"]
     run(executed, dry_run=True, estimate=None)
@@ -290,7 +290,7 @@ def test_two_runs_at_once_in_one_folder_are_refused(executed):
 
 
 STAGE = """
-from mdhelpers.runs import Run
+from mdhelpers.runs.run import Run
 run = Run(study, profile=profile, runs_dir=runs_dir)
 stage = run.stage("01_data", {"n_train": n_train})
 with stage.working() as needed:
@@ -303,7 +303,7 @@ with stage.working() as needed:
 @pytest.mark.notebooks
 @pytest.mark.slow
 def test_papermill_executes_and_stages_read_what_is_finished(project, monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", str(execution.__file__.rsplit("/", 2)[0]))
+    monkeypatch.setenv("PYTHONPATH", str(execution.__file__.rsplit("/", 3)[0]))
     notebook = project / "notebooks" / "01_data.ipynb"
     for name in ALL[1:]:
         (project / "notebooks" / f"{name}.ipynb").unlink()

@@ -266,7 +266,7 @@ def test_a_manifest_that_no_stage_wrote_counts_as_none(run, harm):
 
 def test_leftovers_of_killed_writers_go_and_nothing_else(run):
     dead = subprocess.run(
-        [sys.executable, "-c", "from pathlib import Path; from mdhelpers import records; "
+        [sys.executable, "-c", "from pathlib import Path; from mdhelpers.base import records; "
          "print(records.unfinished_name(Path('x.npy')).name)"],
         capture_output=True, text=True, check=True,
     ).stdout.strip()  # fmt: skip

@@ -114,7 +114,7 @@ import sys
 from pathlib import Path
 sys.path.insert(0, {tests!r})
 from tests.training.test_mask_training import make_plan
-from mdhelpers.mask_training import failed_last, train_all
+from mdhelpers.training.mask_training import failed_last, train_all
 if __name__ == "__main__":
     train_all(make_plan(Path({folder!r}), n_models=64), workers=2, progress=False)
 """

@@ -138,7 +138,8 @@ def test_gives_back_what_it_has_when_sweeps_run_out():
 
 FIT = """
 import hashlib, numpy as np
-from mdhelpers.datamodels import FitOptions, fit_datamodels
+from mdhelpers.method.datamodels import fit_datamodels
+from mdhelpers.method.engines.estimators import FitOptions
 rng = np.random.default_rng(0)
 masks = rng.random((32, 60)) < 0.5
 weights = rng.normal(size=(90, 60)) * (rng.random((90, 60)) < 0.1)

@@ -230,7 +230,7 @@ import sys
 from pathlib import Path
 sys.path.insert(0, {tests!r})
 from tests.training.workers.test_schedulers import TASKS, small_plan, {run}
-from mdhelpers.schedulers import run_tasks
+from mdhelpers.training.workers.schedulers import run_tasks
 {guard}
     for report in run_tasks(small_plan(Path({folder!r})), TASKS, workers=2, run={run}):
         print(report["task"], flush=True)

@@ -76,7 +76,7 @@ def carry_out(stage: str, folder: Path, sizes: dict[str, int]) -> None:
     if stage == "02":
         names = ("algorithm_1", "algorithm_2", "n_models", "n_heldout", "n_effect_models")
         names += ("n_slots", "models_1_given", "models_2_given")
-        models.train_models(run, {k: given[k] for k in names} | {"alpha": 0.5, "seed": 0})
+        models.train_models(run, **{k: given[k] for k in names})
     if stage == "03":
         datamodels.fit_datamodels(run, method="ridge")
     if stage == "04":

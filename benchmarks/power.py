@@ -49,7 +49,7 @@ def train(
     given = study.model_dump()
     parameters = {key: given[key] for key in MODEL_KEYS}
     parameters |= {"n_models": n_models, "n_heldout": N_KEPT, "n_effect_models": N_KEPT}
-    return run, stages_models.train_models(run, parameters | {"seed": seed}, workers=workers)
+    return run, stages_models.train_models(run, **parameters | {"seed": seed}, workers=workers)
 
 
 def differences(run: Run, study: Study) -> dict[str, float]:

@@ -49,7 +49,7 @@ def train(study: Study, pair: list[dict], number: int, n_models: int, folder: Pa
     parameters = {f"algorithm_{a}": spec for a, spec in enumerate(pair, 1)}
     parameters |= {"n_models": n_models, "n_heldout": 0, "n_effect_models": N_KEPT}
     parameters |= {"alpha": study.alpha, "n_slots": study.n_slots, "seed": study.seed}
-    return run, stages_models.train_models(run, parameters, workers=workers)
+    return run, stages_models.train_models(run, **parameters, workers=workers)
 
 
 def effects(run: Run, study: Study) -> pd.DataFrame:

@@ -152,7 +152,7 @@ FILES = [
 
 def again(run: Run, **changes) -> Run:
     data.prepare_data(run, DATA)
-    models.train_models(run, MODELS | changes, workers=1)
+    models.train_models(run, **MODELS | changes, workers=1)
     datamodels.fit_datamodels(run, method="ridge")
     return run
 

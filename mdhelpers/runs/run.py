@@ -31,7 +31,7 @@ from mdhelpers.base.records import (
     write_json,
     written,
 )
-from mdhelpers.runs.stage import STORE, Stage, is_inside, is_manifest
+from mdhelpers.runs.stage import MODELS, STORE, Stage, is_inside, is_manifest
 from mdhelpers.runs.stage import problem as problem_of
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -148,6 +148,12 @@ class Run:
             last = max(told, key=lambda manifest: manifest["run"]["finished"])
             found["run"] = found.get("run", {}) | last["run"] | _found(found)
         return {name: found[name] for name in sorted(found, key=lambda n: (n != "run", n))}
+
+    @property
+    def names(self) -> tuple[str, str]:
+        """The algorithms' own names; "algorithm 1" and "algorithm 2" where no models were made."""
+        figures = self.results.get(MODELS, {})
+        return tuple(figures.get(f"name_{a}", f"algorithm {a}") for a in (1, 2))
 
     def write_results(self) -> None:
         """Write `results.json` as the finished stages have it, safe beside other processes."""

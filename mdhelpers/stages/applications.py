@@ -5,6 +5,7 @@ The figures of notebook 08 that go to ``results.json``.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +28,7 @@ from mdhelpers.analyses.removal import KINDS, RemovalOptions, Removals, join, me
 from mdhelpers.analyses.selection import (
     CHOSEN,
     GRADED,
+    HARDEST,
     Evidence,
     SelectionOptions,
     class_counts,
@@ -78,13 +80,17 @@ class StudyApplications:
 def apply_datamodels(
     run: Run,
     *,
-    algorithm: int = 1,
-    removal: dict | None = None,
-    selection: dict | None = None,
+    application_algorithm: int = 1,
+    n_removal_tests: int = 20,
+    n_models_per_set: int = 8,
     n_clusters: int = 12,
+    selection_targets: Sequence[str] = (HARDEST,),
+    selection_sizes: Sequence[int] = (30, 60, 120),
     seed: int = 0,
     device: str = "auto",
-    **who: Any,
+    workers: int = 0,
+    scheduler: str = "local",
+    cluster: dict[str, Any] | None = None,
 ) -> StudyApplications:
     """Stage 08: removal, neighbours, clusters and data selection.
 
@@ -92,33 +98,41 @@ def apply_datamodels(
     ----------
     run
         The run's folder, with stage 03 finished.
-    algorithm
+    application_algorithm
         1 or 2: whose models are trained anew.
-    removal
-        ``n_tests`` and ``n_models`` of `removal_study.RemovalOptions`.
-    selection
-        ``targets``, ``sizes`` and ``n_models`` of `selection_study.SelectionOptions`.
+    n_removal_tests
+        Test images whose predictions are to be flipped.
+    n_models_per_set
+        Models trained with or without each set of images, at least 2.
     n_clusters
         Of each algorithm's datamodels.
+    selection_targets, selection_sizes
+        What training sets are chosen for: planted features, classes or "hardest"; and their sizes.
     seed
         Of all that is drawn.
-    device
-        See `stages.read_models`.
-    **who
-        ``workers``, ``scheduler``, ``cluster``: who trains, see `mask_training.train_all`.
+    device, workers, scheduler, cluster
+        Who trains, see `mdhelpers.training.mask_training.train_all`.
 
     """
-    parameters = {"algorithm": algorithm, "removal": removal or {}, "selection": selection or {}}
+    algorithm, n_models = application_algorithm, n_models_per_set
+    removal = {"n_tests": n_removal_tests, "n_models": n_models}
+    selection = {
+        "targets": list(selection_targets),
+        "sizes": list(selection_sizes),
+        "n_models": n_models,
+    }
+    parameters = {"algorithm": algorithm, "removal": removal, "selection": selection}
     parameters |= {"n_clusters": n_clusters, "seed": seed}
     stage = run.stage(APPLICATIONS, parameters, after=[MODELS, DATAMODELS])
     with stage.working() as needed:
         if needed:
             models, fits = read_models(run, device=device), read_datamodels(run)
             margins_fit = fit_margins(run, models, algorithm, seed)
+            who = {"workers": workers, "scheduler": scheduler, "cluster": cluster}
             work = Work(models, algorithm, margins_fit, who)
-            options = SelectionOptions(**(selection or {}), seed=seed)
+            options = SelectionOptions(**selection, seed=seed)
             targets = work.targets(options)  # before anything is trained, since it may refuse them
-            removing = RemovalOptions(models.plan.alpha, **(removal or {}), seed=seed)
+            removing = RemovalOptions(models.plan.alpha, **removal, seed=seed)
             removals = work.removals(removing)
             selections, chosen = work.selections(targets, options)
             tables = {"removals": removals.table, "removal_sets": removals.members}

@@ -75,7 +75,8 @@ def compare_algorithms(
     n_directions: int = 8,
     n_splits: int = 8,
     n_null_splits: int = 4,
-    scores: tuple[str, str] = ("", ""),
+    datamodels_1_path: str = "",
+    datamodels_2_path: str = "",
     scores_options: dict | None = None,
     seed: int = 0,
 ) -> StudyComparison:
@@ -84,12 +85,12 @@ def compare_algorithms(
     Parameters
     ----------
     run
-        The run's folder; with stage 03 finished, unless ``scores`` are given.
+        The run's folder; with stage 03 finished, unless scores are given.
     n_directions
         Directions of each residual.
     n_splits, n_null_splits
         Random halves (quarters) of the models for cross-fitted gaps (of the null).
-    scores
+    datamodels_1_path, datamodels_2_path
         Paths of both algorithms' attribution scores made elsewhere, in any format that
         `mdhelpers.formats.scores.load_scores` reads. Both or neither.
     scores_options
@@ -98,9 +99,9 @@ def compare_algorithms(
         Of the splits.
 
     """
-    if bool(scores[0]) != bool(scores[1]):
+    if bool(datamodels_1_path) != bool(datamodels_2_path):
         raise ValueError("give datamodels_1_path and datamodels_2_path both, or neither")
-    elsewhere = [resolve(path) for path in scores if path]
+    elsewhere = [resolve(path) for path in (datamodels_1_path, datamodels_2_path) if path]
     for path in elsewhere:
         if not path.exists():
             raise FileNotFoundError(

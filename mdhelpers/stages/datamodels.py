@@ -384,8 +384,10 @@ def fit_datamodels(
     run: Run,
     *,
     method: str = "lasso",
-    options: FitOptions | None = None,
-    relative: bool = True,
+    relative_to_class: bool = True,
+    n_lams: int = 50,
+    lam_min_ratio: float = 0.01,
+    folds: int = 1,
     seed: int = 0,
     device: str = "auto",
 ) -> StudyFits:
@@ -398,15 +400,16 @@ def fit_datamodels(
     method
         One of `mdhelpers.method.datamodels.METHODS`, of which the paper's is "lasso" (App. B.3), or
         "auto", which goes by the number of models.
-    options
-        Of the lasso: the path's length and reach, and what scores it.
-    relative
-        Predict margins relative to the mean of their class, see `outputs.relative_to_class`.
+    relative_to_class
+        Predict margins relative to the mean of their class, see `mdhelpers.method.margins`.
+    n_lams, lam_min_ratio, folds
+        Of the lasso, see `mdhelpers.method.engines.estimators.FitOptions`.
     seed
         Of the validation split and the bootstrap.
 
     """
-    options = options or FitOptions()
+    relative = relative_to_class
+    options = FitOptions(n_lams=n_lams, lam_min_ratio=lam_min_ratio, folds=folds)
     if method == "auto" and run.manifest(MODELS):
         given = read_models(run, device=device)
         method = dm.method_for(given.plan.n_models - given.n_heldout, given.plan.n_train)

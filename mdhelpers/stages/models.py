@@ -32,8 +32,6 @@ from mdhelpers.training.store import ModelStore, changed_tasks
 from mdhelpers.training.store_files import Trained
 from mdhelpers.training.tasks import TrainingPlan, choose_stack, load_kept, resolve_device, sources
 
-ALGORITHMS = ("algorithm_1", "algorithm_2")
-
 
 @dataclass(frozen=True, eq=False)
 class StudyModels:
@@ -82,25 +80,28 @@ class StudyModels:
         return trained.slots if self.plan.n_slots else None
 
 
-MODEL_DEFAULTS = {
-    "share_order": False,
-    "stack": 0,
-    "models_url": "",
-    "margins_dtype": "float32",
-    "models_1_given": {},
-    "models_2_given": {},
-}
-
-
 def train_models(
     run: Run,
-    parameters: dict[str, Any],
+    algorithm_1: dict[str, Any],
+    algorithm_2: dict[str, Any],
     *,
+    n_models: int,
+    n_heldout: int,
+    n_effect_models: int,
+    alpha: float = 0.5,
+    n_slots: int = 0,
+    share_order: bool = False,
+    stack: int = 0,
+    margins_dtype: str = "float32",
+    models_url: str = "",
+    models_1_given: dict[str, Any] | None = None,
+    models_2_given: dict[str, Any] | None = None,
+    seed: int = 0,
+    loader: str = "memory",
     device: str = "auto",
     workers: int = 0,
     scheduler: str = "local",
-    cluster: dict | None = None,
-    loader: str = "memory",
+    cluster: dict[str, Any] | None = None,
 ) -> StudyModels:
     """Stage 02: train every model of both algorithms; a killed run resumes.
 
@@ -108,28 +109,56 @@ def train_models(
     ----------
     run
         The run's folder, with stage 01 finished.
-    parameters
-        ``algorithm_1``, ``algorithm_2``, ``n_models``, ``n_heldout``, ``n_effect_models``,
-        ``alpha``, ``n_slots``, ``share_order``, ``stack``, ``seed``, ``margins_dtype``: all that
-        decides the models; and ``models_url``, where they are stored. With ``models_1_given`` and
-        ``models_2_given`` (see `mdhelpers.formats.models.GivenModels`) nothing is trained.
+    algorithm_1, algorithm_2
+        See `mdhelpers.training.algorithms.AlgorithmSpec`.
+    n_models, n_heldout
+        Models of each algorithm that datamodels are fitted on, and that grade them.
+    n_effect_models
+        Models of each that are kept whole, held-out ones first.
+    alpha
+        The share of the training images in a mask.
+    n_slots, share_order
+        Common initialisations that models share in turn (0: each its own), and whether the models
+        of one share the order of images and their augmentation too.
+    stack
+        Models trained side by side in one network; 0 leaves it to the architecture and device.
+    margins_dtype, models_url
+        How margins are stored, and where; in the run's folder by default.
+    models_1_given, models_2_given
+        `mdhelpers.formats.models.GivenModels`: models trained elsewhere; nothing is trained then.
+    loader
+        Where training images come from, see `mdhelpers.training.loading`.
     device, workers, scheduler, cluster
         Who trains, see `mdhelpers.training.mask_training.train_all`; no result depends on it, but
         for the kind of device.
-    loader
-        Where training images come from, see `mdhelpers.training.loading`.
 
     """
-    parameters = MODEL_DEFAULTS | parameters
-    for key in ALGORITHMS:
-        spec = parse_algorithm(parameters[key], key)
+    specs = [
+        parse_algorithm(spec, f"algorithm_{a}")
+        for a, spec in enumerate((algorithm_1, algorithm_2), 1)
+    ]
+    for spec in specs:
         check_algorithm(spec)
-        parameters[key] = spec.model_dump()
-    given = given_models(parameters)
-    if given:
+    parameters = {
+        "algorithm_1": specs[0].model_dump(),
+        "algorithm_2": specs[1].model_dump(),
+        "n_models": n_models,
+        "n_heldout": n_heldout,
+        "n_effect_models": n_effect_models,
+        "alpha": alpha,
+        "n_slots": n_slots,
+        "share_order": share_order,
+        "stack": stack,
+        "margins_dtype": margins_dtype,
+        "models_url": models_url,
+        "models_1_given": models_1_given or {},
+        "models_2_given": models_2_given or {},
+        "seed": seed,
+    }
+    if given := given_models(parameters):
         parameters |= {"n_slots": 0, "n_effect_models": 0, "origins": origins(given)}
     else:
-        parameters |= inputs.algorithms(*(parse_algorithm(parameters[k], k) for k in ALGORITHMS))
+        parameters |= inputs.algorithms(*specs)
     stage = run.stage(MODELS, parameters, after=[DATA])
     with stage.working() as needed:
         if needed:
@@ -140,7 +169,7 @@ def train_models(
             mend_stores(plan, stage.before)
             who = {"workers": workers, "scheduler": scheduler, "cluster": cluster}
             begun = import_models(plan, given) if given else train_all(plan, **who)
-            models = StudyModels(plan, read_data(run), parameters["n_heldout"])
+            models = StudyModels(plan, read_data(run), n_heldout)
             stage.finish(model_outputs(plan), figures=training_figures(models, begun))
     return read_models(run, device=device)
 

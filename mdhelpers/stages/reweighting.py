@@ -49,9 +49,9 @@ class StudyTilts:
 def tilt_directions(
     run: Run,
     *,
-    n_directions: int = 3,
-    n_random: int = 2,
-    n_pairs: int = 24,
+    n_tilted: int = 3,
+    n_random_tilts: int = 2,
+    n_tilt_pairs: int = 24,
     seed: int = 0,
     device: str = "auto",
     workers: int = 0,
@@ -62,11 +62,11 @@ def tilt_directions(
     ----------
     run
         The run's folder, with stage 04 finished.
-    n_directions
+    n_tilted
         Directions of each comparison, those of the strongest evidence first.
-    n_random
+    n_random_tilts
         Random directions beside them.
-    n_pairs
+    n_tilt_pairs
         Pairs of models a direction and algorithm.
     seed
         Of masks and random directions.
@@ -74,7 +74,7 @@ def tilt_directions(
         Who trains; no result depends on it, but for the kind of device.
 
     """
-    parameters = {"n_directions": n_directions, "n_random": n_random, "n_pairs": n_pairs}
+    parameters = {"n_directions": n_tilted, "n_random": n_random_tilts, "n_pairs": n_tilt_pairs}
     stage = run.stage(TILTING, parameters | {"seed": seed}, after=[MODELS, DATAMODELS, COMPARISON])
     with stage.working() as needed:
         models = read_models(run, device=device)
@@ -83,8 +83,10 @@ def tilt_directions(
             stage.finish([])
         elif needed:
             remove_changed(run)
-            chosen = choose_directions(run, n_directions, n_random, seed)
-            masks = [tilted_masks(u, n_pairs, seed=seed + k) for k, u in enumerate(chosen.vectors)]
+            chosen = choose_directions(run, n_tilted, n_random_tilts, seed)
+            masks = [
+                tilted_masks(u, n_tilt_pairs, seed=seed + k) for k, u in enumerate(chosen.vectors)
+            ]
             parts = [measure(run, models, a, chosen, np.stack(masks), workers) for a in (1, 2)]
             joined = (pd.concat(each, ignore_index=True) for each in zip(*parts, strict=True))
             tables = dict(zip(TABLES, joined, strict=True))

@@ -15,8 +15,8 @@ from tests.stages.test_models import DATA, MODELS
 def trained(tmp_path_factory) -> Run:
     run = Run("here", runs_dir=tmp_path_factory.mktemp("runs"))
     data.prepare_data(run, DATA)
-    stages_models.train_models(run, MODELS | {"n_slots": 0}, workers=1)
-    datamodels.fit_datamodels(run, method="difference_of_means", relative=True)
+    stages_models.train_models(run, **MODELS | {"n_slots": 0}, workers=1)
+    datamodels.fit_datamodels(run, method="difference_of_means", relative_to_class=True)
     return run
 
 
@@ -47,7 +47,7 @@ def test_models_trained_elsewhere_take_the_place_of_models_trained_here(
 ):
     folder, written = exported
     assert len(written) == 2 * len(KINDS) + 2  # a release is two files
-    models = stages_models.train_models(elsewhere, MODELS | given(folder))
+    models = stages_models.train_models(elsewhere, **MODELS | given(folder))
     own = stages_models.read_models(trained)
     for a in (1, 2):
         assert np.array_equal(models.all(a).masks, own.all(a).masks)
@@ -58,7 +58,7 @@ def test_models_trained_elsewhere_take_the_place_of_models_trained_here(
     fits = datamodels.fit_datamodels(elsewhere, method="difference_of_means")
     first = datamodels.fit_datamodels(trained, method="difference_of_means")
     assert np.array_equal(fits.datamodels[1].weights, first.datamodels[1].weights)
-    stages_models.train_models(elsewhere, MODELS | given(folder))
+    stages_models.train_models(elsewhere, **MODELS | given(folder))
     assert "finished before with these parameters" in capsys.readouterr().out.splitlines()[-1]
     assert isinstance(tables.throughput(elsewhere), str)
     assert checks.mask_overlap(models)["expected"].item() == pytest.approx(0.25, abs=0.01)
@@ -70,10 +70,10 @@ def test_changed_files_are_noticed_and_never_mixed(exported, elsewhere, tmp_path
     masks = tmp_path / "train_masks_50pct.npy"
     np.save(masks, np.load(copies["models_1_given"]["masks"]))
     copies["models_1_given"]["masks"] = str(masks)
-    stages_models.train_models(elsewhere, MODELS | copies)
+    stages_models.train_models(elsewhere, **MODELS | copies)
     np.save(masks, np.load(masks)[::-1])
     with pytest.raises(ValueError, match="origin was"):
-        stages_models.train_models(elsewhere, MODELS | copies)
+        stages_models.train_models(elsewhere, **MODELS | copies)
 
 
 @pytest.mark.parametrize(
@@ -87,7 +87,7 @@ def test_changed_files_are_noticed_and_never_mixed(exported, elsewhere, tmp_path
 )
 def test_what_cannot_be_read_is_refused(exported, elsewhere, changes, error, message):
     with pytest.raises(error, match=message):
-        stages_models.train_models(elsewhere, MODELS | {"stack": 0} | given(exported[0]) | changes)
+        stages_models.train_models(elsewhere, **MODELS | {"stack": 0} | given(exported[0]) | changes)
 
 
 def test_a_study_of_given_models_can_test_no_hypothesis(exported):

@@ -30,26 +30,28 @@ MODELS = {
     "seed": 0,
 }
 HOW = {
-    "algorithm": 1,
-    "removal": {"n_tests": 4, "n_models": 2},
-    "selection": {"targets": ["hardest", "tag"], "sizes": [6, 12], "n_models": 2},
+    "application_algorithm": 1,
+    "n_removal_tests": 4,
+    "n_models_per_set": 2,
     "n_clusters": 3,
+    "selection_targets": ["hardest", "tag"],
+    "selection_sizes": [6, 12],
+    "workers": 1,
 }
-QUIET = {"workers": 1, "progress": False}
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> Run:
     run = Run("s", runs_dir=tmp_path_factory.mktemp("runs"))
     data.prepare_data(run, DATA)
-    stages_models.train_models(run, MODELS, workers=1)
+    stages_models.train_models(run, **MODELS, workers=1)
     datamodels.fit_datamodels(run, method="difference_of_means")
     return run
 
 
 @pytest.fixture(scope="module")
 def found(run):
-    return apply_datamodels(run, **HOW, **QUIET)
+    return apply_datamodels(run, **HOW)
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +107,7 @@ def test_effects_are_those_of_the_trained_models(run, found):
 
 def test_what_is_finished_is_read(run, found, monkeypatch, capsys):
     monkeypatch.setattr("mdhelpers.stages.applications.retrain", None)
-    again = apply_datamodels(run, **HOW, **QUIET)
+    again = apply_datamodels(run, **HOW)
     assert "finished before with these parameters" in capsys.readouterr().out
     pd.testing.assert_frame_equal(again.removals.table, found.removals.table)
     pd.testing.assert_frame_equal(again.selections, found.selections)
@@ -169,12 +171,15 @@ def test_figures_are_drawn(found, models):
 
 @pytest.mark.parametrize(
     ("selection", "message"),
-    [({"targets": ["cow"], "sizes": [6]}, "unknown target 'cow'"), ({"sizes": [31]}, "31 of 30")],
+    [
+        ({"selection_targets": ["cow"], "selection_sizes": [6]}, "unknown target 'cow'"),
+        ({"selection_sizes": [31]}, "31 of 30"),
+    ],
 )
 def test_what_cannot_be_chosen_is_refused_before_training(run, selection, message, monkeypatch):
     monkeypatch.setattr("mdhelpers.stages.applications.retrain", None)
     with pytest.raises(ValueError, match=message):
-        apply_datamodels(run, **HOW | {"selection": selection}, **QUIET)
+        apply_datamodels(run, **HOW | selection)
 
 
 def test_models_made_elsewhere_are_not_trained_anew(run, models, monkeypatch):
@@ -183,7 +188,7 @@ def test_models_made_elsewhere_are_not_trained_anew(run, models, monkeypatch):
     )
     monkeypatch.setattr("mdhelpers.stages.applications.retrain", None)
     other = Run("s", runs_dir=run.path.parent)
-    found = apply_datamodels(other, **HOW | {"n_clusters": 4}, **QUIET)
+    found = apply_datamodels(other, **HOW | {"n_clusters": 4})
     assert len(found.removals.table) == len(found.selections) == 0
     assert len(found.clusters) == 2 * 36
     assert "none can flip" in application_tables.removal_sentence(other).data

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from mdhelpers.method.comparison import COMPARISONS
 from mdhelpers.runs.run import Run
 from mdhelpers.show import subpopulations as selections
 from mdhelpers.stages import comparison, data, datamodels, subpopulations
@@ -31,7 +32,7 @@ BUDGET = {"n_directions": 3, "n_splits": 1, "n_null_splits": 1}
 def run(tmp_path_factory) -> Run:
     run = Run("s", runs_dir=tmp_path_factory.mktemp("runs"))
     data.prepare_data(run, DATA)
-    stages_models.train_models(run, MODELS, workers=1)
+    stages_models.train_models(run, **MODELS, workers=1)
     datamodels.fit_datamodels(run, method="difference_of_means")
     return run
 
@@ -39,7 +40,7 @@ def run(tmp_path_factory) -> Run:
 def test_the_comparison_has_its_further_analyses(run, capsys):
     found = comparison.compare_algorithms(run, **BUDGET)
     assert found.further.counts.cosines["n_models"].max() == 16
-    assert set(found.further.disagreement["comparison"]) == set(comparison.PAIRS)
+    assert set(found.further.disagreement["comparison"]) == set(COMPARISONS)
     figures = run.results["04_residual_pca"]["analyses"]
     alike = found.further.similarity.matrix.loc["1", "2"]
     assert figures["similarity"]["pair"] == pytest.approx(alike)
@@ -90,9 +91,9 @@ def test_scores_made_elsewhere_have_curves_and_no_more(tmp_path):
     for number in (1, 2):
         weights = torch.from_numpy(rng.normal(size=(20, 30)).astype(np.float32))
         torch.save({"weight": weights}, tmp_path / f"{number}.pt")
-    scores = tuple(str(tmp_path / f"{number}.pt") for number in (1, 2))
+    scores = {f"datamodels_{number}_path": str(tmp_path / f"{number}.pt") for number in (1, 2)}
     run = Run("scores", runs_dir=tmp_path / "runs")
-    found = comparison.compare_algorithms(run, n_directions=3, scores=scores)
+    found = comparison.compare_algorithms(run, n_directions=3, **scores)
     assert set(found.further.curves["on"]) == {"all"}
     assert found.further.counts is None
     assert list(run.results["04_residual_pca"]["analyses"]) == ["curves"]

@@ -28,7 +28,7 @@ BLOCK = "03_datamodel_fitting"
 def run(tmp_path_factory) -> Run:
     run = Run("s", runs_dir=tmp_path_factory.mktemp("runs"))
     data.prepare_data(run, DATA)
-    models.train_models(run, MODELS, workers=1)
+    models.train_models(run, **MODELS, workers=1)
     datamodels.fit_datamodels(run, method="ridge")
     quality_stage.measure_quality(run, workers=1)
     return run

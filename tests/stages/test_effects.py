@@ -11,7 +11,6 @@ from mdhelpers.method.effects import treatment_effect
 from mdhelpers.show import checks
 from mdhelpers.stages.effects import EFFECT_COLUMNS, judge, largest, measure_effects
 from mdhelpers.stages.study import Hypothesis, Placebo
-from mdhelpers.training import tasks
 from mdhelpers.training.learners import TrainedModels
 
 
@@ -64,26 +63,26 @@ class Brightness(TrainedModels):
 
 
 @pytest.fixture
-def kept(monkeypatch):
+def kept():
     """Two algorithms with five kept models in stacks of three; those of the second retrain."""
-    made = {
+    return {
         a: [Brightness(slopes, retrains=a == 2) for slopes in ([a, 2.0, 3.0], [4.0, 5.0, -9.0])]
         for a in (1, 2)
     }
-    monkeypatch.setattr(tasks, "load_kept", lambda _, algorithm, __: made[algorithm])
-    return made
 
 
-def some_models() -> SimpleNamespace:
+@pytest.fixture
+def models(kept) -> SimpleNamespace:
     return SimpleNamespace(
+        kept=lambda algorithm, _=None: kept[algorithm],
         plan=SimpleNamespace(n_keep=5),
         dataset=make_scenes(n_train=12, n_test=15, size=16, seed=0),
         names=("p", "q"),
     )
 
 
-def test_effects_are_those_of_each_change_by_itself(kept):
-    models, images = some_models(), some_models().dataset.test.images
+def test_effects_are_those_of_each_change_by_itself(models, kept):
+    images = models.dataset.test.images
     tested = [hypothesis(1), hypothesis(2).model_copy(update={"name": "twice"})]
     found = measure_effects(models, tested, Placebo(intensities=[4]), seed=3)
     assert len(found) == 2 * (2 + 1) * 3
@@ -99,22 +98,21 @@ def test_effects_are_those_of_each_change_by_itself(kept):
         )
 
 
-def test_what_trains_anew_is_asked_once_for_everything(kept):
+def test_what_trains_anew_is_asked_once_for_everything(models, kept):
     tested = [hypothesis(1), hypothesis(2).model_copy(update={"name": "twice"})]
-    measure_effects(some_models(), tested, Placebo(intensities=[4]), seed=0)
+    measure_effects(models, tested, Placebo(intensities=[4]), seed=0)
     changes = 1 + 2 + 1  # as they are, two tags, a placebo; hypotheses share them
     assert [stack.asked for stack in kept[1]] == [[15] * changes] * 2
     assert [stack.asked for stack in kept[2]] == [[15 * changes]] * 2
 
 
-def test_without_hypotheses_no_model_is_asked(kept):
-    assert not len(measure_effects(some_models(), [], Placebo(), seed=0))
+def test_without_hypotheses_no_model_is_asked(models, kept):
+    assert not len(measure_effects(models, [], Placebo(), seed=0))
     assert kept[1][0].asked == kept[2][0].asked == []
 
 
-@pytest.mark.usefixtures("kept")
-def test_the_check_finds_the_same_effect_and_sees_another():
-    models, tested = some_models(), [hypothesis(1)]
+def test_the_check_finds_the_same_effect_and_sees_another(models):
+    tested = [hypothesis(1)]
     found = measure_effects(models, tested, Placebo(), seed=0)
     given = [h.model_dump() for h in tested]
     shown = checks.effect(models, found, given, seed=0)

@@ -23,13 +23,13 @@ MODELS = {
 def run(tmp_path_factory) -> Run:
     run = Run("s", runs_dir=tmp_path_factory.mktemp("runs"))
     data.prepare_data(run, DATA)
-    stages_models.train_models(run, MODELS, workers=1)
+    stages_models.train_models(run, **MODELS, workers=1)
     return run
 
 
 def test_a_finished_stage_is_read_and_not_made_again(run, capsys):
     first = data.prepare_data(run, DATA)
-    models = stages_models.train_models(run, MODELS, workers=1)
+    models = stages_models.train_models(run, **MODELS, workers=1)
     said = capsys.readouterr().out
     assert said.count("finished before with these parameters") == 2
     assert first.fingerprint == models.dataset.fingerprint == models.plan.fingerprint
@@ -46,7 +46,7 @@ def test_heldout_models_are_kept_apart(run):
 def test_other_parameters_do_not_overwrite_models(run):
     other = MODELS | {"algorithm_1": {"name": "a", "epochs": 3, "width": 4}}
     with pytest.raises(ValueError, match=r"epochs was 1, now 3.*another study name"):
-        stages_models.train_models(run, other, workers=1)
+        stages_models.train_models(run, **other, workers=1)
     stages_models.read_models(run)  # what was finished still is
 
 
@@ -61,7 +61,7 @@ def test_fits_are_graded_on_models_they_have_not_seen(run):
 
 def test_a_stage_whose_input_is_missing_says_what_to_run(tmp_path):
     with pytest.raises(ValueError, match="01_data_prep has not been run"):
-        stages_models.train_models(Run("s", runs_dir=tmp_path), MODELS)
+        stages_models.train_models(Run("s", runs_dir=tmp_path), **MODELS)
     with pytest.raises(ValueError, match="Run notebook 02_mask_training first"):
         stages_models.read_models(Run("s", runs_dir=tmp_path))
 
@@ -69,7 +69,7 @@ def test_a_stage_whose_input_is_missing_says_what_to_run(tmp_path):
 def test_discarding_the_models_removes_them_and_their_log(tmp_path):
     run = Run("s", runs_dir=tmp_path)
     data.prepare_data(run, DATA)
-    stages_models.train_models(run, MODELS, workers=1)
+    stages_models.train_models(run, **MODELS, workers=1)
     stages_models.discard(run)
     assert sorted(p.name for p in run.path.glob("*models*")) == []
     assert not (run.path / "training.jsonl").exists()

@@ -39,7 +39,7 @@ NAMES = ("plain", "flipped")
 def run(tmp_path_factory) -> Run:
     run = Run("s", runs_dir=tmp_path_factory.mktemp("runs"))
     data.prepare_data(run, {"kind": "scenes", "size": 16, "n_train": 24, "n_test": 60})
-    stages_models.train_models(run, PARAMETERS, workers=1)
+    stages_models.train_models(run, **PARAMETERS, workers=1)
     datamodels.fit_datamodels(run, method="difference_of_means")
     comparison.compare_algorithms(run, n_directions=2, n_splits=1, n_null_splits=1)
     subpopulations.inspect_subpopulations(run, top_k=8)

@@ -12,7 +12,7 @@ from mdhelpers.stages import data, datamodels, models
 from mdhelpers.stages.reweighting import StudyTilts, tilt_directions
 from tests.stages.test_models import DATA, MODELS
 
-BUDGET = {"n_directions": 1, "n_random": 1, "n_pairs": 4}
+BUDGET = {"n_tilted": 1, "n_random_tilts": 1, "n_tilt_pairs": 4}
 NAMES = ("a", "b")
 
 
@@ -20,7 +20,7 @@ NAMES = ("a", "b")
 def run(tmp_path_factory) -> Run:
     run = Run("s", runs_dir=tmp_path_factory.mktemp("runs"))
     data.prepare_data(run, DATA)
-    models.train_models(run, MODELS, workers=1)
+    models.train_models(run, **MODELS, workers=1)
     datamodels.fit_datamodels(run, method="difference_of_means")
     findings.compare_algorithms(run, n_directions=2, n_splits=1, n_null_splits=1)
     return run

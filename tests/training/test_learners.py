@@ -311,7 +311,7 @@ def test_any_two_kinds_go_through_the_stages(kinds, module, tmp_path):
     data = {"kind": "scenes", "size": 16, "n_train": 30, "n_test": 24}
     dataset = prepare_data(run, data)
     parameters = BUDGET | {"algorithm_1": kinds[0], "algorithm_2": kinds[1], "seed": 0}
-    models = train_models(run, parameters, workers=1, device="cpu")
+    models = train_models(run, **parameters, workers=1, device="cpu")
     fits = fit_datamodels(run, method="difference_of_means", device="cpu")
     assert [d.weights.shape for d in fits.datamodels] == [(24, 30)] * 2
     tested = [{"transformation": "tag", "intensities": [4], "target_class": "boat", "uses": 0}]

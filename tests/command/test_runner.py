@@ -1,8 +1,6 @@
 import errno
 import json
 import shutil
-import sys
-import types
 from types import SimpleNamespace
 
 import nbformat

@@ -1,0 +1,82 @@
+"""Captions of every subpopulation, and the CLIP that a study asks for."""
+
+import socket
+import time
+
+import numpy as np
+import open_clip
+import pandas as pd
+import pytest
+
+from mdhelpers.clip import encoders
+from mdhelpers.clip.words import CaptionSpec
+from mdhelpers.method.captions import distinguishing_captions
+from mdhelpers.stages import captions as stages_captions
+from mdhelpers.stages.captions import caption_subpopulations
+
+NAMED = "ViT-B-32"
+
+
+def unit(rows, width, seed):
+    table = np.random.default_rng(seed).normal(size=(rows, width)).astype(np.float32)
+    return table / np.linalg.norm(table, axis=1, keepdims=True)
+
+
+@pytest.fixture
+def embeddings():
+    return unit(60, 8, 0), unit(12, 8, 1), [f"caption {i}" for i in range(12)]
+
+
+def test_table_of_subpopulations(monkeypatch, embeddings):
+    images, texts, bank = embeddings
+    monkeypatch.setattr(stages_captions, "embed_images", lambda *_: images)
+    monkeypatch.setattr(stages_captions, "embed_texts", lambda *_: texts)
+    members = {("1_minus_2", 0, "top"): [4, 9, 2], ("1_minus_2", 0, "bottom"): [5, 6, 50]}
+    table = pd.DataFrame(
+        [(*key, rank, index) for key, those in members.items() for rank, index in enumerate(those)],
+        columns=["comparison", "direction", "end", "rank", "index"],
+    )
+    labels = np.arange(60) % 2
+    named = caption_subpopulations(None, None, table, bank, labels=labels, top=3)
+    assert len(named) == 2 * 2 * 3
+    part = named[(named["end"] == "bottom") & (named["reference"] == "class")]
+    alone = distinguishing_captions(images, texts, bank, [5, 6, 50], labels=labels, top=3)
+    assert part["caption"].tolist() == alone["caption"].tolist()
+    assert part["z"].tolist() == alone["z"].tolist()
+
+
+def test_captions_can_be_off_and_small_takes_no_weights(tmp_path):
+    assert stages_captions.load_clip(CaptionSpec(model="none"), cache_dir=tmp_path) is None
+    with pytest.raises(ValueError, match="leave it empty"):
+        stages_captions.load_clip(
+            CaptionSpec(model="small", pretrained="openai"), cache_dir=tmp_path
+        )
+
+
+@pytest.mark.parametrize(
+    ("model", "pretrained", "message"),
+    [
+        ("ViT-B-23", "openai", "unknown CLIP model 'ViT-B-23'; nearest: .*also: auto, small, none"),
+        (NAMED, "", "needs weights"),
+        ("ViT-B-16-SigLIP", "webli", "tokenizer from a hub"),
+        (NAMED, "opnai", "nearest: openai"),
+        (NAMED, "weights/none.pt", "no CLIP weights at"),
+    ],
+)
+def test_names_that_do_not_exist(tmp_path, model, pretrained, message):
+    spec = CaptionSpec(model=model, pretrained=pretrained)
+    with pytest.raises(ValueError, match=message):
+        stages_captions.load_clip(spec, cache_dir=tmp_path)
+
+
+def test_a_tag_without_network_fails_at_once(tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise OSError("no network")
+
+    monkeypatch.setattr(socket, "create_connection", refuse)
+    monkeypatch.setattr(encoders, "cached_weights", lambda *_: None)
+    open_clip.list_models()  # imported before the clock starts
+    start = time.monotonic()
+    with pytest.raises(ValueError, match=r"cannot be reached; pass the path.*model: none"):
+        stages_captions.load_clip(CaptionSpec(model=NAMED, pretrained="openai"), cache_dir=tmp_path)
+    assert time.monotonic() - start < 5

@@ -21,19 +21,19 @@ def classes(data: Dataset) -> pd.DataFrame:
     return table
 
 
-def planted(data: Dataset) -> pd.DataFrame | str:
-    """How many images of each class carry each planted feature, where that is known."""
-    if not any(len(getattr(data, part).truth.columns) for part in SPLITS):
-        return "No truth is known for this data: nothing was planted."
+def planted(data: Dataset) -> pd.DataFrame:
+    """Images of each class that carry a planted feature; no rows where none is known."""
+    splits = [getattr(data, part) for part in SPLITS]
+    features = list(dict.fromkeys([*data.test.truth, *data.train.truth]))
+    tables = [split.truth.reindex(columns=features, fill_value=False) for split in splits]
     rows = []
-    for part in SPLITS:
-        split = getattr(data, part)
-        for feature in split.truth.columns:
-            labels = split.labels[split.truth[feature].to_numpy()]
-            for label, count in zip(*np.unique(labels, return_counts=True), strict=True):
-                rows.append((feature, data.class_names[label], f"{part} images", count))
-    table = pd.DataFrame(rows, columns=["feature", "class", "part", "count"])
-    return table.pivot(index=["feature", "class"], columns="part", values="count")
+    for feature in features:
+        for label, name in enumerate(data.class_names):
+            carry = [t[feature][s.labels == label] for t, s in zip(tables, splits, strict=True)]
+            rows.append((feature, name, *(c.sum() for c in carry), carry[-1].mean()))
+    columns = ["feature", "class", *(f"{part} images" for part in SPLITS), "share of test images"]
+    table = pd.DataFrame(rows, columns=columns).set_index(columns[:2])
+    return table[table[columns[2:4]].any(axis=1)]
 
 
 def class_samples(split: Split, class_names, *, n: int = 12) -> Rows:

@@ -8,7 +8,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
-from mdhelpers.book.pages import draw_methods, expand_figures, power, similarity
+from mdhelpers.book.pages import draw_methods, expand_figures, expand_tables, power, similarity
 
 RECORDED = Path(__file__).parents[2] / "book" / "recorded"
 
@@ -105,3 +105,42 @@ def test_similarity_is_a_matrix_in_the_order_of_the_rows():
     assert [text.get_text() for text in ax.texts][:3] == ["1.00", "0.90", "0.40"]
     assert told.endswith("With plain: schedule 0.90, all of them 0.40.")
     plt.close("all")
+
+
+# Tables of recorded figures in prose pages.
+
+ROWS = [
+    {"way": "one", "s a model": 0.123},
+    {"way": "two", "s a model": 4.0, "extra": 7, "parts": {"a, b": 0.5}},
+]
+
+
+def with_tables(text: str) -> str:
+    return expand_tables(text, lambda path: {"recorded.x.rows": ROWS, "n": 3}[path], page="p.md")
+
+
+def test_rows_become_a_table_with_titles_and_formats():
+    text = with_tables(
+        "Before\n\n{{ table recorded.x.rows | way; s a model:.1f as seconds; extra }}\n"
+    )
+    assert text.splitlines()[2:] == [
+        "| way | seconds | extra |",
+        "| --- | --: | --: |",
+        "| one | 0.1 |  |",
+        "| two | 4.0 | 7 |",
+    ]
+
+
+def test_a_column_that_no_row_has_is_named():
+    with pytest.raises(ValueError, match=r"p\.md: no row has 'wya'"):
+        with_tables("{{ table recorded.x.rows | wya }}")
+
+
+def test_only_lists_of_rows_make_tables():
+    with pytest.raises(ValueError, match="no list of rows"):
+        with_tables("{{ table n | way }}")
+
+
+def test_rows_are_chosen_by_a_key_and_values_found_in_parts():
+    text = with_tables("{{ table recorded.x.rows where parts | way; parts.a, b:.2f as ab }}")
+    assert text.splitlines()[1:] == ["| --- | --: |", "| two | 0.50 |"]

@@ -21,7 +21,7 @@ from mdhelpers.base.places import machine
 from mdhelpers.data.scenes import make_scenes
 from mdhelpers.training.algorithms import NetworkSpec
 from mdhelpers.training.recipe import Task, TrainingData, stack_logits, train_stack
-from mdhelpers.training.tasks import STACKS, derived_seed, draw_mask
+from mdhelpers.training.tasks import derived_seed, draw_mask
 
 AUGMENTED = {"crop": 0.35, "flip": True, "shift": 2}
 SPECS = {
@@ -102,7 +102,7 @@ def main() -> None:
             print(found[-1], flush=True)
         rows += found
         rates = {row["stack"]: row["models a minute"] for row in found if row["device"] == device}
-        chosen = min(rates, key=lambda stack: abs(stack - STACKS[device][spec.architecture]))
+        chosen = min(rates, key=lambda stack: abs(stack - spec.most_in_a_stack(device)))
         share = rates[chosen] / max(rates.values())
         what = f"{name}: stack of {chosen}, which is chosen, over the best"
         bars.append({"what": what, "value": share, "aim": 0.8, "met": share >= 0.8})

@@ -23,9 +23,9 @@ from mdhelpers.base.places import cores, machine
 from mdhelpers.data.datasets import Dataset, save_dataset
 from mdhelpers.data.scenes import make_scenes
 from mdhelpers.training.algorithms import NetworkSpec
-from mdhelpers.training.networks import make_model
+from mdhelpers.training.networks import ARCHITECTURES, make_model
 from mdhelpers.training.store import ModelStore
-from mdhelpers.training.tasks import STACKS, TrainingPlan, draw_mask
+from mdhelpers.training.tasks import TrainingPlan, draw_mask
 from mdhelpers.training.workers.processes import ProcessPool
 from training_ways.clock import PARTS, WARM_UP, timed_task
 from training_ways.tight import tight_model
@@ -43,7 +43,7 @@ SPECS = (
     ),
 )
 USUAL, TIGHT, OURS = "usual script", "tight loop", "mdhelpers"
-STACK = STACKS["cpu"]["cnn"]
+STACK = ARCHITECTURES["cnn"].stack_cpu
 
 
 class Elsewhere:

@@ -51,8 +51,7 @@ def validate(model: type[BaseModel], given: dict, what: str = "") -> Any:
     except ValidationError as error:
         lines = []
         for fault in error.errors():
-            place = [part for part in fault["loc"] if not str(part).startswith("kind=")]
-            where = ".".join(str(part) for part in (*([what] if what else []), *place))
+            where = ".".join(str(part) for part in (*([what] if what else []), *fault["loc"]))
             message = fault["msg"].removeprefix("Value error, ")
             got = fault["input"]
             if fault["type"] in NO_MAPPING:
@@ -60,9 +59,6 @@ def validate(model: type[BaseModel], given: dict, what: str = "") -> Any:
             if fault["type"] == "literal_error" and isinstance(got, str):
                 known = re.findall("'([^']*)'", fault["ctx"]["expected"])
                 message = unknown_word(got, known, "word")
-            if fault["type"] == "union_tag_invalid":
-                known = re.findall("'kind=([^']*)'", fault["ctx"]["expected_tags"])
-                message = unknown_word(got["kind"], known, "kind")
             shown = "" if isinstance(got, dict) else f", got {got!r}"
             lines.append(f"{where or 'parameters'}: {message}{shown}")
         raise ValueError("\n".join(lines)) from None

@@ -19,7 +19,7 @@ from mdhelpers.base.specs import Spec
 from mdhelpers.data.sources import DEFAULT_SIZE, expected_sizes, list_pictures
 from mdhelpers.method.datamodels import AT_ONCE
 from mdhelpers.stages.study import Study
-from mdhelpers.training.algorithms import AlgorithmSpec, NetworkSpec, PythonSpec
+from mdhelpers.training.algorithms import AlgorithmSpec
 from mdhelpers.training.learners import learn
 from mdhelpers.training.recipe import TrainingData
 from mdhelpers.training.tasks import TrainingPlan, choose_stack, make_task, resolve_device
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
 PYTHON_BYTES = 1.3e9  # torch, the kernel, what it draws and a compiler: benchmarks/memory.py
 SECONDS_BESIDE_TRAINING = 240  # fits, captions, effects and pages of a study of scenes' size
-TRIAL_BATCHES = 6  # of one epoch, the second time it is run
 
 
 def estimate(study: Study) -> dict[str, Any]:
@@ -93,7 +92,7 @@ def estimate_in_words(specs, each: list[float | None]) -> str:
     for spec, seconds in zip(specs, each, strict=True):
         took = "not tried, a function of yours" if seconds is None else f"{seconds:.2f} s a model"
         words.append(f"{spec.name} {took}")
-        if isinstance(spec, NetworkSpec) and spec.initialisation.source:
+        if spec.start.source:
             words.append("its source models not counted")
     return ", ".join(words)
 
@@ -103,16 +102,13 @@ def seconds_per_model(
 ) -> float | None:
     """Seconds of one core, or of the GPU, a model; None for a function of the user's own.
 
-    A network is tried on a few batches of noise, anything else on as many images as it will get.
+    A network is tried on a few batches of noise, others on as many images as they will get.
     """
-    if isinstance(spec, PythonSpec):
-        return None
     n_train, size, n_classes = shape
-    n_subset, n_tried = alpha * n_train, n_train
-    trial = spec
-    if isinstance(spec, NetworkSpec):
-        n_tried = min(n_train, round(TRIAL_BATCHES * spec.batch_size / alpha))
-        trial = spec.model_copy(update={"epochs": 1, "warmup_epochs": 0.0, "compile": False})
+    tried = spec.trial(n_train, alpha)
+    if tried is None:
+        return None
+    trial, n_tried = tried
     images = torch.randint(0, 255, (n_tried, size, size, 3), dtype=torch.uint8, device=device)
     data = TrainingData(images, torch.arange(n_tried, device=device) % n_classes, n_classes)
     plan = TrainingPlan(
@@ -120,8 +116,7 @@ def seconds_per_model(
     )  # fmt: skip
     task, _ = make_task(plan, 1, slice(0, stack))
     seconds = timed(task, data) / stack
-    epochs = spec.epochs if isinstance(spec, NetworkSpec) else 1
-    return seconds * epochs * n_subset / round(alpha * n_tried)
+    return seconds * spec.n_epochs / trial.n_epochs * alpha * n_train / round(alpha * n_tried)
 
 
 def timed(task, data: TrainingData) -> float:

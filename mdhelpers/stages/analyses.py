@@ -30,7 +30,6 @@ from mdhelpers.method.comparison import Comparison, compare, most_directions
 from mdhelpers.method.datamodels import Datamodels
 from mdhelpers.stages.effects import UNCHANGED, confidences
 from mdhelpers.stages.models import StudyModels
-from mdhelpers.training.algorithms import NetworkSpec
 from mdhelpers.training.tasks import TrainingPlan
 
 FOLDER = "analyses"
@@ -44,7 +43,7 @@ class ModelsGiven:
     Attributes
     ----------
     fits : pair of callables
-        As `mdhelpers.method.crossfit.fitter` makes them, of algorithms 1 and 2.
+        As `mdhelpers.method.datamodels.fitter` makes them, of algorithms 1 and 2.
     n_models : int
         Models of each algorithm that can be fitted on.
     slots : ndarray of int, shape (n_models,), or None
@@ -177,7 +176,7 @@ def predictions_of_kept(models: StudyModels) -> tuple[np.ndarray, np.ndarray] | 
 def _keeps_networks(plan: TrainingPlan, algorithm: int) -> bool:
     tasks = range(-(-plan.n_keep // plan.stack))
     return (
-        isinstance(plan.algorithms[algorithm - 1], NetworkSpec)
+        plan.algorithms[algorithm - 1].keeps_models
         and len(tasks) > 0
         and all(plan.checkpoint_path(algorithm, task).exists() for task in tasks)
     )

@@ -19,7 +19,7 @@ from mdhelpers.runs.run import Run, read_tables, write_tables
 from mdhelpers.runs.stage import EFFECTS, MODELS
 from mdhelpers.stages.models import StudyModels, read_models
 from mdhelpers.stages.study import Hypothesis, Placebo, check_hypotheses
-from mdhelpers.training.learners import TrainedModels, TrainedNetworks
+from mdhelpers.training.learners import TrainedModels
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,8 +149,8 @@ def confidences(
     n_keep, images = models.plan.n_keep, models.dataset.test.images
     kept = models.kept(algorithm)
     together = any(stack.retrains for stack in kept)
-    networks = all(isinstance(stack, TrainedNetworks) for stack in kept)
-    at_once = 0 if networks and models.plan.device == "cpu" else 1  # others may hold state
+    stateless = all(stack.stateless for stack in kept)
+    at_once = 0 if stateless and models.plan.device == "cpu" else 1  # others may hold state
     found: dict[tuple[str, float], np.ndarray] = {}
     with tqdm(total=len(kept) * (1 if together else len(changes)), **BAR) as bar:
         for group in [changes] if together else [[change] for change in changes]:

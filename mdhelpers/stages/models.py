@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from mdhelpers.base.places import shown
 from mdhelpers.data.datasets import Dataset
@@ -25,7 +26,7 @@ from mdhelpers.runs.stage import DATA, MODELS, is_inside, lies_in, problem
 from mdhelpers.stages import study as inputs
 from mdhelpers.stages.data import read_data
 from mdhelpers.training.algorithms import parse_algorithm
-from mdhelpers.training.learners import TrainedModels, check_algorithm
+from mdhelpers.training.learners import TrainedModels
 from mdhelpers.training.locations import open_location
 from mdhelpers.training.mask_training import train_all
 from mdhelpers.training.store import ModelStore, changed_tasks
@@ -55,6 +56,12 @@ class StudyModels:
         """The first kept models (all of them by default), held against the run's digests."""
         check, n = partial(checked, self.plan.folder, MODELS), n_models or self.plan.n_keep
         return load_kept(self.plan, algorithm, n, check=check)
+
+    def logits(self, algorithm: int, images: np.ndarray) -> torch.Tensor:
+        """What the kept models say of images, (n_kept, n_images, n_classes), on the CPU."""
+        none = torch.empty(0, len(images), len(self.dataset.class_names))
+        found = [stack.logits(images) for stack in self.kept(algorithm)]
+        return torch.cat([none, *found])[: self.plan.n_keep]
 
     def all(self, algorithm: int) -> Trained:
         """Every model of algorithm 1 or 2."""
@@ -138,7 +145,7 @@ def train_models(
         for a, spec in enumerate((algorithm_1, algorithm_2), 1)
     ]
     for spec in specs:
-        check_algorithm(spec)
+        spec.check()
     parameters = {
         "algorithm_1": specs[0].model_dump(),
         "algorithm_2": specs[1].model_dump(),

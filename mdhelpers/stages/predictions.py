@@ -20,7 +20,6 @@ from mdhelpers.stages.comparison import read_comparison
 from mdhelpers.stages.effects import UNCHANGED, confidences
 from mdhelpers.stages.models import StudyModels, read_models
 from mdhelpers.stages.subpopulations import read_subpopulations
-from mdhelpers.training.algorithms import SklearnSpec
 from mdhelpers.training.mask_training import retrain
 from mdhelpers.training.store_files import Trained
 from mdhelpers.training.tasks import TrainingPlan
@@ -155,7 +154,7 @@ def errors_again(models: StudyModels, algorithm: int, n: int, **who: Any) -> pd.
     """
     plan = models.plan
     n = min(n, plan.n_keep)
-    if not n or isinstance(plan.algorithms[algorithm - 1], SklearnSpec):
+    if not n or plan.algorithms[algorithm - 1].gives_probabilities:
         return pd.DataFrame()
     first = models.all(algorithm).rows(slice(0, n))
     keys = other_keys(plan, n)

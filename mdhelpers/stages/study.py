@@ -41,7 +41,6 @@ from mdhelpers.method.comparison import check_count, most_directions
 from mdhelpers.method.engines.fast_l1 import check_fast_l1
 from mdhelpers.runs.run import StudyError
 from mdhelpers.training.algorithms import AlgorithmSpec, AnyAlgorithm
-from mdhelpers.training.learners import check_algorithm
 from mdhelpers.training.locations import check_url
 from mdhelpers.training.tasks import resolve_device
 from mdhelpers.training.workers.hosts import ClusterSpec, import_extra
@@ -179,8 +178,7 @@ class Study(Spec):
 
 def sources(*algorithms: AlgorithmSpec) -> list[DatasetSpec]:
     """The data sets of the source models that algorithms start from."""
-    starts = [getattr(spec, "initialisation", None) for spec in algorithms]
-    return [start.source.dataset for start in starts if start and start.source]
+    return [spec.start.source.dataset for spec in algorithms if spec.start.source]
 
 
 def check_hypotheses(hypotheses: list[Hypothesis], placebo: Placebo, classes) -> None:
@@ -217,14 +215,11 @@ def algorithms(*specs: AlgorithmSpec) -> dict[str, Any]:
 
 
 def _algorithm(spec: AlgorithmSpec) -> dict[str, str]:
-    from mdhelpers.training.learners import made_with
-
-    found = {"made_with": made_with(spec)}
-    if start := getattr(spec, "initialisation", None):
-        if start.path:
-            found["checkpoint"] = file_content(start.path, f"{spec.name}: initialisation.path")
-        if start.source:
-            found["pictures"] = data_digest(start.source.dataset)
+    found, start = {"made_with": spec.made_with()}, spec.start
+    if start.path:
+        found["checkpoint"] = file_content(start.path, f"{spec.name}: initialisation.path")
+    if start.source:
+        found["pictures"] = data_digest(start.source.dataset)
     return {name: value for name, value in found.items() if value}
 
 
@@ -346,7 +341,7 @@ SHOWN = 8
 
 def _algorithms(study: Study) -> None:
     for spec in (study.algorithm_1, study.algorithm_2):
-        check_algorithm(spec)
+        spec.check()
     if study.share_order and not study.n_slots:
         raise ValueError("share_order needs slots to share within; give n_slots above 0")
 

@@ -1,29 +1,45 @@
 """What a learning algorithm is: a map from a training subset and a seed to a model, as data.
 
-Three kinds. A *network* is trained by ``training``; ``sklearn`` names a classifier of
-scikit-learn; ``python`` names a function of the user's own. All three are trained on the same
-subsets and leave the same outputs, so that any two can be compared.
+A kind is one class, an `AlgorithmSpec`: its fields are the keys of a study, and its methods all
+that training, fitting and estimates ask of it. Three are here. A *network* is trained by
+``recipe``; ``sklearn`` names a classifier of scikit-learn; ``python`` names a function of the
+user's own. All are trained on the same subsets and leave the same outputs, so that any two can be
+compared. Another kind is one more entry of `LEARNERS`, or a class of the user's own that a study
+names as ``kind: module:Class``.
+
+What trains is imported by the methods, so that a study can be read without torch.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import (
-    Discriminator,
+    BeforeValidator,
     Field,
+    SerializeAsAny,
     SerializerFunctionWrapHandler,
-    Tag,
+    field_validator,
     model_serializer,
     model_validator,
 )
 
-from mdhelpers.base.specs import Count, Positive, Share, Spec, unknown_word, validate
+from mdhelpers.base.own_code import code_digest, find, is_own
+from mdhelpers.base.places import resolve
+from mdhelpers.base.specs import Count, Positive, Share, Spec, validate
 from mdhelpers.data.datasets import DatasetSpec
+
+if TYPE_CHECKING:
+    import torch
+
+    from mdhelpers.training.learners import TrainedModels
+    from mdhelpers.training.networks import Architecture
+    from mdhelpers.training.recipe import Task, TrainingData
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 NotNegative = Annotated[float, Field(ge=0)]
-ARCHITECTURE_WIDTHS = {"cnn": 16, "resnet9": 64, "resnet18": 64, "resnet50": 64}
+TRIAL_BATCHES = 6  # of one epoch
 
 
 class AugmentationSpec(Spec):
@@ -93,19 +109,94 @@ class InitialisationSpec(Spec):
 
 
 class AlgorithmSpec(Spec):
-    """What every learning algorithm has: a name, and a kind."""
+    """A kind of learning algorithm: its keys beside a name, and what it does with them.
+
+    Of another kind, `train` is all that must be said. What else differs from a function that is
+    called once a model and leaves nothing behind is said by overriding the other methods.
+
+    Attributes
+    ----------
+    gives_probabilities
+        Whether logits are logarithms of probabilities, which are measured by log-odds; margins of
+        logits otherwise (`mdhelpers.training.learners.margins_of`).
+    keeps_models
+        Whether trained models are kept as files. Then its `TrainedModels` have a ``state``, and
+        `restore` gives them back. Others are trained again from their masks and seeds, to the
+        same bits: nothing is ever pickled.
+
+    """
 
     name: str
     kind: str
+
+    gives_probabilities: ClassVar[bool] = False
+    keeps_models: ClassVar[bool] = False
+
+    def train(self, task: Task, data: TrainingData) -> TrainedModels:
+        """Train the models of a task, each on its own subset from its own seeds."""
+        raise NotImplementedError(f"{type(self).__name__} says not how to train")
+
+    def restore(
+        self, state: dict[str, torch.Tensor], n_models: int, size: tuple[int, int], n_classes: int
+    ) -> TrainedModels:
+        """The models of a task whose ``state`` was kept, on the device where that lies."""
+        raise NotImplementedError(f"{type(self).__name__} keeps no models")
+
+    def check(self) -> None:
+        """Refuse, before anything is trained, what could only fail in training.
+
+        Raises
+        ------
+        ValueError
+            For an unknown classifier, module, function or option, or one that cannot be used.
+        FileNotFoundError
+            For a checkpoint that is not there.
+
+        """
+
+    def made_with(self) -> str:
+        """What beside the specification decides a model's bits: a function's files, a version.
+
+        Of a user's own code the module's file counts, and what it imports from its folder.
+        """
+        return code_digest(self.kind) if is_own(self.kind) else ""
+
+    @property
+    def start(self) -> InitialisationSpec:
+        """Where training starts."""
+        return InitialisationSpec()
+
+    @property
+    def n_epochs(self) -> int:
+        """Training losses of each model."""
+        return 1
+
+    def most_in_a_stack(self, device: str) -> int:  # noqa: ARG002
+        """Models a task on ``cpu`` or ``cuda`` at most, where a study leaves it open."""
+        return 8
+
+    def trial(self, n_train: int, alpha: float) -> tuple[AlgorithmSpec, int] | None:  # noqa: ARG002
+        """What to train, on so many images, to learn how long training takes; None: not tried."""
+        return self, n_train
+
+    @property
+    def not_finite(self) -> str:
+        """What is told of a model whose margins are not finite."""
+        return "gave margins that are not finite."
+
+    def __reduce__(self):
+        """It travels to workers as data: they import what it names."""
+        return parse_algorithm, (self.model_dump(),)
 
 
 class NetworkSpec(AlgorithmSpec):
     """A network and the recipe that trains it.
 
     Architecture
-        ``cnn`` (three convolutions and a linear layer), ``resnet9``, or torchvision's
-        ``resnet18`` and ``resnet50``. ``width`` is the first convolution's channels; torchvision's
-        have theirs. ``trainable: head`` trains the last layer only, on fixed features.
+        ``cnn`` (three convolutions and a linear layer), ``resnet9``, torchvision's ``resnet18``
+        and ``resnet50``, or one of the user's own as ``module:name``. ``width`` is the first
+        convolution's channels; torchvision's have theirs. ``trainable: head`` trains the last
+        layer only, on fixed features.
     Steps
         ``sgd`` with ``momentum`` and perhaps ``nesterov``, or ``adamw``; ``weight_decay``; and a
         ``schedule`` of ``lr``, which is its highest value: ``constant``; ``step``, times
@@ -123,7 +214,7 @@ class NetworkSpec(AlgorithmSpec):
     """
 
     kind: Literal["network"] = "network"
-    architecture: Literal["cnn", "resnet9", "resnet18", "resnet50"] = "cnn"
+    architecture: str = "cnn"
     width: Annotated[int, Field(ge=4, le=256)] | None = None
     initialisation: InitialisationSpec = Field(default_factory=lambda: InitialisationSpec())
     trainable: Literal["all", "head"] = "all"
@@ -152,10 +243,18 @@ class NetworkSpec(AlgorithmSpec):
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     compile: bool = False
 
+    keeps_models: ClassVar[bool] = True
+
+    @field_validator("architecture")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        architecture_of(name)
+        return name
+
     @model_validator(mode="after")
     def _fits_together(self) -> NetworkSpec:
-        if self.width is not None and self.architecture in ("resnet18", "resnet50"):
-            raise ValueError(f"width: torchvision's {self.architecture} has its own; leave it out")
+        if self.width is not None and self.design.width is None:
+            raise ValueError(f"width: {self.architecture} has its own; leave it out")
         if self.nesterov and (self.optimizer != "sgd" or not self.momentum):
             raise ValueError("nesterov needs optimizer: sgd and a momentum above 0")
         if self.warmup_epochs >= self.epochs:
@@ -168,16 +267,71 @@ class NetworkSpec(AlgorithmSpec):
                 f"the source is a {source.algorithm.architecture}, this algorithm a "
                 f"{self.architecture}; weights go from one to the same only"
             )
-        if self.initialisation.kind == "torchvision" and not self.architecture.startswith(
-            ("resnet18", "resnet50")
-        ):
+        if self.initialisation.kind == "torchvision" and not self.design.torchvision:
             raise ValueError(f"torchvision has no weights for {self.architecture}")
         return self
 
     @property
-    def channels(self) -> int:
-        """``width``, or the architecture's usual one."""
-        return self.width or ARCHITECTURE_WIDTHS[self.architecture]
+    def design(self) -> Architecture:
+        """What ``architecture`` names."""
+        return architecture_of(self.architecture)
+
+    @property
+    def start(self) -> InitialisationSpec:
+        return self.initialisation
+
+    @property
+    def n_epochs(self) -> int:
+        return self.epochs
+
+    @property
+    def not_finite(self) -> str:
+        return f"diverged; its margins are not finite. Lower its lr (now {self.lr})."
+
+    def train(self, task: Task, data: TrainingData) -> TrainedModels:
+        from mdhelpers.training.learners import TrainedNetworks
+        from mdhelpers.training.recipe import train_stack
+
+        stack, losses = train_stack(task, data)
+        return TrainedNetworks(stack, losses.T)
+
+    def restore(
+        self, state: dict[str, torch.Tensor], n_models: int, size: tuple[int, int], n_classes: int
+    ) -> TrainedModels:
+        import torch
+
+        from mdhelpers.training.learners import TrainedNetworks
+        from mdhelpers.training.networks import make_stack
+
+        stack = make_stack(self, n_models, size, n_classes)
+        stack.load_state_dict(state)
+        device = next(iter(state.values())).device
+        return TrainedNetworks(stack.to(device, memory_format=torch.channels_last))
+
+    def check(self) -> None:
+        path = self.initialisation.path
+        if path and not resolve(path).is_file():
+            raise FileNotFoundError(
+                f"{self.name} starts from a checkpoint that is not there: {resolve(path)}. "
+                "Correct initialisation.path"
+            )
+
+    def made_with(self) -> str:
+        return code_digest(self.architecture) if is_own(self.architecture) else ""
+
+    def most_in_a_stack(self, device: str) -> int:
+        return self.design.stacks[device]
+
+    def trial(self, n_train: int, alpha: float) -> tuple[AlgorithmSpec, int]:
+        short = self.model_copy(update={"epochs": 1, "warmup_epochs": 0.0, "compile": False})
+        return short, min(n_train, round(TRIAL_BATCHES * self.batch_size / alpha))
+
+
+def architecture_of(name: str) -> Architecture:
+    """The architecture of that name, ours or the user's own (``module:name``)."""
+    from mdhelpers.training.networks import ARCHITECTURES, Architecture
+
+    return find(name, ARCHITECTURES, "architecture", lambda it: isinstance(it, Architecture))
 
 
 class SklearnSpec(AlgorithmSpec):
@@ -190,6 +344,21 @@ class SklearnSpec(AlgorithmSpec):
     kind: Literal["sklearn"]
     classifier: str
     options: dict[str, Any] = Field({})
+
+    gives_probabilities: ClassVar[bool] = True
+
+    def train(self, task: Task, data: TrainingData) -> TrainedModels:
+        from mdhelpers.training.learners import TrainedClassifiers
+
+        return TrainedClassifiers(task, data)
+
+    def check(self) -> None:
+        from mdhelpers.training.learners import make_classifier
+
+        make_classifier(self, seed=0)
+
+    def made_with(self) -> str:
+        return f"scikit-learn {version('scikit-learn')}"
 
 
 class PythonSpec(AlgorithmSpec):
@@ -206,24 +375,48 @@ class PythonSpec(AlgorithmSpec):
     function: Annotated[str, Field(pattern=r"^[\w.]+:\w+$")]
     options: dict[str, Any] = Field({})
 
+    def train(self, task: Task, data: TrainingData) -> TrainedModels:
+        from mdhelpers.training.learners import TrainedFunctions
 
-KINDS = {"network": NetworkSpec, "sklearn": SklearnSpec, "python": PythonSpec}
+        return TrainedFunctions(task, data)
+
+    def check(self) -> None:
+        from mdhelpers.training.learners import load_function
+
+        load_function(self)
+
+    def made_with(self) -> str:
+        self.check()
+        return code_digest(self.function)
+
+    def trial(self, n_train: int, alpha: float) -> None:
+        """A function of the user's own is not called before its turn."""
 
 
-def _kind_of(given: Any) -> str:
-    if isinstance(given, dict):
-        kind = given.get("kind", "network")
-    else:
-        kind = getattr(given, "kind", "network")  # of a word or a number the network's spec tells
-    return f"kind={kind}"  # `validate` takes such a word out of a fault's address
+LEARNERS: dict[str, type[AlgorithmSpec]] = {
+    "network": NetworkSpec,
+    "sklearn": SklearnSpec,
+    "python": PythonSpec,
+}
 
 
-AnyAlgorithm = Annotated[
-    Annotated[NetworkSpec, Tag("kind=network")]
-    | Annotated[SklearnSpec, Tag("kind=sklearn")]
-    | Annotated[PythonSpec, Tag("kind=python")],
-    Discriminator(_kind_of),
-]
+def learner_of(given: Any) -> type[AlgorithmSpec]:
+    """The kind that a mapping names, ours or the user's own (``module:Class``)."""
+    kind = given.get("kind", "network") if isinstance(given, dict) else "network"
+    return find(str(kind), LEARNERS, "kind", is_learner)
+
+
+def is_learner(it: Any) -> bool:
+    return isinstance(it, type) and issubclass(it, AlgorithmSpec) and it is not AlgorithmSpec
+
+
+def _of_its_kind(given: Any) -> AlgorithmSpec:
+    """A specification; of a word or a number the network's tells what is expected."""
+    is_one = isinstance(given, AlgorithmSpec)
+    return given if is_one else learner_of(given).model_validate(given)
+
+
+AnyAlgorithm = Annotated[SerializeAsAny[AlgorithmSpec], BeforeValidator(_of_its_kind)]
 for _spec in (InitialisationSpec, PretrainingSpec, NetworkSpec):
     _spec.model_rebuild()
 
@@ -237,7 +430,8 @@ def parse_algorithm(given: dict, what: str = "") -> AlgorithmSpec:
         Names every faulty key and what was expected.
 
     """
-    kind = given.get("kind", "network")
-    if kind not in KINDS:
-        raise ValueError(f"{what}.kind: {unknown_word(str(kind), KINDS, 'kind')}")
-    return validate(KINDS[kind], given, what)
+    try:
+        kind = learner_of(given)
+    except ValueError as error:
+        raise ValueError(f"{what}.kind: {error}") from None
+    return validate(kind, given, what)

@@ -1,42 +1,30 @@
 """Trained models behind one interface: whatever they are, they have logits and losses.
 
-Classifiers of scikit-learn as a learning algorithm.
-
-A function of the user's own as a learning algorithm.
-
-Train a task with an algorithm of any kind; the other modules see `TrainedModels` alone.
-
-Of networks checkpoints are kept. Classifiers and functions are never saved: their masks and seeds
-give the same models again.
+`learn` trains a task, `margins_of` measures what its models say. Between them stand the three
+kinds of `TrainedModels` that `mdhelpers.training.algorithms` makes: stacks of networks,
+classifiers of scikit-learn, and models of a function of the user's own.
 """
 
 from __future__ import annotations
 
-import ast
 import copy
-import hashlib
-import importlib
 import inspect
 import math
-import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import cached_property, lru_cache
-from importlib.machinery import PathFinder
-from importlib.metadata import version
-from pathlib import Path
 
 import numpy as np
 import torch
 from threadpoolctl import threadpool_limits
 from torch.nn import functional as F
 
-from mdhelpers.base.places import project_root, resolve, shown
+from mdhelpers.base.own_code import load
 from mdhelpers.base.specs import unknown_word
 from mdhelpers.method.margins import correct_class_margins, log_odds
-from mdhelpers.training.algorithms import AlgorithmSpec, NetworkSpec, PythonSpec, SklearnSpec
+from mdhelpers.training.algorithms import AlgorithmSpec, PythonSpec, SklearnSpec
 from mdhelpers.training.networks import StackedNetwork
-from mdhelpers.training.recipe import Task, TrainingData, stack_logits, train_stack
+from mdhelpers.training.recipe import Task, TrainingData, stack_logits
 
 
 class TrainedModels(ABC):
@@ -44,6 +32,8 @@ class TrainedModels(ABC):
 
     retrains = False
     """Whether every call of `logits` trains anew, so that all images should come in one call."""
+    stateless = False
+    """Whether `logits` may be called by several threads at once."""
 
     losses: np.ndarray
     """(G, n_epochs) float32, mean training loss of each epoch; one epoch if no network. Where
@@ -57,6 +47,8 @@ class TrainedModels(ABC):
 class TrainedNetworks(TrainedModels):
     """A stack of networks, trained or read from a checkpoint (then without ``losses``)."""
 
+    stateless = True
+
     def __init__(self, stack: StackedNetwork, losses: np.ndarray | None = None):
         self.stack = stack.eval()
         self.losses = np.empty((stack.n_models, 0), np.float32) if losses is None else losses
@@ -66,6 +58,10 @@ class TrainedNetworks(TrainedModels):
         if not isinstance(images, torch.Tensor):
             images = torch.from_numpy(np.require(images, requirements=["C", "W"]))
         return stack_logits(self.stack, images.to(next(self.stack.parameters()).device))
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """What is kept of them, which `NetworkSpec.restore` takes."""
+        return self.stack.state_dict()
 
 
 class TrainedOnSubsets(TrainedModels):
@@ -225,9 +221,6 @@ def checked_classifier(spec: SklearnSpec, kind: type, given: dict):
     return model
 
 
-INSTALLED = ("site-packages", "dist-packages")
-
-
 class TrainedFunctions(TrainedOnSubsets):
     """Models of a user's function, trained whenever logits are asked for, once a model and call.
 
@@ -290,7 +283,7 @@ def checked_logits(result, shape: tuple[int, int]) -> torch.Tensor:
 
 
 def load_function(spec: PythonSpec) -> Callable:
-    """The function that ``spec`` names, from the project's folder, the working one or a package.
+    """The function that ``spec`` names, see `mdhelpers.base.own_code.load`.
 
     Raises
     ------
@@ -298,127 +291,12 @@ def load_function(spec: PythonSpec) -> Callable:
         If there is no such module or function, or it does not take what it would be given.
 
     """
-    module_name, _, name = spec.function.partition(":")
-    folders = _look_in_own_folders()
     try:
-        _say_what_runs(module_name)
-        module = importlib.import_module(module_name)
-    except Exception as error:
-        raise ValueError(
-            f"{spec.name}: cannot import {module_name!r}, from {' or '.join(folders)} or the "
-            f"installed packages: {type(error).__name__}: {error}"
-        ) from error
-    found = {n: f for n, f in vars(module).items() if callable(f) and not n.startswith("__")}
-    if name not in found:
-        raise ValueError(
-            f"{spec.name}: {unknown_word(name, found, f'function of {module_name}')}; the module "
-            f"is {module.__file__}"
-        )
-    check_call(spec, found[name])
-    return found[name]
-
-
-def _look_in_own_folders() -> list[str]:
-    """Let modules be found in the project's folder and the working one."""
-    folders = list(dict.fromkeys([str(project_root()), str(Path.cwd())]))
-    # Appended, so that a file of the user's hides no installed package.
-    sys.path += [folder for folder in folders if folder not in sys.path]
-    importlib.invalidate_caches()
-    return folders
-
-
-@lru_cache(maxsize=100)
-def _say_what_runs(module_name: str) -> None:
-    """Once in a process, and before it is imported: importing runs it."""
-    file = module_file(module_name)
-    if file and not _is_worker():
-        print(f"This study runs code from {shown(file)}", file=sys.stderr)
-
-
-def _is_worker() -> bool:
-    """Whether this process was started by one that has said it."""
-    import multiprocessing
-
-    return multiprocessing.parent_process() is not None
-
-
-def module_file(module_name: str) -> Path | None:
-    """The file of a module, which is not run for it; None where there is none."""
-    folder, spec = None, None
-    for name in module_name.split("."):  # find_spec alone would import the packages on the way
-        spec = PathFinder.find_spec(name, folder)
-        if spec is None:
-            return None
-        folder = spec.submodule_search_locations
-    return Path(spec.origin).resolve() if spec.origin else None
-
-
-def function_digest(function: str) -> str:
-    """A fingerprint of the code that ``module:function`` runs, none of which is run for it.
-
-    It is made of the module's file and of those of all modules that it imports, and these import,
-    from the folder that the module lies in or folders below it; installed packages are left out.
-    What a module imports by a name that it makes up is not seen.
-
-    Raises
-    ------
-    ValueError
-        If there is no such module.
-
-    """
-    folders = _look_in_own_folders()
-    module_name = function.partition(":")[0]
-    file = module_file(module_name)
-    if file is None or file.suffix != ".py":
-        raise ValueError(
-            f"cannot import {module_name!r} from {' or '.join(folders)} or the installed packages"
-        )
-    root = file.parents[len(module_name.split(".")) - (file.name != "__init__.py")]
-    found = _with_imported(file, root, module_name.split(".")[0])
-    named = sorted((path.relative_to(root).as_posix(), code) for path, code in found.items())
-    lines = [f"{name} {hashlib.sha256(code).hexdigest()}" for name, code in named]
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
-
-
-def _with_imported(file: Path, root: Path, own: str) -> dict[Path, bytes]:
-    """The contents of a module's file and of all that it imports below ``root``."""
-    found, waiting = {}, [file]
-    while waiting:
-        path = waiting.pop()
-        if path not in found:
-            found[path] = path.read_bytes()
-            names = _imports(path, found[path], root)
-            waiting += [other for name in names for other in _files(name, root, own)]
-    return found
-
-
-def _imports(path: Path, code: bytes, root: Path) -> set[str]:
-    """The dotted names of modules that a file may import, `from a import b` naming `a.b` too."""
-    package = path.relative_to(root).with_suffix("").parts[:-1]
-    names = set()
-    try:
-        tree = ast.parse(code)
-    except (SyntaxError, ValueError, RecursionError):  # its import will say so
-        return names
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            start = package[: len(package) - node.level + 1] if node.level else ()
-            base = ".".join([*start, *([node.module] if node.module else [])])
-            names |= {base, *(f"{base}.{alias.name}".lstrip(".") for alias in node.names)}
-    return names
-
-
-def _files(name: str, root: Path, own: str) -> list[Path]:
-    """The files below ``root`` that importing a dotted name runs: packages on the way too."""
-    parts, files = name.split("."), []
-    if parts[0] == "mdhelpers" or (root.name in INSTALLED and parts[0] != own):
-        return []  # both have versions of their own
-    for n in range(1, len(parts) + 1):
-        place = root.joinpath(*parts[:n])
-        files += [place.with_suffix(".py"), place / "__init__.py"]
-    return [file for file in files if file.is_file()]
+        function = load(spec.function, "function", callable)
+    except ValueError as error:
+        raise ValueError(f"{spec.name}: {error}") from error
+    check_call(spec, function)
+    return function
 
 
 def check_call(spec: PythonSpec, function: Callable) -> None:
@@ -436,58 +314,18 @@ def check_call(spec: PythonSpec, function: Callable) -> None:
 def learn(task: Task, data: TrainingData) -> TrainedModels:
     """Train the models of a task, each on its own subset from its own seeds.
 
-    The same task gives the same bits again, so this is also how models that are not kept, those
-    of scikit-learn and of functions, are had a second time.
+    The same task gives the same bits again, so this is also how models that are not kept are had
+    a second time.
     """
-    if isinstance(task.algorithm, NetworkSpec):
-        stack, losses = train_stack(task, data)
-        return TrainedNetworks(stack, losses.T)
-    if isinstance(task.algorithm, SklearnSpec):
-        return TrainedClassifiers(task, data)
-    return TrainedFunctions(task, data)
-
-
-def check_algorithm(spec: AlgorithmSpec) -> None:
-    """Refuse, before anything is trained, what could only fail in training.
-
-    Raises
-    ------
-    ValueError
-        For an unknown classifier, module, function or option, or one that cannot be used.
-    FileNotFoundError
-        For a checkpoint that is not there.
-
-    """
-    if isinstance(spec, SklearnSpec):
-        make_classifier(spec, seed=0)
-    elif isinstance(spec, PythonSpec):
-        load_function(spec)
-    elif spec.initialisation.path and not resolve(spec.initialisation.path).is_file():
-        raise FileNotFoundError(
-            f"{spec.name} starts from a checkpoint that is not there: "
-            f"{resolve(spec.initialisation.path)}. Correct initialisation.path"
-        )
-
-
-def made_with(spec: AlgorithmSpec) -> str:
-    """What beside its specification decides a model's bits: a function's files, a version.
-
-    Of a ``python`` algorithm the module's own file counts, and what it imports from its folder.
-    """
-    if isinstance(spec, SklearnSpec):
-        return f"scikit-learn {version('scikit-learn')}"
-    if isinstance(spec, PythonSpec):
-        load_function(spec)
-        return function_digest(spec.function)
-    return ""
+    return task.algorithm.train(task, data)
 
 
 def margins_of(spec: AlgorithmSpec, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """What datamodels of an algorithm predict: its outputs on the test images.
 
-    Networks and functions of the user's own are measured by `correct_class_margins`, as in the
-    paper (App. B.3); classifiers of scikit-learn by `log_odds`, since their logits are logarithms
-    of probabilities. With two classes both are the same.
+    Logits are measured by `correct_class_margins`, as in the paper (App. B.3); where they are
+    logarithms of probabilities, as of scikit-learn's classifiers, by `log_odds`. With two classes
+    both are the same.
 
     Parameters
     ----------
@@ -503,5 +341,5 @@ def margins_of(spec: AlgorithmSpec, logits: torch.Tensor, labels: torch.Tensor) 
     (n_models, n_test) of the logits' dtype.
 
     """
-    measure = log_odds if isinstance(spec, SklearnSpec) else correct_class_margins
+    measure = log_odds if spec.gives_probabilities else correct_class_margins
     return measure(logits, labels)

@@ -1,14 +1,15 @@
-"""Architectures, one model as an ordinary module; `stacking` holds many of them in one network.
+"""Architectures: one model as an ordinary module, and many of them in one network.
 
-Many models in one network: G plain models side by side in grouped convolutions.
+A registry of what a study may name (`ARCHITECTURES`), and `StackedNetwork`: G plain models side by
+side in grouped convolutions. Tensors between its layers hold the G models' channels one model
+after the other, (b, G C, h, w), and model g reads and writes only its own, so that the stack's
+gradients are exactly the G separate ones. Every parameter and buffer is the G models' own, joined
+along their first dimension (batch norm's step counters are shared), so that one model is a block
+of rows.
 
-Tensors between layers hold the G models' channels one model after the other, (b, G C, h, w), and
-model g reads and writes only its own, so that the stack's gradients are exactly the G separate
-ones. On a GPU, which one small model cannot fill, this is what makes training many models fast;
-on a CPU core it gains about a fifth at small batches (``benchmarks/``).
-
-Every parameter and buffer of a stack is the G models' own, joined along their first dimension
-(batch norm's step counters are shared), so that one model is a block of rows.
+On a GPU, which one small model cannot fill, this is what makes training many models fast; on a CPU
+core a stack of 8 small networks trains 1.2 to 1.7 times as fast as one alone, and a ResNet gains
+nothing (``benchmarks/training.py``).
 """
 
 from __future__ import annotations
@@ -16,12 +17,12 @@ from __future__ import annotations
 import math
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from mdhelpers.base.specs import unknown_word
 from mdhelpers.training.algorithms import NetworkSpec
 from mdhelpers.training.weights import weight_faults
 
@@ -35,7 +36,7 @@ def make_model(spec: NetworkSpec, size: tuple[int, int], n_classes: int) -> nn.M
     Parameters
     ----------
     spec
-        Names the architecture, its ``channels`` and the ``initialisation.scheme``.
+        Names the architecture, its ``width`` and the ``initialisation.scheme``.
     size
         (height, width) of the images in pixels, at least 16.
     n_classes
@@ -51,14 +52,13 @@ def make_model(spec: NetworkSpec, size: tuple[int, int], n_classes: int) -> nn.M
         For an unknown architecture, and for images under 16 pixels.
 
     """
-    if spec.architecture not in ARCHITECTURES:
-        raise ValueError(unknown_word(spec.architecture, ARCHITECTURES, "architecture"))
+    design = spec.design
     if min(size) < SMALLEST_SIDE:
         raise ValueError(
             f"{spec.architecture} takes images of at least {SMALLEST_SIDE} × {SMALLEST_SIDE} "
             f"pixels, got {size[0]} × {size[1]}; resize them"
         )
-    model = ARCHITECTURES[spec.architecture](spec.channels, tuple(size), n_classes)
+    model = design.make(spec.width or design.width, tuple(size), n_classes)
     if spec.initialisation.scheme == "torch":
         for layer in model.modules():
             if hasattr(layer, "reset_parameters"):
@@ -177,7 +177,7 @@ class Scale(nn.Module):
         return logits * self.by
 
 
-def resnet18(channels: int, size: tuple[int, int], n_classes: int) -> nn.Module:  # noqa: ARG001
+def resnet18(channels: None, size: tuple[int, int], n_classes: int) -> nn.Module:  # noqa: ARG001
     """torchvision's ResNet-18 with its own widths and names.
 
     Small images keep its usual stem, which divides their sides by four before the first block: at
@@ -188,14 +188,51 @@ def resnet18(channels: int, size: tuple[int, int], n_classes: int) -> nn.Module:
     return make(weights=None, num_classes=n_classes)
 
 
-def resnet50(channels: int, size: tuple[int, int], n_classes: int) -> nn.Module:  # noqa: ARG001
+def resnet50(channels: None, size: tuple[int, int], n_classes: int) -> nn.Module:  # noqa: ARG001
     """torchvision's ResNet-50; see `resnet18`."""
     from torchvision.models import resnet50 as make
 
     return make(weights=None, num_classes=n_classes)
 
 
-ARCHITECTURES = {"cnn": cnn, "resnet9": resnet9, "resnet18": resnet18, "resnet50": resnet50}
+@dataclass(frozen=True)
+class Architecture:
+    """What a study may name as an ``architecture``.
+
+    Attributes
+    ----------
+    make
+        ``make(channels, (height, width), n_classes)`` gives one plain model that `StackedNetwork`
+        can stack, from images (b, 3, height, width) to logits, its weights drawn from torch's
+        global generator.
+    width
+        The usual channels of its first convolution; None where it has its own.
+    stack_cpu, stack_cuda
+        Models a task where a study leaves it open. On a GPU a stack goes as far as its
+        activations are sure to fit in 16 GB; on an H100, 128 of the small networks take nine
+        tenths of the best rate (``benchmarks/training_gpu.py``).
+    torchvision
+        Whether torchvision has ImageNet weights of it, under the same name.
+
+    """
+
+    make: Callable[[int | None, tuple[int, int], int], nn.Module]
+    width: int | None = None
+    stack_cpu: int = 1
+    stack_cuda: int = 1
+    torchvision: bool = False
+
+    @property
+    def stacks(self) -> dict[str, int]:
+        return {"cpu": self.stack_cpu, "cuda": self.stack_cuda}
+
+
+ARCHITECTURES = {
+    "cnn": Architecture(cnn, width=16, stack_cpu=8, stack_cuda=128),
+    "resnet9": Architecture(resnet9, width=64, stack_cuda=8),
+    "resnet18": Architecture(resnet18, stack_cuda=4, torchvision=True),
+    "resnet50": Architecture(resnet50, torchvision=True),
+}
 
 # They treat every channel alike and by itself, so that a stack needs no other.
 PER_CHANNEL = (
@@ -303,7 +340,7 @@ class StackedNetwork(nn.Module):
 def make_stack(
     spec: NetworkSpec, n_models: int, size: tuple[int, int], n_classes: int
 ) -> StackedNetwork:
-    """A stack of an algorithm's models, to be initialised; see `models.make_model`."""
+    """A stack of an algorithm's models, to be initialised; see `make_model`."""
     return StackedNetwork(lambda: make_model(spec, size, n_classes), n_models)
 
 

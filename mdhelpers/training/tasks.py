@@ -1,15 +1,13 @@
-"""The plan of a study's models: which masks, seeds and tasks, whoever trains them.
+"""Tasks: which masks, seeds and starting weights the models of a study have, and how one is run.
 
 A task is one stack of models of one algorithm. Tasks follow from the plan alone, so that any
-number of processes on any number of hosts may run them in any order.
+number of processes on any number of hosts may run them in any order: each trains its models,
+writes their rows to the store and keeps some as checkpoints.
 
-Weights that an algorithm starts from: a file, torchvision's, or source models trained here.
-
-Source models are trained on the whole of another data set before any task starts, each once. They
-are kept under ``sources/``, named after what decides them, so that two algorithms that start from
-the same source share its very weights.
-
-Run one task: train its models, write their rows to the store, keep some as checkpoints.
+Weights that an algorithm starts from are a file's, torchvision's, or those of source models that
+are trained here, on the whole of another data set, before any task starts. They are kept under
+``sources/``, named after what decides them, so that two algorithms that start from the same source
+share its very weights.
 """
 
 from __future__ import annotations
@@ -33,23 +31,12 @@ from mdhelpers.base.places import resolve
 from mdhelpers.data.datasets import DatasetSpec, read_dataset
 from mdhelpers.data.sources import data_digest, load_dataset
 from mdhelpers.method.margins import is_right
-from mdhelpers.training.algorithms import AlgorithmSpec, NetworkSpec, PretrainingSpec
-from mdhelpers.training.learners import TrainedModels, TrainedNetworks, learn, made_with, margins_of
+from mdhelpers.training.algorithms import AlgorithmSpec, PretrainingSpec
+from mdhelpers.training.learners import TrainedModels, learn, margins_of
 from mdhelpers.training.loading import open_source
-from mdhelpers.training.networks import make_stack
 from mdhelpers.training.recipe import Task, TrainingData, stack_logits, train_stack
 from mdhelpers.training.store import ModelStore
 from mdhelpers.training.weights import read_weights, torchvision_weights
-
-# Models a task, by architecture. On a CPU core a stack of 8 small networks trains 1.2 to 1.7 times
-# as fast as one alone, and a ResNet gains nothing (benchmarks/training.py). A small network cannot
-# fill a GPU: there a stack goes as far as its activations are sure to fit in 16 GB; on an H100, 128
-# of the small networks take nine tenths of the best rate (benchmarks/training_gpu.py).
-STACKS = {
-    "cpu": {"cnn": 8, "resnet9": 1, "resnet18": 1, "resnet50": 1},
-    "cuda": {"cnn": 128, "resnet9": 8, "resnet18": 4, "resnet50": 1},
-}
-ROWS_OF_OTHERS = 8  # models a task, where they are not networks
 
 
 def resolve_device(device: str, scheduler: str = "local") -> str:
@@ -70,10 +57,7 @@ def resolve_device(device: str, scheduler: str = "local") -> str:
 
 def choose_stack(algorithms: tuple[AlgorithmSpec, ...], n_models: int, device: str) -> int:
     """Models a task for ``stack: 0``: the largest divisor of ``n_models`` within the rule."""
-    rule = STACKS[device.split(":")[0]]
-    limit = min(
-        rule[a.architecture] if isinstance(a, NetworkSpec) else ROWS_OF_OTHERS for a in algorithms
-    )
+    limit = min(spec.most_in_a_stack(device.split(":")[0]) for spec in algorithms)
     return max(d for d in range(1, limit + 1) if n_models % d == 0)
 
 
@@ -165,13 +149,13 @@ class TrainingPlan:
     def identity(self, algorithm: int) -> dict:
         """What decides the bits of a model; the store refuses to mix two of these."""
         spec = self.algorithms[algorithm - 1]
-        path = spec.initialisation.path if isinstance(spec, NetworkSpec) else ""
+        path = spec.start.path
         weights = hashlib.sha256(resolve(path).read_bytes()).hexdigest()[:16] if path else ""
         origin = {"origin": self.origins[algorithm - 1]} if self.origins else {}
         return origin | {
             "algorithm": spec.model_dump(),
             "weights": weights,
-            "made_with": made_with(spec),
+            "made_with": spec.made_with(),
             "algorithm_number": algorithm,
             "data": self.fingerprint,
             "seed": self.seed,
@@ -188,7 +172,7 @@ class TrainingPlan:
             "n_models": self.n_models,
             "n_train": self.n_train,
             "n_test": self.n_test,
-            "n_epochs": getattr(self.algorithms[algorithm - 1], "epochs", 1),
+            "n_epochs": self.algorithms[algorithm - 1].n_epochs,
             "rows": self.stack,
         }
         return ModelStore.create(
@@ -236,24 +220,18 @@ SOURCE_SEEDS = 6  # apart from the keys of masks, orders and initialisations
 def source_path(plan: TrainingPlan, source: PretrainingSpec, number: int) -> Path:
     """Where source model ``number`` is kept."""
     decides = [source.model_dump(exclude={"n_models"}), plan.seed]
-    if pictures := data_digest(source.dataset):  # of scenes, the specification says it all
-        decides.append(pictures)
+    # Of scenes and of our own architectures the specification says it all.
+    decides += filter(None, (data_digest(source.dataset), source.algorithm.made_with()))
     decides = json.dumps(decides, sort_keys=True)
     name = hashlib.sha256(decides.encode()).hexdigest()[:12]
     return plan.source_folder / f"{name}_{number:05d}.safetensors"
-
-
-def source_of(plan: TrainingPlan, algorithm: int) -> PretrainingSpec | None:
-    """The source that an algorithm starts from, if it starts from one."""
-    spec = plan.algorithms[algorithm - 1]
-    return spec.initialisation.source if isinstance(spec, NetworkSpec) else None
 
 
 def sources(plan: TrainingPlan) -> dict[Path, tuple[int, int]]:
     """Where each source model is kept, and its (algorithm, number); a shared one is there once."""
     wanted = {}
     for algorithm in plan.numbers:
-        source = source_of(plan, algorithm)
+        source = plan.algorithms[algorithm - 1].start.source
         for number in range(source.n_models if source else 0):
             wanted.setdefault(source_path(plan, source, number), (algorithm, number))
     return wanted
@@ -267,7 +245,7 @@ def unfinished_sources(plan: TrainingPlan) -> list[tuple[int, int]]:
 def run_source(plan: TrainingPlan, algorithm: int, number: int) -> dict:
     """Train one source model on all of its data and keep it; returns its summary."""
     start = time.perf_counter()
-    source = source_of(plan, algorithm)
+    source = plan.algorithms[algorithm - 1].start.source
     data, test = source_data(source.dataset.model_dump_json(), plan.device)
     seeds = [derived_seed(plan.seed, SOURCE_SEEDS, number, k) for k in (0, 1)]
     everything = np.ones((1, len(data.source)), bool)
@@ -301,13 +279,11 @@ def source_data(spec_json: str, device: str) -> tuple[TrainingData, TrainingData
 def starting_weights(plan: TrainingPlan, algorithm: int, rows: slice) -> tuple[dict, ...]:
     """The weights that models ``rows`` start from, one state dict each; none for random starts."""
     spec = plan.algorithms[algorithm - 1]
-    if not isinstance(spec, NetworkSpec) or spec.initialisation.kind == "random":
+    start, source = spec.start, spec.start.source
+    if start.kind == "random":
         return ()
-    if spec.initialisation.kind != "pretraining":
-        return (file_weights(spec.initialisation.path, spec.architecture),) * (
-            rows.stop - rows.start
-        )
-    source = spec.initialisation.source
+    if source is None:
+        return (file_weights(start.path, spec.architecture),) * (rows.stop - rows.start)
     shared = plan.slots(rows) if plan.n_slots else plan.keys(rows)
     numbers = [i % source.n_models for i in shared]
     return tuple(load_file(source_path(plan, source, number)) for number in numbers)
@@ -329,8 +305,10 @@ def run_task(plan: TrainingPlan, algorithm: int, task_index: int) -> dict:
     logits = models.logits(test_images)
     margins = margins_of(task.algorithm, logits, test_labels).numpy()
     refuse_diverged(task, algorithm, margins, rows)
-    if rows.start < plan.n_keep and isinstance(models, TrainedNetworks):
-        save_checkpoint(models.stack, plan.checkpoint_path(algorithm, task_index))
+    if rows.start < plan.n_keep and task.algorithm.keeps_models:
+        path = plan.checkpoint_path(algorithm, task_index)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_tensors(path, models.state())
     accuracy = is_right(logits, test_labels).float().mean(1).numpy()
     seconds = time.perf_counter() - start
     arrays = {
@@ -365,11 +343,7 @@ def refuse_diverged(task: Task, algorithm: int, margins: np.ndarray, rows: slice
     if not broken.any():
         return
     what = f"algorithm {algorithm} ({task.algorithm.name}): model {rows.start + broken.argmax()}"
-    if isinstance(task.algorithm, NetworkSpec):
-        raise FloatingPointError(
-            f"{what} diverged; its margins are not finite. Lower its lr (now {task.algorithm.lr})."
-        )
-    raise FloatingPointError(f"{what} gave margins that are not finite.")
+    raise FloatingPointError(f"{what} {task.algorithm.not_finite}")
 
 
 def resident_data(plan: TrainingPlan) -> tuple[TrainingData, torch.Tensor, torch.Tensor]:
@@ -389,11 +363,6 @@ def _resident_data(folder: Path, loader: str, device: str, fingerprint: str):
     return data, test_images, torch.from_numpy(dataset.test.labels)
 
 
-def save_checkpoint(model: torch.nn.Module, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_tensors(path, model.state_dict())
-
-
 def load_kept(
     plan: TrainingPlan,
     algorithm: int,
@@ -411,12 +380,9 @@ def load_kept(
     dataset = read_dataset(plan.data_folder, mmap=True)
     spec, kept = plan.algorithms[algorithm - 1], []
     for task in range(-(-n_models // plan.stack)):
-        if isinstance(spec, NetworkSpec):
-            stack = make_stack(spec, plan.stack, dataset.size, len(dataset.class_names))
-            path = plan.checkpoint_path(algorithm, task)
-            stack.load_state_dict(load_file(check(path)))
-            stack.to(plan.device, memory_format=torch.channels_last).eval()
-            kept.append(TrainedNetworks(stack))
+        if spec.keeps_models:
+            state = load_file(check(plan.checkpoint_path(algorithm, task)), device=plan.device)
+            kept.append(spec.restore(state, plan.stack, dataset.size, len(dataset.class_names)))
         else:
             rows = slice(task * plan.stack, (task + 1) * plan.stack)
             data, *_ = resident_data(plan)
@@ -433,7 +399,7 @@ def unfinished_tasks(plan: TrainingPlan) -> list[tuple[int, int]]:
 def finished_tasks(plan: TrainingPlan, algorithm: int) -> set[int]:
     """Tasks whose rows, and checkpoint where one is kept, are there."""
     done = plan.create_store(algorithm).done_tasks()
-    if not isinstance(plan.algorithms[algorithm - 1], NetworkSpec):
+    if not plan.algorithms[algorithm - 1].keeps_models:
         return done
     lacking = {
         task

@@ -11,6 +11,8 @@ from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 
+from mdhelpers.base import own_code
+from mdhelpers.base.own_code import code_digest
 from mdhelpers.data.scenes import make_scenes
 from mdhelpers.method.margins import is_right
 from mdhelpers.runs.run import Run
@@ -21,15 +23,11 @@ from mdhelpers.stages.effects import verify_hypotheses
 from mdhelpers.stages.models import train_models
 from mdhelpers.stages.study import Study
 from mdhelpers.training import algorithms
-from mdhelpers.training import learners as python_models
 from mdhelpers.training.algorithms import parse_algorithm
 from mdhelpers.training.augmentation import normalise
 from mdhelpers.training.learners import (
     TrainedNetworks,
-    check_algorithm,
-    function_digest,
     learn,
-    made_with,
     margins_of,
 )
 from mdhelpers.training.recipe import Task, TrainingData, stack_logits, train_stack
@@ -247,13 +245,12 @@ def test_the_same_task_gives_the_same_bits(module):
 )
 def test_a_classifier_that_cannot_be_is_refused_before_training(changes, message):
     with pytest.raises(ValueError, match=f"f: .*{message}"):
-        check_algorithm(parse_algorithm(FOREST | changes))
+        parse_algorithm(FOREST | changes).check()
 
 
 def test_options_decide_whether_there_are_probabilities():
-    check_algorithm(
-        parse_algorithm(FOREST | {"classifier": "SGDClassifier", "options": {"loss": "log_loss"}})
-    )
+    options = {"classifier": "SGDClassifier", "options": {"loss": "log_loss"}}
+    parse_algorithm(FOREST | options).check()
 
 
 @pytest.mark.parametrize(
@@ -271,33 +268,33 @@ def test_a_function_that_cannot_be_is_refused_before_training(module, function, 
     module(RECORDED + "\nlimit = 3\ndef short(images): return images\n")
     given = users_function(function=function, options=options)
     with pytest.raises(ValueError, match=f"p: .*{message}"):
-        check_algorithm(parse_algorithm(given))
+        parse_algorithm(given).check()
 
 
 def test_a_fault_inside_a_module_is_told(module):
     module("import no_such_package_at_all\n")
     with pytest.raises(ValueError, match=r"cannot import 'users_own'.*no_such_package_at_all"):
-        check_algorithm(parse_algorithm(users_function()))
+        parse_algorithm(users_function()).check()
 
 
 def test_a_checkpoint_must_be_there(tmp_path):
     path = tmp_path / "start.safetensors"
     given = NETWORK | {"initialisation": {"kind": "checkpoint", "path": str(path)}}
     with pytest.raises(FileNotFoundError, match="n starts from a checkpoint that is not there"):
-        check_algorithm(parse_algorithm(given))
+        parse_algorithm(given).check()
     path.write_bytes(b"weights")
-    check_algorithm(parse_algorithm(given))
+    parse_algorithm(given).check()
 
 
 def test_an_edited_function_is_another_algorithm(module):
     given = parse_algorithm(users_function())
     module(RECORDED)
-    before = made_with(given)
-    assert made_with(given) == before
+    before = given.made_with()
+    assert given.made_with() == before
     module(RECORDED + "# edited\n")
-    assert made_with(given) != before
-    assert made_with(parse_algorithm(FOREST)).startswith("scikit-learn ")
-    assert made_with(parse_algorithm(NETWORK)) == ""
+    assert given.made_with() != before
+    assert parse_algorithm(FOREST).made_with().startswith("scikit-learn ")
+    assert parse_algorithm(NETWORK).made_with() == ""
 
 
 BUDGET = {"n_models": 24, "n_heldout": 8, "n_effect_models": 3, "n_slots": 0, "alpha": 0.5}
@@ -410,10 +407,10 @@ def test_a_digest_takes_in_what_is_imported_from_the_same_folder(tmp_path, monke
         "numpy_like": "",
     }
     tree(tmp_path, **files)
-    found = {"": function_digest("mine:train")}
+    found = {"": code_digest("mine:train")}
     for name, code in files.items():
         tree(tmp_path, **{name: code + "# changed\n"})
-        found[name] = function_digest("mine:train")
+        found[name] = code_digest("mine:train")
         tree(tmp_path, **{name: code})
     same = {name for name, digest in found.items() if digest == found[""]}
     assert same == {"", "other", "numpy_like"}
@@ -427,17 +424,17 @@ def test_a_digest_is_of_content_and_not_of_the_place(tmp_path, monkeypatch):
         monkeypatch.setattr(sys, "path", list(sys.path))
         monkeypatch.chdir(tree(tmp_path / name, pack__mine="from . import b", pack__b=""))
         sys.path.insert(0, str(tmp_path / name))
-        found.add(function_digest("pack.mine:train"))
+        found.add(code_digest("pack.mine:train"))
     assert len(found) == 1
     with pytest.raises(ValueError, match="cannot import 'nowhere_at_all'"):
-        function_digest("nowhere_at_all:train")
+        code_digest("nowhere_at_all:train")
 
 
 def test_it_is_said_once_from_where_code_is_run_and_before(module, capsys):
     module("import sys\nprint('imported', file=sys.stderr)\n" + RECORDED)
-    python_models._say_what_runs.cache_clear()
+    own_code._say_what_runs.cache_clear()
     for _ in range(2):
-        made_with(parse_algorithm(users_function()))
+        parse_algorithm(users_function()).made_with()
     said = capsys.readouterr().err.splitlines()
     assert [line.split("/")[-1] for line in said] == ["users_own.py", "imported"]
     assert said[0].startswith("This study runs code from ")

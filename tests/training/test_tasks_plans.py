@@ -39,7 +39,7 @@ def test_a_stack_divides_the_models_and_keeps_to_the_rule():
     cnn, big = NetworkSpec(name="a"), NetworkSpec(name="b", architecture="resnet50")
     forest = parse_algorithm({"name": "f", "kind": "sklearn", "classifier": "SVC"})
     assert plans.choose_stack((cnn, cnn), 1152, "cpu") == 8
-    assert plans.choose_stack((cnn, cnn), 1152, "cuda:1") == 32
+    assert plans.choose_stack((cnn, cnn), 1152, "cuda:1") == 128
     assert plans.choose_stack((cnn, cnn), 15, "cpu") == 5
     assert plans.choose_stack((cnn, big), 1152, "cpu") == 1
     assert plans.choose_stack((cnn, forest), 1152, "cuda") == 8

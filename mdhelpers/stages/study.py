@@ -33,7 +33,7 @@ from mdhelpers.clip.encoders import check_named, looks_like_path
 from mdhelpers.clip.words import CaptionSpec, caption_bank
 from mdhelpers.data.datasets import DatasetSpec, Split
 from mdhelpers.data.scenes import CLASS_NAMES, PLANTED, check_features
-from mdhelpers.data.sources import DEFAULT_SIZE, data_digest, expected_sizes, list_pictures
+from mdhelpers.data.sources import data_digest, expected_sizes
 from mdhelpers.data.transforms import get_transform, transform_images
 from mdhelpers.formats.models import check_given, given_models
 from mdhelpers.formats.scores import scores_of_study
@@ -348,14 +348,13 @@ def _algorithms(study: Study) -> None:
 
 def _names(study: Study) -> None:
     """Classes of a folder are known once it was looked at."""
-    if study.dataset.kind == "image_folder" and not study.dataset.classes:
-        names = list_pictures(study.dataset).names
+    if (names := study.dataset.source.names(study.dataset)) and not study.dataset.classes:
         check_hypotheses(study.hypotheses, study.placebo, names)
         check_targets(study.selection_targets, names)
 
 
 def _transformations(study: Study) -> None:
-    size = study.dataset.size or DEFAULT_SIZE[study.dataset.kind]
+    size = study.dataset.pixels
     image = np.zeros((1, size, size, 3), np.uint8)
     for spec in (*study.hypotheses, study.placebo):
         for intensity in spec.intensities:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ import torch
 from mdhelpers.base.places import cores, duration, free_bytes, in_words, memory_bytes, shown
 from mdhelpers.base.records import plain
 from mdhelpers.base.specs import Spec
-from mdhelpers.data.sources import DEFAULT_SIZE, expected_sizes, list_pictures
+from mdhelpers.data.sources import expected_sizes
 from mdhelpers.method.datamodels import AT_ONCE
 from mdhelpers.stages.study import Study
 from mdhelpers.training.algorithms import AlgorithmSpec
@@ -45,7 +45,7 @@ def estimate(study: Study) -> dict[str, Any]:
     n_train, n_test, n_classes = expected_sizes(study.dataset)
     total = study.n_models + study.n_heldout
     again = study.n_repeats * study.n_heldout
-    size = study.dataset.size or DEFAULT_SIZE[study.dataset.kind]
+    size = study.dataset.pixels
     device = resolve_device("auto" if study.scheduler != "local" else study.device)
     specs = (study.algorithm_1, study.algorithm_2)
     stack = study.stack or choose_stack(specs, total, device)
@@ -145,7 +145,7 @@ def describe(plan: Plan, needs: Mapping[str, Any]) -> str:
     return "\n".join(
         [
             first,
-            *of_folder(plan.study),
+            *of_data(plan.study),
             *of_scores(plan.study),
             *of_steps(plan),
             *of_needs(plan, needs),
@@ -153,20 +153,10 @@ def describe(plan: Plan, needs: Mapping[str, Any]) -> str:
     )
 
 
-def of_folder(study: Any) -> Iterator[str]:
+def of_data(study: Any) -> Iterable[str]:
     """What a folder of pictures holds, and what of it is left out."""
-    from mdhelpers.data.sources import notes
-
     spec = getattr(study, "dataset", None)
-    if getattr(spec, "kind", "") != "image_folder":
-        return
-    listing = list_pictures(spec)
-    names = ", ".join(listing.names[:10]) + (", …" if len(listing.names) > 10 else "")
-    yield (
-        f"{listing.root}: {listing.count('train')} training and {listing.count('test')} test "
-        f"pictures of {len(listing.names)} classes ({names})"
-    )
-    yield from (f"  {line}" for line in notes(listing, {}))
+    return spec.source.about(spec) if spec else ()
 
 
 def of_scores(study: Any) -> Iterator[str]:

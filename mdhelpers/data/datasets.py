@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import pandas as pd
@@ -20,20 +20,26 @@ from pydantic import (
     model_validator,
 )
 
+from mdhelpers.base.own_code import find
 from mdhelpers.base.records import read_json, write_json, written
 from mdhelpers.base.specs import Count, Seed, Share, Spec
 
-OF_SCENES = ("n_train", "n_test", "share", "planted", "distractors")
-OF_PHOTOGRAPHS = ("root", "classes", "limit_train", "limit_test")
+if TYPE_CHECKING:
+    from mdhelpers.data.sources import Source
+
+OF_EVERY_KIND = ("kind", "size", "seed", "duplicates")
+LIMITS = ". For fewer pictures give limit_train and limit_test, the most of a class"
 
 
 class DatasetSpec(Spec):
     """What notebook 01 prepares. ``n_train``, ``n_test``, ``share``, ``planted`` (which class each
     feature marks) and ``distractors`` (features of every class) belong to scenes; ``root``,
-    ``classes``, ``limit_train`` and ``limit_test`` (images a class) to folders and CIFAR-10.
+    ``classes``, ``limit_train`` and ``limit_test`` (images a class) to folders and CIFAR-10;
+    ``options``, and what else it says that it reads, to a kind of the user's own
+    (``module:name``, see `mdhelpers.data.sources.Source`).
     So many training images as ``duplicates`` says become near-copies of test images."""
 
-    kind: Literal["scenes", "image_folder", "cifar10"] = "scenes"
+    kind: str = "scenes"
     size: Annotated[int, Field(ge=16, le=256)] | None = None
     seed: Seed = 0
     n_train: Count = 240
@@ -46,25 +52,41 @@ class DatasetSpec(Spec):
     limit_train: Count | None = None
     limit_test: Count | None = None
     duplicates: Annotated[int, Field(ge=0)] = 0
+    options: dict[str, Any] = Field({})
+
+    @property
+    def source(self) -> Source:
+        """What ``kind`` names."""
+        return source_of(self.kind)
+
+    @property
+    def pixels(self) -> int:
+        """Height and width of its images."""
+        return self.size or self.source.size
+
+    @field_validator("kind")
+    @classmethod
+    def _known(cls, kind: str) -> str:
+        source_of(kind)
+        return kind
 
     @model_validator(mode="after")
-    def _needs_root(self) -> DatasetSpec:
-        if self.kind == "image_folder" and not self.root:
-            raise ValueError("an image_folder needs root: the folder that holds train/ and test/")
+    def _complete(self) -> DatasetSpec:
+        self.source.check(self)
         return self
 
     @model_validator(mode="after")
     def _refuse_what_it_would_not_read(self) -> DatasetSpec:
-        scenes = self.kind == "scenes"
-        others = [key for key in (OF_PHOTOGRAPHS if scenes else OF_SCENES) if self._differs(key)]
+        from mdhelpers.data.sources import SOURCES
+
+        read = {*OF_EVERY_KIND, *self.source.keys}
+        others = [key for key in type(self).model_fields if key not in read and self._differs(key)]
         if others:
-            instead = "kind: image_folder, or cifar10" if scenes else "kind: scenes"
-            how_many = {"n_train", "n_test"} & set(others) and (
-                ". For fewer pictures give limit_train and limit_test, the most of a class"
-            )
+            theirs = [kind for kind, it in SOURCES.items() if set(others) <= set(it.keys)]
+            how_many = {"n_train", "n_test"} & set(others) and "limit_train" in read
             raise ValueError(
                 f"{', '.join(others)} would not be read: this is kind: {self.kind}, and they are "
-                f"for {instead}{how_many or ''}"
+                f"for kind: {', or '.join(theirs) or 'others'}{LIMITS if how_many else ''}"
             )
         return self
 
@@ -83,10 +105,17 @@ class DatasetSpec(Spec):
     def _without_unused(self, handler: SerializerFunctionWrapHandler) -> dict:
         """Leave out what was added later and is not used: runs made before stay current."""
         shown = handler(self)
-        for key in ("duplicates", "planted", "distractors"):
+        for key in ("duplicates", "planted", "distractors", "options"):
             if not getattr(self, key):
                 shown.pop(key, None)
         return shown
+
+
+def source_of(kind: str) -> Source:
+    """The kind of data of that name, ours or the user's own (``module:name``)."""
+    from mdhelpers.data.sources import SOURCES, Source
+
+    return find(kind, SOURCES, "kind", lambda it: isinstance(it, Source))
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,6 +1,8 @@
-"""Real images: anyone's ``{train,test}/{class}/*`` folder, and torchvision's CIFAR-10.
+"""Where images come from: a registry of the kinds of data that a study may name (`SOURCES`).
 
-Train-test leakage with known truth: training images that are near-copies of test images.
+Generated scenes are in `scenes`. Here are real images, anyone's ``{train,test}/{class}/*`` folder
+and torchvision's CIFAR-10; and train-test leakage with known truth, which can be planted into any
+of them: training images that are near-copies of test images.
 """
 
 from __future__ import annotations
@@ -9,35 +11,23 @@ import json
 import sys
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 from PIL import Image
 
+from mdhelpers.base.own_code import code_digest, is_own
 from mdhelpers.base.places import resolve
 from mdhelpers.base.records import content_digest, digest
 from mdhelpers.base.specs import unknown_word
 from mdhelpers.data.datasets import Dataset, DatasetSpec, Split
-from mdhelpers.data.pictures import (
-    METADATA,
-    SEVERAL,
-    Picture,
-    Range,
-    printable,
-    read_picture,
-)
-from mdhelpers.data.scenes import make_scenes
-
-if TYPE_CHECKING:
-    pass
-
+from mdhelpers.data.pictures import METADATA, SEVERAL, Picture, Range, printable, read_picture
+from mdhelpers.data.scenes import CLASS_NAMES, make_scenes
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff"}
-DEFAULT_SIZE = {"scenes": 24, "image_folder": 32, "cifar10": 32}
 PARTS = ("train", "test")
 NOT_OURS = {
     "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "__macosx", "@eadir", "$recycle.bin",
@@ -46,6 +36,42 @@ NOT_OURS = {
 HIDDEN, INSIDE = "hidden files", "folders inside classes"
 BESIDE = "beside the folders of the classes"
 N_SHOWN = 10  # names of a kind in one message
+
+
+@dataclass(frozen=True)
+class Source:
+    """A kind of data. Each function is given the `DatasetSpec`.
+
+    Attributes
+    ----------
+    read
+        Gives the `Dataset`: images of ``spec.pixels``, in every process the same. It names what it
+        cannot read, and skips nothing silently.
+    count
+        Training images, test images and classes that `read` will give, without reading images.
+    keys
+        The keys that it reads, beside those of every kind.
+    size
+        Height and width where a study gives none.
+    files
+        The files that it reads, as (name, path), so that a changed one is noticed.
+    names
+        The classes, where a study leaves them open and they can be known without reading images.
+    check
+        Raises ValueError for keys that do not fit together.
+    about
+        Lines that ``--dry-run`` prints about the data.
+
+    """
+
+    read: Callable[[DatasetSpec], Dataset]
+    count: Callable[[DatasetSpec], tuple[int, int, int]]
+    keys: tuple[str, ...] = ("options",)
+    size: int = 32
+    files: Callable[[DatasetSpec], list[tuple[str, Path]]] = lambda _: []
+    names: Callable[[DatasetSpec], list[str]] = lambda _: []
+    check: Callable[[DatasetSpec], None] = lambda _: None
+    about: Callable[[DatasetSpec], Iterable[str]] = lambda _: ()
 
 
 def load_dataset(spec: DatasetSpec) -> Dataset:
@@ -62,21 +88,36 @@ def load_dataset(spec: DatasetSpec) -> Dataset:
         When a folder is missing.
 
     """
-    size = spec.size or DEFAULT_SIZE[spec.kind]
-    if spec.kind == "scenes":
-        data = make_scenes(
-            n_train=spec.n_train,
-            n_test=spec.n_test,
-            size=size,
-            share=spec.share,
-            planted=spec.planted,
-            distractors=spec.distractors,
-            seed=spec.seed,
-        )
-    else:
-        reader = read_image_folder if spec.kind == "image_folder" else read_cifar10
-        data = reader(spec, size)
+    data = spec.source.read(spec)
     return plant_duplicates(data, spec.duplicates, seed=spec.seed) if spec.duplicates else data
+
+
+def expected_sizes(spec: DatasetSpec) -> tuple[int, int, int]:
+    """Training images, test images and classes that a spec will give, without reading images."""
+    return spec.source.count(spec)
+
+
+def data_digest(spec: DatasetSpec) -> str:
+    """A digest of all that a data set reads: pictures of a folder, code of the user's own.
+
+    It is "" where there is nothing to read, as for scenes.
+    """
+    read = [(name, content_digest(path)) for name, path in spec.source.files(spec)]
+    if is_own(spec.kind):
+        read.append((spec.kind, code_digest(spec.kind)))
+    return digest(read)[:16] if read else ""
+
+
+def read_scenes(spec: DatasetSpec) -> Dataset:
+    return make_scenes(
+        n_train=spec.n_train,
+        n_test=spec.n_test,
+        size=spec.pixels,
+        share=spec.share,
+        planted=spec.planted,
+        distractors=spec.distractors,
+        seed=spec.seed,
+    )
 
 
 @dataclass(frozen=True)
@@ -105,17 +146,36 @@ class Listing:
         """Pictures that are read of one part."""
         return sum(map(len, self.pictures[part].values()))
 
+    def paths(self) -> list[Path]:
+        """All files that are read."""
+        return [p for part in PARTS for found in self.pictures[part].values() for p in found]
 
-def dataset_files(spec: DatasetSpec) -> list[tuple[str, Path]]:
-    """The files that a folder data set reads, as (name relative to the root, path), sorted.
 
-    Other kinds of data set read none: an empty list.
-    """
-    if spec.kind != "image_folder":
-        return []
+def needs_root(spec: DatasetSpec) -> None:
+    if not spec.root:
+        raise ValueError("an image_folder needs root: the folder that holds train/ and test/")
+
+
+def picture_files(spec: DatasetSpec) -> list[tuple[str, Path]]:
+    """The files that are read, as (name relative to the root, path), sorted."""
     listing = list_pictures(spec)
-    paths = [p for part in PARTS for found in listing.pictures[part].values() for p in found]
-    return sorted((path.relative_to(listing.root).as_posix(), path) for path in paths)
+    return sorted((path.relative_to(listing.root).as_posix(), path) for path in listing.paths())
+
+
+def count_pictures(spec: DatasetSpec) -> tuple[int, int, int]:
+    listing = list_pictures(spec)
+    return listing.count("train"), listing.count("test"), len(listing.names)
+
+
+def about_pictures(spec: DatasetSpec) -> list[str]:
+    """What a folder holds, and what of it is left out."""
+    listing = list_pictures(spec)
+    names = ", ".join(listing.names[:N_SHOWN]) + (", …" if len(listing.names) > N_SHOWN else "")
+    return [
+        f"{listing.root}: {listing.count('train')} training and {listing.count('test')} test "
+        f"pictures of {len(listing.names)} classes ({names})",
+        *(f"  {line}" for line in notes(listing, {})),
+    ]
 
 
 def list_pictures(spec: DatasetSpec) -> Listing:
@@ -261,11 +321,10 @@ def refuse_odd_name(path: Path, root: Path) -> None:
         ) from None
 
 
-def read_image_folder(spec: DatasetSpec, size: int) -> Dataset:
+def read_image_folder(spec: DatasetSpec) -> Dataset:
     """Images of ``root/{train,test}/{class}/`` as `pictures.read_picture` reads them."""
     listing = list_pictures(spec)
-    paths = [p for part in PARTS for found in listing.pictures[part].values() for p in found]
-    read = read_all(paths, size)
+    read = read_all(listing.paths(), spec.pixels)
     tell(listing, read)
     splits = [split_of(listing.pictures[part], read) for part in PARTS]
     return Dataset.build(listing.root.name, *splits, listing.names)
@@ -353,7 +412,7 @@ def counted(names: list[str]) -> str:
     return f"{len(names)} ({', '.join(names[:N_SHOWN])}{more})"
 
 
-def read_cifar10(spec: DatasetSpec, size: int) -> Dataset:
+def read_cifar10(spec: DatasetSpec) -> Dataset:
     """torchvision's CIFAR-10 under ``root`` (default ``data/``), downloaded where it is missing."""
     from torchvision.datasets import CIFAR10
 
@@ -368,8 +427,13 @@ def read_cifar10(spec: DatasetSpec, size: int) -> Dataset:
                 f"cifar-10-batches-py there, or use kind: image_folder with its JPEGs."
             ) from error
         names = chosen_classes(spec.classes, list(raw.classes))
-        splits.append(cifar_split(raw, names, limit, size))
+        splits.append(cifar_split(raw, names, limit, spec.pixels))
     return Dataset.build("cifar10", *splits, names)
+
+
+def count_cifar10(spec: DatasetSpec) -> tuple[int, int, int]:
+    n = len(spec.classes) or 10
+    return (spec.limit_train or 5000) * n, (spec.limit_test or 1000) * n, n
 
 
 def cifar_split(raw, names: list[str], limit: int | None, size: int) -> Split:
@@ -468,18 +532,22 @@ def near_copies(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return np.clip(np.rint(copies), 0, 255).astype(np.uint8)
 
 
-def data_digest(spec: DatasetSpec) -> str:
-    """Return a digest of all pictures that a data set reads from a folder; "" for other kinds."""
-    files = dataset_files(spec)
-    return digest([(name, content_digest(path)) for name, path in files])[:16] if files else ""
-
-
-def expected_sizes(spec: DatasetSpec) -> tuple[int, int, int]:
-    """Training images, test images and classes that a spec will give, without reading images."""
-    if spec.kind == "scenes":
-        return spec.n_train, spec.n_test, 3
-    if spec.kind == "cifar10":
-        n = len(spec.classes) or 10
-        return (spec.limit_train or 5000) * n, (spec.limit_test or 1000) * n, n
-    listing = list_pictures(spec)
-    return listing.count("train"), listing.count("test"), len(listing.names)
+OF_PHOTOGRAPHS = ("root", "classes", "limit_train", "limit_test")
+SOURCES = {
+    "scenes": Source(
+        read_scenes,
+        lambda spec: (spec.n_train, spec.n_test, len(CLASS_NAMES)),
+        keys=("n_train", "n_test", "share", "planted", "distractors"),
+        size=24,
+    ),
+    "image_folder": Source(
+        read_image_folder,
+        count_pictures,
+        keys=OF_PHOTOGRAPHS,
+        files=picture_files,
+        names=lambda spec: list_pictures(spec).names,
+        check=needs_root,
+        about=about_pictures,
+    ),
+    "cifar10": Source(read_cifar10, count_cifar10, keys=OF_PHOTOGRAPHS),
+}

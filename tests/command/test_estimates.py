@@ -95,7 +95,7 @@ def pets(tmp_path) -> Study:
 
 
 def test_a_folder_is_counted_and_what_it_leaves_out_is_named(pets):
-    told = list(estimates.of_folder(pets))
+    told = list(estimates.of_data(pets))
     assert told[0].endswith("2 training and 2 test pictures of 2 classes (cat, dog)")
     assert set(told[1:]) == {
         "  left out, hidden files: 1",
@@ -105,7 +105,7 @@ def test_a_folder_is_counted_and_what_it_leaves_out_is_named(pets):
 
 
 def test_generated_data_have_no_folder():
-    assert not list(estimates.of_folder(validate(Study, {"study": "scenes", **ALGORITHMS})))
+    assert not list(estimates.of_data(validate(Study, {"study": "scenes", **ALGORITHMS})))
 
 
 def test_mappings_are_shown_as_they_were_given(pets):

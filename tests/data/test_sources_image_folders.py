@@ -11,7 +11,7 @@ from PIL import Image
 
 from mdhelpers.base.specs import validate
 from mdhelpers.data.datasets import Dataset, DatasetSpec
-from mdhelpers.data.sources import dataset_files, expected_sizes, load_dataset
+from mdhelpers.data.sources import expected_sizes, load_dataset
 
 
 @pytest.fixture
@@ -99,11 +99,11 @@ def test_the_estimate_and_the_listing_count_what_is_read(mixed, capsys):
     spec = DatasetSpec(kind="image_folder", root=str(mixed), size=16, limit_train=3)
     data = load_dataset(spec)
     assert expected_sizes(spec) == (len(data.train), len(data.test), 3) == (9, 6, 3)
-    files = dataset_files(spec)
+    files = spec.source.files(spec)
     assert [name for name, _ in files] == sorted(name for name, _ in files)
     assert len(files) == len(data.train) + len(data.test)
     assert all(mixed / name == path for name, path in files)
-    assert dataset_files(DatasetSpec()) == []
+    assert DatasetSpec().source.files(DatasetSpec()) == []
     assert capsys.readouterr().out.count("pictures read") == 1
 
 
@@ -216,7 +216,7 @@ def test_unicode_forms_of_one_name_are_one_class(root):
     assert data.class_names == ("caf\u00e9", "cat", "dog")
     assert data.train.metadata["file"].iloc[0] == "caf\u00e9/00.png"
     assert load(root, size=16, classes=["cat", "cafe\u0301"]).class_names == ("cat", "caf\u00e9")
-    assert all(path.is_file() for _, path in dataset_files(spec_of(root)))
+    assert all(path.is_file() for _, path in spec_of(root).source.files(spec_of(root)))
 
 
 def test_two_folders_of_one_name_are_refused(root):

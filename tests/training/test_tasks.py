@@ -66,7 +66,9 @@ def test_a_source_is_trained_to_the_same_bits_and_learns(trained, tmp_path):
 def test_models_take_the_sources_in_turn(trained):
     plan, _ = trained
     states = pt.starting_weights(plan, 1, slice(2, 6))
-    files = [load_file(pt.source_path(plan, pt.source_of(plan, 1), n)) for n in (0, 1, 0, 1)]
+    files = [
+        load_file(pt.source_path(plan, plan.algorithms[0].start.source, n)) for n in (0, 1, 0, 1)
+    ]
     for state, file in zip(states, files, strict=True):
         assert torch.equal(state["conv1.weight"], file["conv1.weight"])
     assert not torch.equal(states[0]["conv1.weight"], states[1]["conv1.weight"])

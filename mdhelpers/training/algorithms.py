@@ -180,6 +180,11 @@ class AlgorithmSpec(Spec):
         return self, n_train
 
     @property
+    def called(self) -> str:
+        """What trains a model, in a word, for messages."""
+        return self.kind
+
+    @property
     def not_finite(self) -> str:
         """What is told of a model whose margins are not finite."""
         return "gave margins that are not finite."
@@ -347,6 +352,10 @@ class SklearnSpec(AlgorithmSpec):
 
     gives_probabilities: ClassVar[bool] = True
 
+    @property
+    def called(self) -> str:
+        return self.classifier
+
     def train(self, task: Task, data: TrainingData) -> TrainedModels:
         from mdhelpers.training.learners import TrainedClassifiers
 
@@ -374,6 +383,10 @@ class PythonSpec(AlgorithmSpec):
     kind: Literal["python"]
     function: Annotated[str, Field(pattern=r"^[\w.]+:\w+$")]
     options: dict[str, Any] = Field({})
+
+    @property
+    def called(self) -> str:
+        return self.function
 
     def train(self, task: Task, data: TrainingData) -> TrainedModels:
         from mdhelpers.training.learners import TrainedFunctions

@@ -85,51 +85,49 @@ class TrainedOnSubsets(TrainedModels):
         labels = as_array(self.data.labels)[self.masks[model]]
         return F.cross_entropy(logits, torch.from_numpy(labels)).item()
 
-    def failure(self, what: str, model: int, error: Exception) -> RuntimeError:
-        """An error that says which model could not be trained."""
-        return RuntimeError(
-            f"{self.spec.name}: {what} failed for model {model} of {len(self.masks)} of its task "
-            f"(seed {self.seeds[model]}): {type(error).__name__}: {error}"
-        )
+    def attempt(self, model: int, step: Callable, *given):
+        """What a step of a model's training gives, on one thread.
+
+        Raises
+        ------
+        RuntimeError
+            Says which model it failed for.
+
+        """
+        try:
+            with threadpool_limits(1):
+                return step(*given)
+        except Exception as error:
+            raise RuntimeError(
+                f"{self.spec.name}: {self.spec.called} failed for model {model} of "
+                f"{len(self.masks)} of its task (seed {self.seeds[model]}): "
+                f"{type(error).__name__}: {error}"
+            ) from error
 
 
 def as_array(images: torch.Tensor | np.ndarray) -> np.ndarray:
     return images.cpu().numpy() if isinstance(images, torch.Tensor) else np.asarray(images)
 
 
-SMALLEST_PROBABILITY = 1e-6
-# Classifiers whose probabilities are shares of votes, and the option that says of how many.
-VOTES = {
-    "RandomForestClassifier": "n_estimators",
-    "ExtraTreesClassifier": "n_estimators",
-    "BaggingClassifier": "n_estimators",
-    "KNeighborsClassifier": "n_neighbors",
-}
-PREDICTION_VALUES = 2**26  # pixel values given to predict_proba at once: 256 MB
+PREDICTION_VALUES = 2**26  # pixel values that a model is given at once: 256 MB
 
 
-class TrainedClassifiers(TrainedOnSubsets):
-    """Classifiers of scikit-learn on flattened pixels in [-1, 1], one thread each.
-
-    The ``data_seeds`` of a task are their ``random_state``. Logits are logarithms of
-    probabilities, so that softmax gives the probabilities back. A class that a subset lacks has
-    probability 0; probabilities are clipped from below at 1 / (2 n n_classes) where they are the
-    shares of n votes (trees of a forest, neighbours), which adds half a vote in all, and at 1e-6
-    elsewhere.
-    """
+class FittedModels(TrainedOnSubsets):
+    """Models that are fitted once and then asked: `fit` and `logits_of` say how."""
 
     def __init__(self, task: Task, data: TrainingData):
         super().__init__(task, data)
-        with threadpool_limits(1):
-            self.models = [self.fit(g) for g in self.rows]
+        self.models = [
+            self.attempt(g, self.fit, *self.subset(g), int(self.seeds[g])) for g in self.rows
+        ]
 
-    def fit(self, model: int):
-        images, labels = self.subset(model)
-        classifier = make_classifier(self.spec, self.seeds[model])
-        try:
-            return classifier.fit(pixels(images), labels)
-        except Exception as error:
-            raise self.failure(self.spec.classifier, model, error) from error
+    @abstractmethod
+    def fit(self, images: np.ndarray, labels: np.ndarray, seed: int):
+        """A model of images (n_subset, height, width, 3) uint8 and labels (n_subset,) int64."""
+
+    @abstractmethod
+    def logits_of(self, model, images: np.ndarray) -> np.ndarray:
+        """Logits (n, n_classes), of a float type and finite, of what `fit` gave."""
 
     @cached_property
     def losses(self) -> np.ndarray:
@@ -141,17 +139,47 @@ class TrainedClassifiers(TrainedOnSubsets):
         """See `TrainedModels.logits`."""
         return torch.stack([self.model_logits(g, as_array(images)) for g in self.rows])
 
-    def model_logits(self, model: int, images: np.ndarray) -> torch.Tensor:
+    def model_logits(self, g: int, images: np.ndarray) -> torch.Tensor:
         """Logits (n, n_classes) of one model."""
-        n_parts = max(1, math.ceil(images.size / PREDICTION_VALUES))
-        with threadpool_limits(1):
-            parts = [
-                self.models[model].predict_proba(pixels(part))
-                for part in np.array_split(images, n_parts)
-            ]
+
+        def predict() -> torch.Tensor:
+            n_parts = max(1, math.ceil(images.size / PREDICTION_VALUES))
+            parts = np.array_split(images, n_parts)
+            logits = np.concatenate([self.logits_of(self.models[g], part) for part in parts])
+            return checked_logits(logits, (len(images), self.n_classes))
+
+        return self.attempt(g, predict)
+
+
+SMALLEST_PROBABILITY = 1e-6
+# Classifiers whose probabilities are shares of votes, and the option that says of how many.
+VOTES = {
+    "RandomForestClassifier": "n_estimators",
+    "ExtraTreesClassifier": "n_estimators",
+    "BaggingClassifier": "n_estimators",
+    "KNeighborsClassifier": "n_neighbors",
+}
+
+
+class TrainedClassifiers(FittedModels):
+    """Classifiers of scikit-learn on flattened pixels in [-1, 1], one thread each.
+
+    The ``data_seeds`` of a task are their ``random_state``. Logits are logarithms of
+    probabilities, so that softmax gives the probabilities back. A class that a subset lacks has
+    probability 0; probabilities are clipped from below at 1 / (2 n n_classes) where they are the
+    shares of n votes (trees of a forest, neighbours), which adds half a vote in all, and at 1e-6
+    elsewhere.
+    """
+
+    def fit(self, images: np.ndarray, labels: np.ndarray, seed: int):
+        """See `FittedModels.fit`."""
+        return make_classifier(self.spec, seed).fit(pixels(images), labels)
+
+    def logits_of(self, model, images: np.ndarray) -> np.ndarray:
+        """See `FittedModels.logits_of`."""
         probabilities = np.zeros((len(images), self.n_classes))
-        probabilities[:, self.models[model].classes_] = np.concatenate(parts)
-        return torch.from_numpy(np.log(np.maximum(probabilities, self.clip)).astype(np.float32))
+        probabilities[:, model.classes_] = model.predict_proba(pixels(images))
+        return np.log(np.maximum(probabilities, self.clip)).astype(np.float32)
 
     @property
     def clip(self) -> float:
@@ -252,17 +280,16 @@ class TrainedFunctions(TrainedOnSubsets):
 
     def call(self, model: int, images: np.ndarray) -> torch.Tensor:
         """Logits of ``images`` and then of the model's subset, checked."""
-        subset, labels = self.subset(model)
-        test_images = np.concatenate([images, subset])
-        known = {"n_classes": self.n_classes, "seed": int(self.seeds[model])}
-        options = copy.deepcopy(self.spec.options)
-        shape = (len(test_images), self.n_classes)
-        try:
-            with threadpool_limits(1):
-                result = self.function(subset, labels, test_images, **known, **options)
-            return checked_logits(result, shape)
-        except Exception as error:
-            raise self.failure(self.spec.function, model, error) from error
+
+        def train() -> torch.Tensor:
+            subset, labels = self.subset(model)
+            test_images = np.concatenate([images, subset])
+            known = {"n_classes": self.n_classes, "seed": int(self.seeds[model])}
+            options = copy.deepcopy(self.spec.options)
+            found = self.function(subset, labels, test_images, **known, **options)
+            return checked_logits(found, (len(images) + len(labels), self.n_classes))
+
+        return self.attempt(model, train)
 
 
 def checked_logits(result, shape: tuple[int, int]) -> torch.Tensor:

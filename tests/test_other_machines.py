@@ -20,7 +20,7 @@ from mdhelpers.command import cli, execution
 from mdhelpers.command.execution import execute
 from mdhelpers.command.stopping import SIGNALS, Stopped, exit_code, stoppable
 from mdhelpers.method.engines import compiled
-from mdhelpers.runs.notebooks import _say_once, find_notebooks, numbered
+from mdhelpers.runs.notebooks import _say_once, find_notebooks
 from mdhelpers.training.workers import processes
 
 PACKAGE = Path(mdhelpers.__file__).resolve().parent
@@ -165,7 +165,7 @@ def test_a_notebook_s_copy_is_no_step_and_is_said_once(project, name, capsys):
     for _ in range(2):
         assert [n.name for n in find_notebooks()] == ["01_data", "02_train", "03_fit"]
     assert capsys.readouterr().err.count(f"{name}.ipynb in notebooks: a copy, and no step") == 1
-    assert len(numbered(notebooks)) == 3
+    assert len(find_notebooks(notebooks)) == 3
 
 
 def test_a_name_that_only_looks_like_a_copy_s_is_a_step(project, capsys):

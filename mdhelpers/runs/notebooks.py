@@ -59,11 +59,6 @@ def find_notebooks(folder: str | Path | None = None) -> list[Notebook]:
     return found
 
 
-def numbered(folder: Path) -> list[Path]:
-    """Return the paths of the notebooks of a folder that are steps, without copies of them."""
-    return _steps_and_copies(folder)[0]
-
-
 def _steps_and_copies(folder: Path) -> tuple[list[Path], list[Path]]:
     """Notebooks by name; and what JupyterLab and file managers call a notebook's copy.
 

@@ -24,11 +24,13 @@ from mdhelpers.book import pages as book_pages
 from mdhelpers.book import pages as book_tables
 from mdhelpers.show import analyses as analysis_plots
 from mdhelpers.show import applications as application_plots
+from mdhelpers.show import captions as show_captions
 from mdhelpers.show import comparison as comparison_plots
 from mdhelpers.show import comparison as sentences
 from mdhelpers.show import datamodels as plots
 from mdhelpers.show import datamodels as quality_plots
 from mdhelpers.show import datamodels as quality_text
+from mdhelpers.show import effects as show_effects
 from mdhelpers.show import gallery, style
 from mdhelpers.show import predictions as prediction_grade_plots
 from mdhelpers.show import predictions as prediction_plots
@@ -151,21 +153,10 @@ def test_sentences_hold_it_as_text(name):
     best = {"comparison": "1_minus_2", "feature": name, "direction": 1, "end": "top", "n": 3}
     best |= {"auc_within_class": 0.9, "precision_at_k": 0.5}
     graded = run_of(name, **{"05_subpopulation_inspection": {"best": [best]}})
-    rows = [
-        {"comparison": c, "reference": "class", "caption": name, "z": 2.0, "direction": 1,
-         "end": "top"}
-        for c in ("1_minus_2", "2_minus_1")
-    ]  # fmt: skip
-    verdict = pd.DataFrame([{"hypothesis": name, "outcome": "holds", "text": f"Of {name}."}])
-    effect = {"kind": "placebo", "algorithm": 0, "effect": 0.1, "low": -1.0, "high": 1.0}
-    found = SimpleNamespace(verdicts=verdict, table=pd.DataFrame([effect | {"class_name": name}]))
     shown = [
         sentences.datamodel_quality(run),
         quality_text.ceiling(run),
         sentences.grades(graded),
-        sentences.captions(graded, pd.DataFrame(rows)),
-        sentences.verdicts(found, epsilon=1, delta=1),
-        sentences.placebo(found),
     ]
     ours = {"paragraph", "inline", "bullet_list", "list_item", "strong", "em", "text", "softbreak"}
     for markdown in shown:
@@ -298,8 +289,8 @@ DRAW = {
     plots.loss_curves: lambda f, ax, n: f(ax, per_name(n)),
     plots.lds_histogram: lambda f, ax, n: f(ax, per_name(n)),
     plots.cosine_histogram: lambda f, ax, n: f(ax, per_name(n)),
-    plots.caption_bars: lambda f, ax, n: f(ax, frame(caption=list(n), score=[0.5, 0.2])),
-    plots.effect_curves: lambda f, ax, n: f(ax, effects(), names=n, placebo=effects()),
+    show_captions.caption_bars: lambda f, ax, n: f(ax, frame(caption=list(n), score=[0.5, 0.2])),
+    show_effects.effect_curves: lambda f, ax, n: f(ax, effects(), names=n, placebo=effects()),
     A.similarity_heatmap: lambda f, ax, n: f(ax, pd.DataFrame(SIMILAR, list(n), list(n))),
     A.variance_curves: lambda f, ax, n: f(ax, variances(), BOTH[0], names=n, others=variances()),
     A.cosines_by_models: lambda f, ax, n: f(ax, model_counts(algorithm=[1, 1, 2, 2]), names=n),
@@ -342,6 +333,7 @@ WITHOUT_NAMES = {
 
 def test_every_figure_is_drawn_here():
     modules = (plots, A, C, P, G, quality_plots, tilting_plots, application_plots, gallery)
+    modules += (show_captions, show_effects)
     public = {
         function
         for module in modules
@@ -360,7 +352,7 @@ def texts_of(figure):
 PANELS = {
     plots.accuracy_histogram: (1, (6.4, 3.2)),
     plots.loss_curves: (1, (6.4, 3.2)),
-    plots.caption_bars: (2, (9, 3.6)),
+    show_captions.caption_bars: (2, (9, 3.6)),
     A.variance_curves: (2, (10, 4.6)),
     A.cosines_by_models: (2, (10, 5)),
     A.directions_by_models: (2, (10, 5)),
@@ -414,7 +406,7 @@ def test_an_algorithm_with_an_underscore_stands_in_the_legend():
     with rc_context():
         style.use_style()
         ax = plt.figure().subplots()
-        plots.effect_curves(ax, effects(), names=("_one", "two"))
+        show_effects.effect_curves(ax, effects(), names=("_one", "two"))
         assert [t.get_text().strip() for t in ax.get_legend().get_texts()] == ["_one", "two"]
         plt.close("all")
 

@@ -1,93 +1,128 @@
-"""Figures of several axes, and figures that depend on what a run has."""
+"""Page 07: transformations, and what they do to the models of both algorithms."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 
 from mdhelpers.base.records import written
 from mdhelpers.data.transforms import TRANSFORMS, transform_images
-from mdhelpers.method.subpopulations import (
-    random_same_class,
-)
+from mdhelpers.method.subpopulations import random_same_class
 from mdhelpers.runs.run import Run
-from mdhelpers.runs.stage import SUBPOPULATIONS
-from mdhelpers.show.datamodels import effect_curves
+from mdhelpers.runs.stage import EFFECTS, SUBPOPULATIONS
 from mdhelpers.show.gallery import Rows, image_rows
 from mdhelpers.show.style import (
+    ALGORITHM_COLORS,
+    DEFAULT_NAMES,
+    INK,
+    NULL_COLOR,
     comparison_label,
     label_text,
     label_texts,
+    legend_below,
+    need_columns,
 )
 from mdhelpers.show.subpopulations import members_at
 from mdhelpers.stages.comparison import read_comparison
+from mdhelpers.stages.effects import StudyEffects
+from mdhelpers.stages.models import StudyModels
 from mdhelpers.stages.subpopulations import read_subpopulations
 
+MARKERS = {1: "o", 2: "s"}
+ALIKE = 2  # points by which a placebo may move one algorithm more than the other
 
-def draw_effects(axes, table: pd.DataFrame, draw, *, names) -> None:
-    """One panel a hypothesis, the placebo in grey."""
+
+def transformation_rows(hypotheses, placebo, images: np.ndarray, *, seed: int, n: int = 2) -> Rows:
+    """A few images untouched and under each transformation, intensity by intensity."""
+    rows = {}
+    cases = [(h.get("name") or h["transformation"], h) for h in hypotheses]
+    for label, case in [*cases, ("placebo", placebo)]:
+        name = case["transformation"]
+        changed = [transform_images(name, images, x, seed=seed)[:n] for x in case["intensities"]]
+        for image, steps in enumerate(np.stack([images[:n], *changed], axis=1)):
+            unit = f"\n({TRANSFORMS[name].intensity_unit})" if image == 0 else "\u200b" * image
+            rows[label + unit] = steps
+    return rows
+
+
+def effect_panels(table: pd.DataFrame, *, names: Sequence[str] = DEFAULT_NAMES) -> plt.Figure:
+    """The effects of stage 07, one panel a hypothesis; its placebo in grey."""
+    n = max(1, table["hypothesis"].nunique())
+    fig, axes = plt.subplots(n, 1, figsize=(5.6, 3.6 * n), squeeze=False)
     for ax, (hypothesis, rows) in zip(
-        np.atleast_1d(axes), table.groupby("hypothesis", sort=False), strict=False
+        axes.flat, table.groupby("hypothesis", sort=False), strict=False
     ):
-        single = rows[rows["algorithm"] > 0]
-        feature, placebo = (single[single["kind"] == kind] for kind in ("feature", "placebo"))
-        draw(ax, feature, names=names, placebo=placebo)
-        target = rows["class_name"].iloc[0]
-        ax.set_title(f"{label_text(hypothesis, 28)} → {label_text(target, 28)}")
+        _hypothesis_curves(ax, hypothesis, rows, names)
+    return fig
 
 
-def draw_landing(run: Run, models, effects) -> None:
-    """The clearest finding in one picture: a subpopulation beside its class, and the effect.
+def _hypothesis_curves(ax: Axes, hypothesis: str, rows: pd.DataFrame, names) -> None:
+    single = rows[rows["algorithm"] > 0]
+    feature, placebo = (single[single["kind"] == kind] for kind in ("feature", "placebo"))
+    effect_curves(ax, feature, names=names, placebo=placebo)
+    target = rows["class_name"].iloc[0]
+    ax.set_title(f"{label_text(hypothesis, 28)} → {label_text(target, 28)}")
 
-    The subpopulation is that of the first direction of the comparison whose algorithm the
-    hypothesis with the largest difference names. Saved as ``figures/landing.png``.
+
+def effect_curves(
+    ax: Axes,
+    table: pd.DataFrame,
+    *,
+    names: Sequence[str] = DEFAULT_NAMES,
+    placebo: pd.DataFrame | None = None,
+) -> Axes:
+    """Effect of a transformation on the confidence in a class (paper, Figure 4, right).
+
+    Parameters
+    ----------
+    ax : Axes
+    table : DataFrame
+        ``intensity, algorithm, effect, low, high`` (percentage points) of one transformation.
+    names : pair of str
+    placebo : DataFrame, optional
+        The same for a feature that was never planted; drawn in grey.
+
+    Raises
+    ------
+    ValueError
+        If a column is missing or an algorithm has two effects at one intensity.
     """
-    single = effects.table[(effects.table["algorithm"] == 0) & (effects.table["kind"] == "feature")]
-    fig, (left, right) = plt.subplots(1, 2, figsize=(10, 4), width_ratios=[1.5, 1])
-    if len(single):
-        row = single.loc[single["effect"].abs().idxmax()]
-        name = "1_minus_2" if row["effect"] > 0 else "2_minus_1"
-        draw_subpopulation(left, run, models, name, row["hypothesis"])
-        chosen = effects.table[effects.table["hypothesis"] == row["hypothesis"]]
-        draw_effects([right], chosen, effect_curves, names=models.names)
-    (run.path / "figures").mkdir(exist_ok=True)
-    with written(run.path / "figures" / "landing.png") as unfinished:
-        fig.savefig(unfinished, format="png", dpi=160)
-    run.stage("07_counterfactual_verification", {}).add_output("figures/landing.png")
+    ax.axhline(0, color=INK, linewidth=1)
+    for frame, line, prefix in ((table, "-", ""), (placebo, "--", "placebo, ")):
+        if frame is None:
+            continue
+        need_columns(frame, ("intensity", "algorithm", "effect", "low", "high"))
+        if frame.duplicated(["intensity", "algorithm"]).any():
+            raise ValueError(
+                "An algorithm has several effects at one intensity; "
+                "choose the rows of one transformation and one class first."
+            )
+        for algorithm, rows in frame.sort_values("intensity").groupby("algorithm"):
+            color = NULL_COLOR if prefix else ALGORITHM_COLORS[algorithm]
+            label = prefix + label_texts(names)[algorithm - 1]
+            band = rows["intensity"], rows["low"], rows["high"]
+            ax.fill_between(*band, color=color, alpha=0.2, lw=0)
+            style = {"color": color, "marker": MARKERS[algorithm], "zorder": 2 if prefix else 3}
+            ax.plot(rows["intensity"], rows["effect"], line, label=label, **style)
+    ax.set(xlabel="intensity", ylabel="change of confidence (points)")
+    ax.grid(True, axis="y")
+    legend_below(ax, columns=2)
+    return ax
 
 
-def draw_subpopulation(ax, run: Run, models, name: str, hypothesis: str) -> None:
-    test = models.dataset.test
-    direction, end = landing_direction(run, name, hypothesis)
-    index = members_at(read_subpopulations(run), name, direction, end)[:14]
-    others = random_same_class(test.labels, index, 14, seed=1)
-    found, random = test.images[index], test.images[others]
-    rows = {
-        "found": found[:7],
-        "": found[7:],
-        "same class,\nat random": random[:7],
-        " ": random[7:],
-    }
-    image_rows(ax, rows)
-    label = comparison_label(name, label_texts(models.names))
-    ax.set_title(f"{label}, direction {direction}")
+def effects(found: StudyEffects, names: Sequence[str]) -> pd.DataFrame | str:
+    """Every effect in percentage points with its interval, one row an intensity.
 
-
-def landing_direction(run: Run, name: str, hypothesis: str) -> tuple[int, str]:
-    """The graded direction of the feature on scenes; elsewhere the first in order of evidence."""
-    best = run.results[SUBPOPULATIONS].get("best", [])
-    for row in best:
-        if row["comparison"] == name and row["feature"] == hypothesis:
-            return row["direction"], row["end"]
-    return int(read_comparison(run).comparison[name].component[0]), "top"
-
-
-def effects(table: pd.DataFrame, names) -> pd.DataFrame | str:
-    """Every effect in percentage points with its interval, one row an intensity."""
-    if table.empty:
+    At a hypothesis' largest intensity stands Definition 2's verdict; beside the placebo, whether
+    it moves both algorithms alike: with an interval of the difference about 0, or hardly at all.
+    """
+    if found.table.empty:
         return "The study tests no hypothesis."
-    shown = table.copy()
+    shown = found.table.copy()
     labels = {0: f"{names[0]} − {names[1]}", 1: names[0], 2: names[1]}
     shown["algorithm"] = shown["algorithm"].map(labels)
     shown["cell"] = [
@@ -95,21 +130,56 @@ def effects(table: pd.DataFrame, names) -> pd.DataFrame | str:
     ]
     keys = ["hypothesis", "kind", "intensity"]
     wide = shown.pivot(index=keys, columns="algorithm", values="cell")
-    return wide[[labels[1], labels[2], labels[0]]]
+    wide = wide[[labels[1], labels[2], labels[0]]]
+    outcomes = found.verdicts.set_index("hypothesis")["outcome"]
+    verdicts = {}
+    for row in found.table[found.table["algorithm"] == 0].itertuples():
+        key, alike = (row.hypothesis, row.kind), row.low <= 0 <= row.high or abs(row.effect) < ALIKE
+        if row.kind == "placebo":
+            verdicts[(*key, row.intensity)] = "alike" if alike else "not alike"
+        elif row.intensity == wide.loc[key].index.max():
+            verdicts[(*key, row.intensity)] = outcomes[row.hypothesis]
+    wide["verdict"] = pd.Series(verdicts).reindex(wide.index).fillna("")
+    return wide
 
 
-def transformation_rows(hypotheses, placebo, images: np.ndarray, *, seed: int, n: int = 2) -> Rows:
-    """A few images untouched and under each transformation, intensity by intensity."""
-    rows = {}
-    cases = [(h.get("name") or h["transformation"], h) for h in hypotheses]
-    cases.append(("placebo", placebo))
-    for label, case in cases:
-        unit = TRANSFORMS[case["transformation"]].intensity_unit
-        for image in range(n):
-            steps = [images[image]] + [
-                transform_images(case["transformation"], images, level, seed=seed)[image]
-                for level in case["intensities"]
-            ]
-            key = f"{label}\n({unit})" if image == 0 else label + "\u200b" * image
-            rows[key] = np.stack(steps)
-    return rows
+def landing(run: Run, models: StudyModels, found: StudyEffects) -> plt.Figure:
+    """The clearest finding in one picture: a subpopulation beside its class, and the effect.
+
+    The subpopulation is that of the first direction of the comparison whose algorithm the
+    hypothesis with the largest difference names. Saved as ``figures/landing.png``.
+    """
+    table = found.table
+    single = table[(table["algorithm"] == 0) & (table["kind"] == "feature")]
+    fig, (left, right) = plt.subplots(1, 2, figsize=(10, 4), width_ratios=[1.5, 1])
+    if len(single):
+        row = single.loc[single["effect"].abs().idxmax()]
+        name = "1_minus_2" if row["effect"] > 0 else "2_minus_1"
+        _landing_images(left, run, models, name, row["hypothesis"])
+        chosen = table[table["hypothesis"] == row["hypothesis"]]
+        _hypothesis_curves(right, row["hypothesis"], chosen, models.names)
+    (run.path / "figures").mkdir(exist_ok=True)
+    with written(run.path / "figures" / "landing.png") as unfinished:
+        fig.savefig(unfinished, format="png", dpi=160)
+    run.stage(EFFECTS, {}).add_output("figures/landing.png")
+    return fig
+
+
+def _landing_images(ax: Axes, run: Run, models: StudyModels, name: str, hypothesis: str) -> None:
+    test = models.dataset.test
+    direction, end = landing_direction(run, name, hypothesis)
+    index = members_at(read_subpopulations(run), name, direction, end)[:14]
+    others = random_same_class(test.labels, index, 14, seed=1)
+    found, random = test.images[index], test.images[others]
+    rows = {"found": found[:7], "": found[7:]}
+    rows |= {"same class,\nat random": random[:7], " ": random[7:]}
+    image_rows(ax, rows)
+    ax.set_title(f"{comparison_label(name, label_texts(models.names))}, direction {direction}")
+
+
+def landing_direction(run: Run, name: str, hypothesis: str) -> tuple[int, str]:
+    """The graded direction of the feature on scenes; elsewhere the first in order of evidence."""
+    for row in run.results[SUBPOPULATIONS].get("best", []):
+        if row["comparison"] == name and row["feature"] == hypothesis:
+            return row["direction"], row["end"]
+    return int(read_comparison(run).comparison[name].component[0]), "top"

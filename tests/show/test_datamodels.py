@@ -1,14 +1,13 @@
 """Each figure shows the numbers it was given, on the axes it was given."""
 
 import numpy as np
-import pandas as pd
 import pytest
 from matplotlib import rc_context, rcParams
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
 from mdhelpers.show import datamodels as plots
-from mdhelpers.show.style import ALGORITHM_COLORS, NULL_COLOR, comparison_label, use_style
+from mdhelpers.show.style import ALGORITHM_COLORS, comparison_label, use_style
 
 
 @pytest.fixture
@@ -94,35 +93,3 @@ def test_predicted_against_true_refuses_what_does_not_fit(ax):
         plots.predicted_against_true(ax, np.zeros((3, 4)), np.zeros((4, 3)))
     with pytest.raises(ValueError, match="at most 6"):
         plots.predicted_against_true(ax, np.eye(9), np.eye(9), examples=range(7))
-
-
-def test_caption_bars_show_the_best_first(ax):
-    captions = pd.DataFrame({"caption": ["a", "b", "c"], "score": [0.1, 0.3, -0.2]})
-    assert plots.caption_bars(ax, captions, top_k=2) is ax
-    assert [text.get_text() for text in ax.get_yticklabels()] == ["b", "a"]
-    assert [bar.get_width() for bar in ax.patches] == [0.3, 0.1]
-    assert ax.yaxis_inverted()
-    with pytest.raises(ValueError, match="lacks"):
-        plots.caption_bars(ax, captions[["caption"]])
-
-
-def effects(scale):
-    rows = [
-        (i, a, scale * i * a, scale * i * a - 1, scale * i * a + 1) for i in (4, 0) for a in (1, 2)
-    ]
-    return pd.DataFrame(rows, columns=["intensity", "algorithm", "effect", "low", "high"])
-
-
-def test_effect_curves_in_order_of_intensity_with_a_grey_placebo(ax):
-    names = ("fixed", "shifted")
-    assert plots.effect_curves(ax, effects(10), names=names, placebo=effects(1)) is ax
-    curves = {line.get_label(): line for line in ax.lines}
-    assert legend(ax) == ["fixed", "shifted", "placebo, fixed", "placebo, shifted"]
-    np.testing.assert_allclose(curves["shifted"].get_xydata(), [[0, 0], [4, 80]])
-    assert curves["fixed"].get_color() == ALGORITHM_COLORS[1]
-    assert curves["placebo, fixed"].get_color() == NULL_COLOR
-
-
-def test_effect_curves_refuse_a_mixture_of_transformations(ax):
-    with pytest.raises(ValueError, match="several effects"):
-        plots.effect_curves(ax, pd.concat([effects(1), effects(2)]))

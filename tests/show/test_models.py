@@ -3,7 +3,7 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 
-from mdhelpers.show import data, effects, subpopulations
+from mdhelpers.show import data, subpopulations
 from mdhelpers.show import models as show_models
 from mdhelpers.training.algorithms import NetworkSpec
 
@@ -41,4 +41,3 @@ def test_where_nothing_is_known_or_tested_a_sentence_says_so():
     split = SimpleNamespace(truth=pd.DataFrame(index=range(3)), labels=np.zeros(3, int))
     table = data.planted(SimpleNamespace(train=split, test=split, class_names=("boat",)))
     assert len(table) == 0
-    assert effects.effects(pd.DataFrame(), ("a", "b")) == "The study tests no hypothesis."

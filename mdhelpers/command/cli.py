@@ -266,8 +266,8 @@ def planner(
     with _readable_errors(traceback):
         import textwrap
 
+        from mdhelpers.command.planner import plan
         from mdhelpers.runs.run import run_at
-        from mdhelpers.stages.datamodels import plan
 
         for sentence in plan(run_at(_run_folder(study, profile, runs_dir)), lds=lds, cosine=cosine):
             print(textwrap.fill(sentence, 80))

@@ -29,7 +29,6 @@ from mdhelpers.base.records import (
     plain,
     read_or_empty,
     write_json,
-    written,
 )
 from mdhelpers.runs.stage import MODELS, STORE, Stage, is_inside, is_manifest
 from mdhelpers.runs.stage import problem as problem_of
@@ -297,6 +296,21 @@ class Run:
         names = self.manifest(stage).get("outputs", ())
         return [self.output(stage, n) for n in names if fnmatchcase(n, pattern)]
 
+    def kept(self, stage: str) -> dict[str, Any]:
+        """Return the tables that a stage has kept, as it was last finished, by their names."""
+        import pandas as pd
+
+        paths = self.outputs(stage, "*.parquet")
+        names = [path.relative_to(self.folder).with_suffix("").as_posix() for path in paths]
+        with readable(self, stage):
+            return {name: pd.read_parquet(path) for name, path in zip(names, paths, strict=True)}
+
+    def kept_arrays(self, stage: str, name: str) -> dict[str, Any]:
+        """Return the arrays that a stage has kept under a name."""
+        from safetensors.numpy import load_file
+
+        return load_file(self.output(stage, f"{name}.safetensors"))
+
     def command(self) -> str:
         """Return the command that carries out this run."""
         overlay = "" if self.profile == "full" else f" -f parameters/{self.profile}.yaml"
@@ -388,26 +402,6 @@ def _up_to_date(manifests: list[dict[str, Any]]) -> list[dict[str, Any]]:
         )
 
     return [manifest for manifest in manifests if is_current(manifest)]
-
-
-def write_tables(folder: Path, tables: Mapping[str, Any]) -> list[Path]:
-    """Write tables as `<name>.parquet` into a run's folder; names may have folders in them."""
-    paths = [folder / f"{name}.parquet" for name in tables]
-    for path, table in zip(paths, tables.values(), strict=True):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with written(path) as unfinished:
-            table.to_parquet(unfinished)
-    return paths
-
-
-def read_tables(run: Run, stage: str) -> dict[str, Any]:
-    """Read all tables that a stage, as it was last finished, has written, by their names."""
-    import pandas as pd
-
-    paths = run.outputs(stage, "*.parquet")
-    names = [path.relative_to(run.folder).with_suffix("").as_posix() for path in paths]
-    with readable(run, stage):
-        return {name: pd.read_parquet(path) for name, path in zip(names, paths, strict=True)}
 
 
 @contextmanager

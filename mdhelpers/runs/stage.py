@@ -1,13 +1,16 @@
-"""Whether an output of a run is still what was written: digests of files and of stores.
+"""One step of a run: whether it is finished, from what, and with what results.
 
-One step of a run: whether it is finished, from what, and with what results.
+A finished stage has a manifest, which names its outputs and says what each was when it was written:
+a file's size and sha256, a store's own digest. Whether an output still is that is found when the
+stage is asked for and when the output is read. `Stage.keep` writes a stage's results, whole or not
+at all, and `Run.kept` reads them.
 """
 
 from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -26,8 +29,8 @@ from mdhelpers.base.records import (
     read_or_empty,
     remove_unfinished,
     write_json,
+    written,
 )
-from mdhelpers.training.store import task_digests
 
 if TYPE_CHECKING:
     from mdhelpers.runs.run import Run
@@ -68,7 +71,7 @@ STORE = ".zarr"
 def describe(place: Path | str) -> dict[str, Any]:
     """Return what a manifest keeps of an output: a file's size and sha256, a store's digest."""
     if str(place).endswith(STORE):
-        from mdhelpers.training.store import ModelStore
+        from mdhelpers.training.store import ModelStore, task_digests
 
         store = ModelStore.open(place, read_only=True)
         return {"store": store.digest(), "tasks": task_digests(store)}
@@ -153,7 +156,9 @@ SCHEMA = 1  # raise it when what the stages write changes, and old runs are made
 class Stage:
     """One step of a run; get it from `Run.stage`.
 
-    It is worked at as `with stage.working() as needed: …`: compute, `withdraw`, write, `finish`.
+    It is worked at as `with stage.working() as needed: …`: compute, then `keep`. What takes its
+    results up again where it was stopped does the three parts of `keep` by itself: `withdraw`,
+    write, `finish`.
     """
 
     run: Run
@@ -226,6 +231,53 @@ class Stage:
             f"{self.name}: finished before with these parameters "
             f"({moment(old['finished'])}, {duration(old['seconds'])}); reading its results"
         )
+
+    def keep(
+        self,
+        *,
+        tables: Mapping[str, Any] | None = None,
+        arrays: Mapping[str, Mapping[str, Any]] | None = None,
+        files: Mapping[str, Callable[[Path], object]] | None = None,
+        made: Iterable[Path] = (),
+        figures: Mapping[str, Any] | None = None,
+        block: str = "",
+    ) -> None:
+        """Write what the stage has found in place of what it wrote before, and finish it.
+
+        Names are relative to the run's folder and may have folders in them.
+
+        Parameters
+        ----------
+        tables
+            Data frames, each written as ``<name>.parquet``; `Run.kept` reads them.
+        arrays
+            Named arrays, written together as ``<name>.safetensors``; `Run.kept_arrays` reads them.
+        files
+            What writes each other file: a function that is given the path.
+        made
+            Outputs that lie in the run already.
+        figures, block
+            See `finish`.
+        """
+        from mdhelpers.base.arrays import write_tensors  # torch: not for those who only look
+
+        writers = {f"{name}.parquet": table.to_parquet for name, table in (tables or {}).items()}
+        named = {f"{name}.safetensors": found for name, found in (arrays or {}).items()}
+        self.withdraw()
+        for name, write in writers.items():
+            with written(self._place(name)) as unfinished:
+                write(unfinished)
+        for name, found in named.items():
+            write_tensors(self._place(name), found)
+        for name, write in (files or {}).items():
+            write(self._place(name))
+        names = [*writers, *named, *(files or ()), *made]
+        self.finish(names, figures=figures, block=block)
+
+    def _place(self, name: str) -> Path:
+        path = self.run.path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
 
     def withdraw(self) -> None:
         """Let what this stage made before count no longer, before any of it is touched."""

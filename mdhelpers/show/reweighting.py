@@ -12,6 +12,7 @@ import pandas as pd
 from IPython.display import Markdown
 from matplotlib.axes import Axes
 
+from mdhelpers.method.comparison import COMPARISONS
 from mdhelpers.runs.run import Run
 from mdhelpers.runs.stage import TILTING
 from mdhelpers.show.models import algorithm_names
@@ -27,7 +28,6 @@ from mdhelpers.show.style import (
     legend_below,
     need_columns,
 )
-from mdhelpers.stages.comparison import PAIRS
 from mdhelpers.stages.reweighting import RANDOM, StudyTilts
 
 _MARKERS = {1: "o", 2: "s"}
@@ -124,7 +124,7 @@ def table(found: StudyTilts, names) -> pd.DataFrame | str:
     if found.table is None:
         return NO_MODELS
     rows = found.table.assign(algorithm=[names[a - 1] for a in found.table["algorithm"]])
-    labels = {name: comparison_label(name, names) for name in PAIRS} | {RANDOM: "random"}
+    labels = {name: comparison_label(name, names) for name in COMPARISONS} | {RANDOM: "random"}
     rows["comparison"] = rows["comparison"].map(labels)
     keys = ["comparison", "direction"]
     rows["place"] = rows.groupby(keys, sort=False).ngroup()
@@ -135,9 +135,9 @@ def table(found: StudyTilts, names) -> pd.DataFrame | str:
 def verdict(run: Run) -> Markdown:
     """Whether measured changes follow the foretold ones, and which algorithm moves more."""
     figures, names = run.results.get(TILTING, {}), escaped(algorithm_names(run))
-    if not any(f"{name}_algorithm_1" in figures for name in PAIRS):
+    if not any(f"{name}_algorithm_1" in figures for name in COMPARISONS):
         return Markdown(NO_MODELS)
-    return Markdown("\n".join(_verdict(figures, name, names) for name in PAIRS))
+    return Markdown("\n".join(_verdict(figures, name, names) for name in COMPARISONS))
 
 
 def _verdict(figures: dict, name: str, names) -> str:
@@ -158,7 +158,7 @@ def _verdict(figures: dict, name: str, names) -> str:
 
 def draw_scatters(axes, found: StudyTilts, *, names) -> None:
     """The first direction of each comparison."""
-    for ax, name in zip(axes, PAIRS, strict=True):
+    for ax, name in zip(axes, COMPARISONS, strict=True):
         if found.changes is None:
             ax.set_axis_off()
             ax.text(0.5, 0.5, NO_MODELS, ha="center", wrap=True)

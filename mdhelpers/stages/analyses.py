@@ -43,7 +43,7 @@ class ModelsGiven:
     Attributes
     ----------
     fits : pair of callables
-        As `mdhelpers.method.datamodels.fitter` makes them, of algorithms 1 and 2.
+        As `mdhelpers.method.datamodels.Fitter` makes them, of algorithms 1 and 2.
     n_models : int
         Models of each algorithm that can be fitted on.
     slots : ndarray of int, shape (n_models,), or None
@@ -94,11 +94,6 @@ class Analyses:
         table = self.similarity.cosines.copy()
         table["first"], table["second"] = table["first"].map(label), table["second"].map(label)
         return Similarity(tuple(names), table)
-
-    def curves_on(self, on: str) -> pd.DataFrame | None:
-        """The curves of one kind, or None where there are none."""
-        rows = self.curves[self.curves["on"] == on]
-        return rows if len(rows) else None
 
 
 def analyse(

@@ -1,17 +1,18 @@
-"""Stage 08 of a run: what else datamodels are good for, each use verified by training anew.
+"""Stage 08: what else datamodels are good for, each use verified by training anew.
 
-The figures of notebook 08 that go to ``results.json``.
+Images that uphold a prediction are removed; copies of test images are found in the training set;
+test images are clustered by what they learn from; and training sets are chosen for a target.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from safetensors.numpy import load_file
 from sklearn.metrics import adjusted_rand_score
 
 from mdhelpers.analyses.neighbours import (
@@ -34,17 +35,18 @@ from mdhelpers.analyses.selection import (
     class_counts,
     compare_selections,
 )
-from mdhelpers.base.arrays import write_tensors
+from mdhelpers.data.datasets import Dataset, Split
 from mdhelpers.formats.own import load_datamodels, save_datamodels
 from mdhelpers.method.datamodels import Datamodels, fit_datamodels
-from mdhelpers.method.engines.estimators import FitOptions
-from mdhelpers.runs.run import Run, read_tables, write_tables
+from mdhelpers.runs.run import Run
 from mdhelpers.runs.stage import APPLICATIONS, DATAMODELS, MODELS
-from mdhelpers.stages.datamodels import read_datamodels
+from mdhelpers.stages.datamodels import HowFitted, how_fitted, read_datamodels
 from mdhelpers.stages.models import StudyModels, read_models
-from mdhelpers.stages.study import target_members
+from mdhelpers.stages.study import check_targets
 from mdhelpers.training.mask_training import retrain
+from mdhelpers.training.store_files import Trained
 
+EFFECTS, MARGINS = "removal_effects", "datamodels_of_margins.safetensors"
 LEAKAGE_ROWS = 40
 
 
@@ -114,114 +116,141 @@ def apply_datamodels(
         Who trains, see `mdhelpers.training.mask_training.train_all`.
 
     """
-    algorithm, n_models = application_algorithm, n_models_per_set
-    removal = {"n_tests": n_removal_tests, "n_models": n_models}
-    selection = {
-        "targets": list(selection_targets),
-        "sizes": list(selection_sizes),
-        "n_models": n_models,
+    n_models, algorithm = n_models_per_set, application_algorithm
+    choice = {"targets": list(selection_targets), "sizes": list(selection_sizes)}
+    parameters = {
+        "algorithm": algorithm,
+        "removal": {"n_tests": n_removal_tests, "n_models": n_models},
+        "selection": choice | {"n_models": n_models},
+        "n_clusters": n_clusters,
+        "seed": seed,
     }
-    parameters = {"algorithm": algorithm, "removal": removal, "selection": selection}
-    parameters |= {"n_clusters": n_clusters, "seed": seed}
     stage = run.stage(APPLICATIONS, parameters, after=[MODELS, DATAMODELS])
     with stage.working() as needed:
         if needed:
-            models, fits = read_models(run, device=device), read_datamodels(run)
-            margins_fit = fit_margins(run, models, algorithm, seed)
-            who = {"workers": workers, "scheduler": scheduler, "cluster": cluster}
-            work = Work(models, algorithm, margins_fit, who)
-            options = SelectionOptions(**selection, seed=seed)
-            targets = work.targets(options)  # before anything is trained, since it may refuse them
-            removing = RemovalOptions(models.plan.alpha, **removal, seed=seed)
-            removals = work.removals(removing)
-            selections, chosen = work.selections(targets, options)
+            models, how = read_models(run, device=device), how_fitted(run)
+            fits, fitting = read_datamodels(run), models.fitting(algorithm)
+            own = fit_margins(models, how, fitting, seed) if how.relative else fits[algorithm - 1]
+            means, weights = fitting.margins.mean(axis=0), own.weights
+            train = trainer(models, algorithm, workers, scheduler, cluster)
+            targets = members_of(models.dataset, selection_targets, selection_sizes, means)
+            removing = RemovalOptions(models.plan.alpha, n_removal_tests, n_models, seed)
+            selecting = SelectionOptions(selection_targets, selection_sizes, n_models, seed)
+            if models.made_elsewhere:  # there is nothing to train anew
+                removals = join([])
+                selections, chosen = pd.DataFrame(columns=GRADED), pd.DataFrame(columns=CHOSEN)
+            else:
+                removals = measure_removals(weights, means, train, removing)
+                evidence = evidence_of(weights, models.dataset)
+                selections, chosen = compare_selections(evidence, targets, train, selecting)
             tables = {"removals": removals.table, "removal_sets": removals.members}
             tables |= {"selections": selections, "chosen": chosen}
             tables |= neighbour_tables(models, fits)
             tables |= cluster_tables(models, fits, n_clusters, seed)
-            figures = application_figures(models, fits, removals, tables)
-            stage.withdraw()
-            outputs = write_tables(run.path, tables) + [run.path / name for name in FILES]
-            write_tensors(outputs[-2], removals.effects)
-            save_datamodels(margins_fit, outputs[-1])
-            stage.finish(outputs, figures=figures)
+            stage.keep(
+                tables=tables,
+                arrays={EFFECTS: removals.effects},
+                files={MARGINS: partial(save_datamodels, own)},
+                figures=application_figures(models, fits, removals, tables),
+            )
     return read_applications(run)
-
-
-FILES = ("removal_effects.safetensors", "datamodels_of_margins.safetensors")
 
 
 def read_applications(run: Run) -> StudyApplications:
     """What stage 08 wrote."""
     run.check(APPLICATIONS)
-    manifest, tables = run.manifest(APPLICATIONS), read_tables(run, APPLICATIONS)
-    effects = load_file(run.output(APPLICATIONS, FILES[0]))
+    tables, effects = run.kept(APPLICATIONS), run.kept_arrays(APPLICATIONS, EFFECTS)
     removals = Removals(tables.pop("removals"), tables.pop("removal_sets"), effects)
-    fit = load_datamodels(run.output(APPLICATIONS, FILES[1]))
-    return StudyApplications(
-        removals=removals, datamodels=fit, algorithm=manifest["parameters"]["algorithm"], **tables
-    )
+    fit = load_datamodels(run.output(APPLICATIONS, MARGINS))
+    algorithm = run.manifest(APPLICATIONS)["parameters"]["algorithm"]
+    return StudyApplications(removals=removals, datamodels=fit, algorithm=algorithm, **tables)
 
 
-def fit_margins(run: Run, models: StudyModels, algorithm: int, seed: int) -> Datamodels:
+def fit_margins(models: StudyModels, how: HowFitted, fitting: Trained, seed: int) -> Datamodels:
     """Datamodels of the margins themselves, fitted as stage 03 fitted its own.
 
     A prediction flips where its margin does: what is relative to a class's mean cannot say when.
     """
-    given = run.manifest(DATAMODELS)["parameters"]
-    if not given["relative"]:
-        return read_datamodels(run)[algorithm - 1]
-    options = {"method": given["method"], "seed": seed, "device": models.plan.device}
-    if "options" in given:
-        options["options"] = FitOptions(**given["options"])
-    fitting = models.fitting(algorithm)
-    return fit_datamodels(fitting.masks, fitting.margins, slots=models.slots(fitting), **options)
+    return fit_datamodels(
+        fitting.masks,
+        fitting.margins,
+        method=how.method,
+        slots=models.slots(fitting),
+        options=how.options,
+        seed=seed,
+        device=models.plan.device,
+    )
 
 
-@dataclass(frozen=True, eq=False)
-class Work:
-    """One algorithm's models and datamodels, and who trains more of them."""
+def trainer(
+    models: StudyModels, algorithm: int, workers: int, scheduler: str, cluster: dict | None
+) -> Callable[[np.ndarray, str], np.ndarray]:
+    """What trains models that no stage has trained before.
 
-    models: StudyModels
-    algorithm: int
-    datamodels: Datamodels
-    who: dict[str, Any]
+    It takes masks (n_sets, n_models, n_train) and a name, and gives margins (n_sets, n_models,
+    n_test).
+    """
 
-    def train(self, masks: np.ndarray, name: str) -> np.ndarray:
-        """Margins (n_sets, n_models, n_test) of models that no stage has trained before."""
+    def train(masks: np.ndarray, name: str) -> np.ndarray:
         n_sets, n_models, n_train = masks.shape
-        keys = self.models.plan.n_models + np.tile(np.arange(n_models), n_sets)
-        flat = masks.reshape(-1, n_train)
-        trained = retrain(self.models.plan, self.algorithm, flat, keys, name=name, **self.who)
+        trained = retrain(
+            models.plan,
+            algorithm,
+            masks.reshape(-1, n_train),
+            models.plan.n_models + np.tile(np.arange(n_models), n_sets),
+            name=name,
+            workers=workers,
+            scheduler=scheduler,
+            cluster=cluster,
+        )
         return trained.margins.reshape(n_sets, n_models, -1)
 
-    def removals(self, options: RemovalOptions) -> Removals:
-        if self.models.made_elsewhere:  # there is nothing to train anew
-            return join([])
-        margins = self.models.fitting(self.algorithm).margins.mean(axis=0)
-        return measure_removals(self.datamodels.weights, margins, self.train, options)
+    return train
 
-    def targets(self, options: SelectionOptions) -> dict[str, np.ndarray]:
-        """The test images of each target; ValueError where one, or a size, cannot be."""
-        data = self.models.dataset
-        for size in options.sizes:
-            class_counts(data.train.labels, size)
-        means = self.models.fitting(self.algorithm).margins.mean(axis=0)
-        return {
-            name: target_members(name, data.test, data.class_names, means)
-            for name in options.targets
-        }
 
-    def selections(
-        self, targets: dict[str, np.ndarray], options: SelectionOptions
-    ) -> tuple[pd.DataFrame, pd.DataFrame]:
-        if self.models.made_elsewhere:
-            return pd.DataFrame(columns=GRADED), pd.DataFrame(columns=CHOSEN)
-        data = self.models.dataset
-        distances = pixel_distances(data.test.images, data.train.images)
-        labels = data.train.labels, data.test.labels
-        evidence = Evidence(self.datamodels.weights, distances, *labels)
-        return compare_selections(evidence, targets, self.train, options)
+def members_of(
+    data: Dataset, targets: Sequence[str], sizes: Sequence[int], margins: np.ndarray
+) -> dict[str, np.ndarray]:
+    """The test images of each target; ValueError where one, or a size, cannot be."""
+    for size in sizes:
+        class_counts(data.train.labels, size)
+    return {name: target_members(name, data.test, data.class_names, margins) for name in targets}
+
+
+def target_members(name: str, test: Split, class_names, margins: np.ndarray) -> np.ndarray:
+    """The test examples of a target.
+
+    Parameters
+    ----------
+    name : str
+        A planted feature's name, a class, or "hardest": of each class the quarter with the
+        smallest mean margins.
+    test : Split
+    class_names : sequence of str
+    margins : ndarray, shape (n_test,)
+        Mean over the study's models.
+
+    Raises
+    ------
+    ValueError
+        If there is no such feature or class.
+    """
+    check_targets([name], [*test.truth.columns, *class_names])
+    if name == HARDEST:
+        quarters = []
+        for label in np.unique(test.labels):
+            members = np.flatnonzero(test.labels == label)
+            order = np.argsort(margins[members], kind="stable")
+            quarters.append(members[order[: max(2, len(members) // 4)]])
+        return np.sort(np.concatenate(quarters))
+    if name in test.truth.columns:
+        return np.flatnonzero(test.truth[name])
+    return np.flatnonzero(test.labels == list(class_names).index(name))
+
+
+def evidence_of(weights: np.ndarray, data: Dataset) -> Evidence:
+    distances = pixel_distances(data.test.images, data.train.images)
+    return Evidence(weights, distances, data.train.labels, data.test.labels)
 
 
 def neighbour_tables(models: StudyModels, fits) -> dict[str, pd.DataFrame]:

@@ -1,4 +1,8 @@
-"""Stage 06 of a run: captions of every subpopulation. Apart, since importing a CLIP takes time."""
+"""Stage 06: captions that set each subpopulation apart, from a CLIP (App. F.5).
+
+The study names the CLIP: the small one, which is trained here on generated scenes and kept in the
+run; a model of open_clip with its weights; or none, and then there are no captions.
+"""
 
 from __future__ import annotations
 
@@ -14,34 +18,38 @@ from mdhelpers.clip.encoders import Encoder, embed_images, embed_texts, load_nam
 from mdhelpers.clip.small_clip import Training, file_name
 from mdhelpers.clip.words import CaptionSpec, caption_bank
 from mdhelpers.method.captions import distinguishing_captions
-from mdhelpers.runs.run import Run, read_tables, write_tables
+from mdhelpers.runs.run import Run
 from mdhelpers.runs.stage import CAPTIONS, DATA, SUBPOPULATIONS
-from mdhelpers.stages import study as inputs
 from mdhelpers.stages.data import read_data
+from mdhelpers.stages.study import captions_from_outside
 from mdhelpers.stages.subpopulations import read_subpopulations
 from mdhelpers.training.tasks import resolve_device
+
+COLUMNS = {"comparison": str, "direction": int, "end": str, "reference": str, "rank": int}
+COLUMNS |= {"caption": str, "score": float, "z": float}
 
 
 def caption_directions(
     run: Run, captions: dict, *, steps: int = 1000, seed: int = 0, device: str = "auto"
-) -> pd.DataFrame | None:
+) -> pd.DataFrame:
     """Stage 06: words of a CLIP that set each subpopulation apart (App. F.5).
 
-    Returns None where the study switches captions off (``model: none``, and ``auto`` on data that
-    the small CLIP does not know).
+    The table has no rows where the study switches captions off (``model: none``, and ``auto`` on
+    data that the small CLIP does not know).
     """
     spec = spec_of(run, captions)
-    parameters = {"captions": spec.model_dump(), "seed": seed} | inputs.captions(spec)
+    parameters = {"captions": spec.model_dump(), "seed": seed} | captions_from_outside(spec)
     if spec.model == "small":
         parameters["caption_steps"] = steps
     stage = run.stage(CAPTIONS, parameters, after=[SUBPOPULATIONS])
     with stage.working() as needed:
         if needed and spec.model == "none":
-            stage.withdraw()
-            stage.finish([], figures={"model": "none"})
+            stage.keep(figures={"model": "none"})
         elif needed:
             data, bank = read_data(run), caption_bank(spec)
-            encoder = encoder_of(run, spec, data.size[0], steps=steps, seed=seed, device=device)
+            encoder = encoder_of(
+                run.path, spec, data.size[0], steps=steps, seed=seed, device=device
+            )
             table = caption_subpopulations(
                 encoder,
                 data.test.images,
@@ -50,13 +58,13 @@ def caption_directions(
                 labels=data.test.labels,
                 top=spec.top,
             )
-            stage.withdraw()
-            outputs = write_tables(run.path, {"captions": table})
+            made = []
             if spec.model == "small":
-                outputs.append(own_clip(run, size=data.size[0], seed=seed, steps=steps))
+                made.append(own_clip(run.path, size=data.size[0], seed=seed, steps=steps))
             figures = {"model": spec.model, "n_captions": len(bank), "clip": encoder.report}
-            stage.finish(outputs, figures=figures)
-    return read_tables(run, CAPTIONS).get("captions")
+            stage.keep(tables={"captions": table}, made=made, figures=figures)
+    none = pd.DataFrame(columns=list(COLUMNS)).astype(COLUMNS)
+    return run.kept(CAPTIONS).get("captions", none)
 
 
 def spec_of(run: Run, captions: dict) -> CaptionSpec:
@@ -66,7 +74,7 @@ def spec_of(run: Run, captions: dict) -> CaptionSpec:
 
 
 def encoder_of(
-    run: Run, spec: CaptionSpec, size: int, *, steps: int, seed: int, device: str = "auto"
+    folder: Path, spec: CaptionSpec, size: int, *, steps: int, seed: int, device: str = "auto"
 ) -> Encoder:
     """The study's CLIP.
 
@@ -74,36 +82,42 @@ def encoder_of(
     whole wherever it is taken.
     """
     options = {"size": size, "seed": seed, "steps": steps}
-    if spec.model == "small" and not (own := own_clip(run, **options)).is_file():
-        shared = run.path.parent / ".clip"
+    if spec.model == "small" and not (own := own_clip(folder, **options)).is_file():
+        shared = folder.parent / ".clip"
         load_clip(spec, cache_dir=shared, **options)
         own.parent.mkdir(exist_ok=True)
         with written(own) as unfinished:
             shutil.copyfile(shared / own.name, unfinished)
-    return load_clip(spec, cache_dir=run.path / "clip", **options, device=resolve_device(device))
+    return load_clip(spec, cache_dir=folder / "clip", **options, device=resolve_device(device))
 
 
-def own_clip(run: Run, *, size: int, seed: int, steps: int) -> Path:
+def own_clip(folder: Path, *, size: int, seed: int, steps: int) -> Path:
     """Where a run keeps its copy of the small CLIP."""
-    return run.path / "clip" / file_name(Training(size=size, seed=seed, steps=steps))
+    return folder / "clip" / file_name(Training(size=size, seed=seed, steps=steps))
 
 
 def embeddings_of(
-    run: Run, captions: dict, table: pd.DataFrame | None, *, steps: int = 1000, seed: int = 0
-):
-    """The table's best caption, the test images and the caption embedded anew, its members."""
-    if table is None:
-        return None
-    spec = spec_of(run, captions)
-    data = read_data(run)
+    run: Run, captions: dict, *, steps: int = 1000, seed: int = 0
+) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """The test images and a bank of captions, embedded anew by the study's CLIP.
+
+    Returns
+    -------
+    images : (n_test, width) float32
+    texts : (n_captions, width) float32
+    bank
+        The captions; none where they are switched off.
+
+    """
+    spec, data = spec_of(run, captions), read_data(run)
+    if spec.model == "none":
+        return np.ones((len(data.test), 1), np.float32), np.ones((0, 1), np.float32), []
     run.outputs(CAPTIONS)  # the CLIP is among them
-    encoder = encoder_of(run, spec, data.size[0], steps=steps, seed=seed)
-    row = table[table["reference"] == "all"].nlargest(1, "score").iloc[0]
-    members = read_subpopulations(run)
-    same = [members[key] == row[key] for key in ("comparison", "direction", "end")]
-    inside = members.loc[same[0] & same[1] & same[2], "index"].to_numpy()
-    text = embed_texts(encoder, [row["caption"]])[0]
-    return row, embed_images(encoder, data.test.images), text, inside
+    encoder, bank = (
+        encoder_of(run.path, spec, data.size[0], steps=steps, seed=seed),
+        caption_bank(spec),
+    )
+    return embed_images(encoder, data.test.images), embed_texts(encoder, bank), bank
 
 
 def load_clip(

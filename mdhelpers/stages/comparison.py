@@ -1,12 +1,14 @@
-"""Stages 04 and 05 of a run: comparison, subpopulations.
+"""Stage 04: the algorithms' residuals, their principal directions, and what noise alone would make.
 
-As in `stages`: each function reads what the stages before it wrote, computes what is missing and
-returns the results in memory.
+Datamodels of stage 03 are compared, or scores that were made elsewhere. With models at hand the
+directions' gaps are cross-fitted and weighed against a null, and appendices F.1 to F.4 are carried
+out on the same models (`mdhelpers.stages.analyses`).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +17,12 @@ import pandas as pd
 from tqdm import tqdm
 
 from mdhelpers.base.places import resolve
-from mdhelpers.base.records import file_digest
 from mdhelpers.formats.own import load_comparison, load_datamodels, save_comparison, save_datamodels
 from mdhelpers.formats.scores import scores_of_study
 from mdhelpers.method import crossfit
-from mdhelpers.method import crossfit as nulls
-from mdhelpers.method.comparison import Comparison, compare
-from mdhelpers.method.datamodels import Datamodels, fitter
-from mdhelpers.method.engines.estimators import FitOptions
-from mdhelpers.runs.run import Run, read_tables, write_tables
+from mdhelpers.method.comparison import COMPARISONS, Comparison, compare
+from mdhelpers.method.datamodels import Datamodels
+from mdhelpers.runs.run import Run
 from mdhelpers.runs.stage import COMPARISON, DATA, DATAMODELS, MODELS
 from mdhelpers.stages.analyses import (
     Analyses,
@@ -35,10 +34,11 @@ from mdhelpers.stages.analyses import (
     tables_of,
 )
 from mdhelpers.stages.data import read_data
-from mdhelpers.stages.datamodels import read_datamodels
+from mdhelpers.stages.datamodels import HowFitted, how_fitted, read_datamodels
 from mdhelpers.stages.models import StudyModels, read_models
+from mdhelpers.stages.study import scores_digest
 
-PAIRS = ("1_minus_2", "2_minus_1")
+FILE = "comparison.safetensors"
 SCORES = ("scores_1.safetensors", "scores_2.safetensors")
 
 
@@ -120,25 +120,24 @@ def compare_algorithms(
     with stage.working() as needed:
         if needed:
             comparison = compare(*datamodels, n_directions=n_directions, seed=seed)
-            tables, figures = {}, {}
-            if not elsewhere:
-                found = cross_fit(run, comparison, n_splits, n_null_splits, seed)
+            files, tables, figures, given = {}, {}, {}, None
+            if elsewhere:
+                pairs = zip(SCORES, datamodels, strict=True)
+                files = {name: partial(save_datamodels, scores) for name, scores in pairs}
+            else:
+                given = models_given(read_models(run), how_fitted(run), seed)
+                found = cross_fit(given, comparison, n_splits, n_null_splits, seed)
                 comparison = crossfit.order_by_gap(comparison, found.gaps)
                 tables = {"gaps": ordered(found.gaps), "null": found.null}
                 figures = gap_figures(found)
-            given = None if elsewhere else with_predictions(run, seed)
             further = analyse(datamodels, comparison, given, seed=seed)
             figures |= figures_of(further)
-            stage.withdraw()
-            outputs = [run.path / "comparison.safetensors"]
-            save_comparison(comparison, outputs[0])
-            outputs += write_tables(run.path, tables | tables_of(further))
-            if elsewhere:
-                outputs += [run.path / name for name in SCORES]
-                for scores_read, path in zip(datamodels, outputs[-2:], strict=True):
-                    save_datamodels(scores_read, path)
             figures["cosine_median"] = float(np.nanmedian(comparison.cosines))
-            stage.finish(outputs, figures=figures)
+            stage.keep(
+                tables=tables | tables_of(further),
+                files={FILE: partial(save_comparison, comparison)} | files,
+                figures=figures,
+            )
     return read_comparison(run, datamodels)
 
 
@@ -153,19 +152,14 @@ def read_scores(paths: list[Path], options: dict, run: Run) -> tuple[Datamodels,
     return datamodels
 
 
-def scores_digest(path: Path) -> str:
-    """A digest of a file, or of all scores in a folder."""
-    files = sorted(path.rglob("*.mmap")) if path.is_dir() else [path]
-    return " ".join(file_digest(file) for file in files)
-
-
-def read_comparison(run: Run, datamodels=None) -> StudyComparison:
+def read_comparison(
+    run: Run, datamodels: tuple[Datamodels, Datamodels] | None = None
+) -> StudyComparison:
     """What stage 04 wrote."""
     run.check(COMPARISON)
-    path = run.output(COMPARISON, "comparison.safetensors")
-    tables = read_tables(run, COMPARISON)
+    tables = run.kept(COMPARISON)
     return StudyComparison(
-        load_comparison(path),
+        load_comparison(run.output(COMPARISON, FILE)),
         tables.get("gaps"),
         tables.get("null"),
         datamodels or compared_datamodels(run),
@@ -195,47 +189,43 @@ class CrossFitted:
 
 
 def cross_fit(
-    run: Run, comparison: Comparison, n_splits: int, n_null_splits: int, seed: int
+    given: ModelsGiven, comparison: Comparison, n_splits: int, n_null_splits: int, seed: int
 ) -> CrossFitted:
     """Refit on halves and quarters of the models, as stage 03 fitted on all of them."""
-    given = models_given(run, seed)
+    size = max(len(directions) for directions in comparison)
     with tqdm(total=4 * n_splits + 8 * n_null_splits, unit="fit", mininterval=2.0) as bar:
-        fits, n = [replace(fit, after=bar.update) for fit in given.fits], given.n_models
-        shared = {"n_directions": comparison_size(comparison), "slots": given.slots, "seed": seed}
+        fits = [replace(fit, after=bar.update) for fit in given.fits]
         split = crossfit.cross_fitted_gaps(
-            *fits, n, comparison=comparison, n_splits=n_splits, **shared
+            *fits,
+            given.n_models,
+            comparison=comparison,
+            n_directions=size,
+            n_splits=n_splits,
+            slots=given.slots,
+            seed=seed,
         )
-        null = nulls.null_gaps(*fits, n, n_splits=n_null_splits, **shared)
+        null = crossfit.null_gaps(
+            *fits,
+            given.n_models,
+            n_directions=size,
+            n_splits=n_null_splits,
+            slots=given.slots,
+            seed=seed,
+        )
     return CrossFitted(split.directions, split.totals, null)
 
 
-def comparison_size(comparison: Comparison) -> int:
-    return max(len(comparison[name]) for name in PAIRS)
-
-
-def models_given(run: Run, seed: int) -> ModelsGiven:
-    """Fits on any of the run's models as stage 03 made them, and all models' margins."""
-    models, given = read_models(run), run.manifest(DATAMODELS)["parameters"]
-    options = {"method": given["method"], "seed": seed}
-    if "options" in given:
-        options["options"] = FitOptions(**given["options"])
+def models_given(models: StudyModels, how: HowFitted, seed: int) -> ModelsGiven:
+    """Fits on any of the models as stage 03 made them; all models' margins, and predictions."""
+    trained = [models.all(a) for a in (1, 2)]
+    fitting = [each.rows(slice(models.n_heldout, None)) for each in trained]
     return ModelsGiven(
-        fits=tuple(fitter_for(models, a, given["relative"], options) for a in (1, 2)),
-        n_models=models.plan.n_models - models.n_heldout,
-        slots=models.slots(models.fitting(1)),
-        margins=tuple(models.all(a).margins for a in (1, 2)),
+        fits=tuple(how.fitter(models, each, seed=seed) for each in fitting),
+        n_models=len(fitting[0].masks),
+        slots=models.slots(fitting[0]),
+        margins=tuple(each.margins for each in trained),
+        predictions=predictions_of_kept(models),
     )
-
-
-def with_predictions(run: Run, seed: int) -> ModelsGiven:
-    """The same with what kept networks predict; apart, as cross-fitting has no use for it."""
-    return replace(models_given(run, seed), predictions=predictions_of_kept(read_models(run)))
-
-
-def fitter_for(models: StudyModels, algorithm: int, relative: bool, options: dict):
-    fitting = models.fitting(algorithm)
-    outputs = models.outputs(fitting, relative)
-    return fitter(fitting.masks, outputs, slots=models.slots(fitting), **options)
 
 
 def ordered(gaps: pd.DataFrame) -> pd.DataFrame:
@@ -248,7 +238,7 @@ def ordered(gaps: pd.DataFrame) -> pd.DataFrame:
 def gap_figures(found: CrossFitted) -> dict[str, Any]:
     """Sums over all directions, in percent of the datamodels' variance."""
     figures = {}
-    for name in PAIRS:
+    for name in COMPARISONS:
         rows = found.gaps[found.gaps["comparison"] == name]
         totals = found.totals[found.totals["comparison"] == name].iloc[-1]
         figures[f"naive_gap_{name}"] = 100 * rows["naive_gap"].sum()
@@ -257,7 +247,7 @@ def gap_figures(found: CrossFitted) -> dict[str, Any]:
         figures[f"gap_{name}_high"] = 100 * totals["high"]
         if "evidence" in rows:
             figures[f"evidence_{name}"] = rows["evidence"].value_counts().to_dict()
-    for row in nulls.null_totals(found.null).itertuples():
+    for row in crossfit.null_totals(found.null).itertuples():
         key = f"null_{row.pair.replace(' ', '_')}_{row.comparison}"
         figures[key] = {
             "naive_gap": 100 * row.naive_gap,

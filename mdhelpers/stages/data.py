@@ -1,4 +1,9 @@
-"""Stage 01: make or read the images and write them to ``data/``."""
+"""Stage 01: the images of a study, made or read from elsewhere, in the run's ``data/``.
+
+All stages are alike. A stage function opens what it reads, asks the run whether its results are
+there from the same parameters and inputs, computes what is missing, keeps it, and returns the
+results in memory. The science is elsewhere; this is where it meets files.
+"""
 
 from __future__ import annotations
 
@@ -10,26 +15,28 @@ from mdhelpers.data.datasets import Dataset, DatasetSpec, read_dataset, save_dat
 from mdhelpers.data.sources import load_dataset
 from mdhelpers.runs.run import Run, readable
 from mdhelpers.runs.stage import DATA
-from mdhelpers.stages import study as inputs
-from mdhelpers.training.loading import write_beton as write_beton_file
+from mdhelpers.stages.study import data_from_outside
+from mdhelpers.training import loading
+
+SPLITS = ("train", "test")
 
 
 def prepare_data(run: Run, dataset: dict, *, write_beton: bool = False) -> Dataset:
-    """Stage 01: make or read the images and write them to ``data/``.
+    """Stage 01: make or read the images, and return them.
 
     Parameters
     ----------
     run
         The run's folder.
     dataset
-        See `mdhelpers.stages.study.DatasetSpec`.
+        See `mdhelpers.data.datasets.DatasetSpec`.
     write_beton
         Also write FFCV's ``train.beton`` and ``test.beton``.
 
     """
     spec = validate(DatasetSpec, dataset, "dataset")
     parameters = {"dataset": spec.model_dump(), "write_beton": write_beton}
-    stage = run.stage(DATA, parameters | inputs.data(spec))
+    stage = run.stage(DATA, parameters | data_from_outside(spec))
     with stage.working() as needed:
         if needed:
             data = load_dataset(spec)
@@ -42,7 +49,7 @@ def write_data(run: Run, data: Dataset, write_beton: bool) -> list[Path]:
     folder = run.path / "data"
     paths = save_dataset(data, folder)
     if write_beton:
-        paths += [write_beton_file(getattr(data, p), folder / f"{p}.beton") for p in SPLITS]
+        paths += [loading.write_beton(getattr(data, p), folder / f"{p}.beton") for p in SPLITS]
     return paths
 
 
@@ -64,6 +71,3 @@ def read_data(run: Run, *, mmap: bool = False) -> Dataset:
     with readable(run, DATA):
         foreground = "train_foreground.npy" in names
         return read_dataset(run.folder / "data", mmap=mmap, foreground=foreground)
-
-
-SPLITS = ("train", "test")

@@ -15,7 +15,7 @@ from mdhelpers.base.specs import validate
 from mdhelpers.base.threads import spread
 from mdhelpers.data.transforms import transform_images
 from mdhelpers.method import effects
-from mdhelpers.runs.run import Run, read_tables, write_tables
+from mdhelpers.runs.run import Run
 from mdhelpers.runs.stage import EFFECTS, MODELS
 from mdhelpers.stages.models import StudyModels, read_models
 from mdhelpers.stages.study import Hypothesis, Placebo, check_hypotheses
@@ -80,10 +80,9 @@ def verify_hypotheses(
         if needed:
             table = measure_effects(models, wanted, control, seed)
             verdicts = judge(table, wanted, models.names, epsilon=epsilon, delta=delta)
-            stage.withdraw()
-            paths = write_tables(run.path, {"effects": table, "verdicts": verdicts})
-            stage.finish(paths, figures=effect_figures(table, verdicts, models))
-    tables = read_tables(run, EFFECTS)
+            figures = effect_figures(table, verdicts, models)
+            stage.keep(tables={"effects": table, "verdicts": verdicts}, figures=figures)
+    tables = run.kept(EFFECTS)
     return StudyEffects(tables["effects"], tables["verdicts"])
 
 

@@ -1,8 +1,8 @@
-"""Stages 01 to 03 of a run: data, models, datamodels. Each returns at once what is finished.
+"""Stage 02: the models of both algorithms, trained here or read from elsewhere.
 
-A stage function checks its parameters, asks the run whether its results are there from the same
-parameters and inputs, computes what is missing, and returns the results in memory. The science is
-elsewhere; this is where it meets files.
+A run that was stopped resumes: what is trained stays in the stores, task by task, and only what is
+missing, damaged or changed since is trained. So this stage withdraws its manifest before it trains,
+and not, as the others do, once all is computed.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from mdhelpers.formats.models import given_models, import_models, origins
 from mdhelpers.method.margins import relative_to_class
 from mdhelpers.runs.run import Run, StudyError, checked, store_locations
 from mdhelpers.runs.stage import DATA, MODELS, is_inside, lies_in, problem
-from mdhelpers.stages import study as inputs
 from mdhelpers.stages.data import read_data
+from mdhelpers.stages.study import algorithms_from_outside
 from mdhelpers.training.algorithms import parse_algorithm
 from mdhelpers.training.learners import TrainedModels
 from mdhelpers.training.locations import open_location
@@ -63,15 +63,15 @@ class StudyModels:
         found = [stack.logits(images) for stack in self.kept(algorithm)]
         return torch.cat([none, *found])[: self.plan.n_keep]
 
-    def all(self, algorithm: int) -> Trained:
-        """Every model of algorithm 1 or 2."""
+    def all(self, algorithm: int, n_models: int | None = None) -> Trained:
+        """Every model of algorithm 1 or 2, or the first ones."""
         given = self.plan.store_path(algorithm), {"data": self.plan.fingerprint}
         store = ModelStore.open(*given, read_only=True)
-        return store.read(self.plan.n_models)
+        return store.read(n_models or self.plan.n_models)
 
     def heldout(self, algorithm: int) -> Trained:
         """The models kept aside to grade datamodels."""
-        return self.all(algorithm).rows(slice(0, self.n_heldout))
+        return self.all(algorithm, self.n_heldout).rows(slice(0, self.n_heldout))
 
     def fitting(self, algorithm: int) -> Trained:
         """The models that datamodels are fitted on."""
@@ -165,19 +165,22 @@ def train_models(
     if given := given_models(parameters):
         parameters |= {"n_slots": 0, "n_effect_models": 0, "origins": origins(given)}
     else:
-        parameters |= inputs.algorithms(*specs)
+        parameters |= algorithms_from_outside(*specs)
     stage = run.stage(MODELS, parameters, after=[DATA])
     with stage.working() as needed:
         if needed:
-            plan = training_plan(run, parameters, resolve_device(device, scheduler), loader=loader)
+            data, where = read_data(run, mmap=True), resolve_device(device, scheduler)
+            plan = training_plan(run.path, data, parameters, where, loader=loader)
             refuse_others(plan)
             stage.withdraw()
             mark_stores(run, plan)
             mend_stores(plan, stage.before)
-            who = {"workers": workers, "scheduler": scheduler, "cluster": cluster}
-            begun = import_models(plan, given) if given else train_all(plan, **who)
-            models = StudyModels(plan, read_data(run), n_heldout)
-            stage.finish(model_outputs(plan), figures=training_figures(models, begun))
+            if given:
+                begun = import_models(plan, given)
+            else:
+                begun = train_all(plan, workers=workers, scheduler=scheduler, cluster=cluster)
+            figures = training_figures(StudyModels(plan, data, n_heldout), begun)
+            stage.finish(model_outputs(plan), figures=figures)
     return read_models(run, device=device)
 
 
@@ -225,13 +228,13 @@ def mend_stores(plan: TrainingPlan, before: dict[str, Any]) -> None:
 
 
 def training_plan(
-    run: Run, parameters: dict[str, Any], device: str, *, loader: str = "memory"
+    folder: Path, data: Dataset, parameters: dict[str, Any], device: str, *, loader: str = "memory"
 ) -> TrainingPlan:
-    data = read_data(run, mmap=True)
+    """What to train in a run's folder, from the parameters of stage 02."""
     algorithms = tuple(parse_algorithm(parameters[f"algorithm_{a}"]) for a in (1, 2))
     n_models = parameters["n_heldout"] + parameters["n_models"]
     return TrainingPlan(
-        folder=run.path,
+        folder=folder,
         algorithms=algorithms,
         fingerprint=data.fingerprint,
         n_train=len(data.train),
@@ -254,12 +257,11 @@ def training_plan(
 def read_models(run: Run, *, device: str = "auto") -> StudyModels:
     """The finished models of a run, for the stages that read them."""
     run.check(MODELS)
-    manifest = run.manifest(MODELS)
-    plan = training_plan(run, manifest["parameters"], resolve_device(device))
+    data, parameters = read_data(run), run.manifest(MODELS)["parameters"]
+    plan = training_plan(run.path, data, parameters, resolve_device(device))
     stack = ModelStore.open(plan.store_path(1), read_only=True).rows_per_task
     plan = replace(plan, stack=stack)  # as trained, perhaps on another kind of device
-    n_heldout = manifest["parameters"]["n_heldout"]
-    return StudyModels(plan, read_data(run), n_heldout)
+    return StudyModels(plan, data, parameters["n_heldout"])
 
 
 def training_figures(models: StudyModels, begun: dict) -> dict:

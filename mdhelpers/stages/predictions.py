@@ -1,4 +1,9 @@
-"""Stage 09 of a run: what the predictions alone say of how the algorithms differ."""
+"""Stage 09: what the predictions alone say of how the algorithms differ.
+
+Pairs of models are compared by their errors and confidences: models of one algorithm that differ in
+mask, or in initialisation and order alone, and models of both on equal masks. Then it is graded
+whether the planted features and the subpopulations of stage 05 show in the predictions.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +12,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from safetensors.numpy import load_file
 
 from mdhelpers.analyses import predictions as prediction_pairs
 from mdhelpers.analyses.prediction_grades import grade_features, grade_members, prediction_scores
 from mdhelpers.analyses.predictions import Predictions
-from mdhelpers.base.arrays import write_tensors
-from mdhelpers.method.comparison import COMPARISONS
-from mdhelpers.runs.run import Run, read_tables, write_tables
+from mdhelpers.method.comparison import Comparison
+from mdhelpers.runs.run import Run
 from mdhelpers.runs.stage import MODELS, PREDICTIONS, SUBPOPULATIONS
 from mdhelpers.stages.comparison import read_comparison
 from mdhelpers.stages.effects import UNCHANGED, confidences
@@ -24,7 +27,7 @@ from mdhelpers.training.mask_training import retrain
 from mdhelpers.training.store_files import Trained
 from mdhelpers.training.tasks import TrainingPlan
 
-ARRAYS = "predictions.safetensors"
+ARRAYS, PREFIX = "predictions", "prediction_"
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,7 +81,7 @@ def compare_predictions(
     n_reinitialised: int = 32,
     seed: int = 0,
     device: str = "auto",
-    **who: Any,
+    workers: int = 0,
 ) -> StudyPredictions:
     """Stage 09: pairs of models side by side, and what could be seen without datamodels.
 
@@ -92,8 +95,8 @@ def compare_predictions(
         Without checkpoints (models trained elsewhere) pairs are compared by errors alone.
     seed
         Of the choice of pairs, the bootstrap and the chance levels.
-    **who
-        ``workers``, ``scheduler``, ``cluster``, ``progress`` of the training.
+    device, workers
+        Who trains; no result depends on it, but for the kind of device.
 
     """
     parameters = {"n_reinitialised": n_reinitialised, "seed": seed}
@@ -101,25 +104,28 @@ def compare_predictions(
     with stage.working() as needed:
         if needed:
             models = read_models(run, device=device)
-            predictions = kept_predictions(models)
-            again = [errors_again(models, a, n_reinitialised, **who) for a in (1, 2)]
-            tables = all_tables(run, models, predictions, again, seed)
-            stage.withdraw()
-            named = {f"prediction_{name}": table for name, table in vars(tables).items()}
-            outputs = [*write_tables(run.path, named), run.path / ARRAYS]
+            comparison, members = read_comparison(run).comparison, read_subpopulations(run)
+            predictions, trained = kept_predictions(models), (models.all(1), models.all(2))
+            again = [errors_again(models, a, n_reinitialised, workers=workers) for a in (1, 2)]
+            tables = PredictionTables(
+                **pairs_of_models(models, predictions, trained, again, seed),
+                **grades(models, predictions, trained, comparison, members, seed),
+            )
             arrays = {f"confidence_{a}": p.confidence for a, p in enumerate(predictions, 1)}
             arrays |= {f"right_{a}": p.right for a, p in enumerate(predictions, 1)}
-            write_tensors(outputs[-1], arrays)
-            stage.finish(outputs, figures=prediction_figures(tables, models))
+            stage.keep(
+                tables={PREFIX + name: table for name, table in vars(tables).items()},
+                arrays={ARRAYS: arrays},
+                figures=prediction_figures(tables, models),
+            )
     return read_predictions(run)
 
 
 def read_predictions(run: Run) -> StudyPredictions:
     """What stage 09 wrote."""
     run.check(PREDICTIONS)
-    tables = read_tables(run, PREDICTIONS)
-    read = [tables[f"prediction_{field.name}"] for field in fields(PredictionTables)]
-    arrays = load_file(run.output(PREDICTIONS, ARRAYS))
+    tables, arrays = run.kept(PREDICTIONS), run.kept_arrays(PREDICTIONS, ARRAYS)
+    read = [tables[PREFIX + field.name] for field in fields(PredictionTables)]
     pairs = (tuple(arrays[f"{name}_{a}"] for a in (1, 2)) for name in ("confidence", "right"))
     return StudyPredictions(PredictionTables(*read), *pairs)
 
@@ -145,7 +151,7 @@ def other_keys(plan: TrainingPlan, n: int) -> np.ndarray:
     return first + np.arange(n)
 
 
-def errors_again(models: StudyModels, algorithm: int, n: int, **who: Any) -> pd.DataFrame:
+def errors_again(models: StudyModels, algorithm: int, n: int, *, workers: int = 0) -> pd.DataFrame:
     """Error inconsistency of kept models and models trained again on the same masks.
 
     Training again gives margins. They say which model is right where the label's logit is
@@ -156,9 +162,9 @@ def errors_again(models: StudyModels, algorithm: int, n: int, **who: Any) -> pd.
     n = min(n, plan.n_keep)
     if not n or plan.algorithms[algorithm - 1].gives_probabilities:
         return pd.DataFrame()
-    first = models.all(algorithm).rows(slice(0, n))
+    first = models.all(algorithm, n)
     keys = other_keys(plan, n)
-    again = retrain(plan, algorithm, first.masks, keys, name="reinitialised", **who)
+    again = retrain(plan, algorithm, first.masks, keys, name="reinitialised", workers=workers)
     return prediction_pairs.measure_errors(first.margins > 0, again.margins > 0, same_row(n))
 
 
@@ -167,30 +173,32 @@ def same_row(n: int) -> np.ndarray:
     return np.repeat(np.arange(n)[:, None], 2, axis=1)
 
 
-def all_tables(
-    run: Run,
+def pairs_of_models(
     models: StudyModels,
     predictions: tuple[Predictions, Predictions],
+    trained: tuple[Trained, Trained],
     again: list[pd.DataFrame],
     seed: int,
-) -> PredictionTables:
-    measure = pair_tables if models.plan.n_keep else tables_of_margins
-    tables = measure(models, predictions, seed)
+) -> dict[str, pd.DataFrame]:
+    """What pairs of models show, and its means; ``again`` are pairs with models trained again."""
+    n_keep = models.plan.n_keep
+    if n_keep:
+        tables = pair_tables(predictions, kept_slots(models, trained[0].rows(slice(n_keep))), seed)
+    else:
+        tables = tables_of_margins(trained, seed)
     again = [t.assign(pair=p, masks="equal") for t, p in zip(again, SIDES, strict=False) if len(t)]
     tables["pairs"] = pd.concat([tables["pairs"], *again], ignore_index=True)
     n_models = int(tables["pairs"][["model_1", "model_2"]].to_numpy().max()) + 1
-    kinds = prediction_pairs.summarise(tables["pairs"], n_models, seed=seed)
-    return PredictionTables(**tables, kinds=kinds, **graded(run, models, predictions, seed))
+    return tables | {"kinds": prediction_pairs.summarise(tables["pairs"], n_models, seed=seed)}
 
 
 def pair_tables(
-    models: StudyModels, predictions: tuple[Predictions, Predictions], seed: int
+    predictions: tuple[Predictions, Predictions], slots: np.ndarray, seed: int
 ) -> dict[str, pd.DataFrame]:
-    """All that pairs of kept models show."""
-    first = models.all(1).rows(slice(0, models.plan.n_keep))
-    other = prediction_pairs.choose_pairs(kept_slots(models, first), seed=seed)
+    """All that pairs of kept models, of these initialisations, show."""
+    other = prediction_pairs.choose_pairs(slots, seed=seed)
     planned = [(pair, "other", other) for pair in SIDES]
-    planned.append(("1 against 2", "equal", same_row(len(first.masks))))
+    planned.append(("1 against 2", "equal", same_row(len(slots))))
     found: dict[str, list[pd.DataFrame]] = {name: [] for name in MEASURED}
     for pair, masks, rows in planned:
         given = [predictions[side] for side in SIDES[pair]]
@@ -199,9 +207,9 @@ def pair_tables(
     return {name: pd.concat(parts, ignore_index=True) for name, parts in found.items()}
 
 
-def tables_of_margins(models: StudyModels, _: Any, seed: int) -> dict[str, pd.DataFrame]:
+def tables_of_margins(trained: tuple[Trained, Trained], seed: int) -> dict[str, pd.DataFrame]:
     """Errors alone, where no model is kept: of models that were trained elsewhere."""
-    trained = [models.all(a).rows(slice(0, N_WITHOUT_CHECKPOINTS)) for a in (1, 2)]
+    trained = [each.rows(slice(N_WITHOUT_CHECKPOINTS)) for each in trained]
     other = prediction_pairs.choose_pairs(np.full(len(trained[0].masks), -1), seed=seed)
     planned = [(pair, "other", other) for pair in SIDES]
     if np.array_equal(trained[0].masks, trained[1].masks):
@@ -234,25 +242,29 @@ def kept_slots(models: StudyModels, first: Trained) -> np.ndarray:
     return np.full(len(first.masks), -1) if slots is None else slots
 
 
-def graded(run: Run, models: StudyModels, predictions, seed: int) -> dict[str, pd.DataFrame]:
+def grades(
+    models: StudyModels,
+    predictions: tuple[Predictions, Predictions],
+    trained: tuple[Trained, Trained],
+    comparison: Comparison,
+    members: pd.DataFrame,
+    seed: int,
+) -> dict[str, pd.DataFrame]:
     """Whether features and subpopulations show in the predictions."""
-    margins = [models.all(a).margins for a in (1, 2)]
-    test, scores = models.dataset.test, prediction_scores(*predictions, *margins)
-    comparison = read_comparison(run).comparison
+    test = models.dataset.test
+    scores = prediction_scores(*predictions, *(each.margins for each in trained))
     projections = {
-        f"{name} #{component}": column
-        for name in COMPARISONS
-        for component, column in zip(
-            comparison[name].component, comparison[name].projections.T, strict=True
-        )
+        f"{found.name} #{component}": column
+        for found in comparison
+        for component, column in zip(found.component, found.projections.T, strict=True)
     }
-    grades = pd.DataFrame()
+    of_features = pd.DataFrame()
     if len(test.truth.columns):
-        grades = grade_features(
+        of_features = grade_features(
             scores, pd.DataFrame(projections), test.labels, test.truth, seed=seed
         )
-    members = grade_members(scores, read_subpopulations(run), test.labels, seed=seed)
-    return {"scores": scores, "grades": grades, "members": members}
+    of_members = grade_members(scores, members, test.labels, seed=seed)
+    return {"scores": scores, "grades": of_features, "members": of_members}
 
 
 def prediction_figures(tables: PredictionTables, models: StudyModels) -> dict[str, Any]:

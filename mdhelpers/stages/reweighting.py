@@ -1,4 +1,8 @@
-"""Stage 10 of a run: do directions move the algorithms as Proposition 1 says they do?"""
+"""Stage 10: do directions move the algorithms as Proposition 1 says they do?
+
+Models of both algorithms are trained anew, with the training images of a direction likelier to be
+drawn and with them less likely; how margins change is held against what the datamodels foretell.
+"""
 
 from __future__ import annotations
 
@@ -10,12 +14,14 @@ import numpy as np
 import pandas as pd
 
 from mdhelpers.analyses.reweighting import TiltEffect, measure_tilt, predicted_change, tilted_masks
-from mdhelpers.runs.run import Run, read_tables, write_tables
+from mdhelpers.method.comparison import Comparison
+from mdhelpers.runs.run import Run
 from mdhelpers.runs.stage import COMPARISON, DATAMODELS, MODELS, STORE, TILTING, is_inside, lies_in
-from mdhelpers.stages.comparison import PAIRS, read_comparison
-from mdhelpers.stages.datamodels import read_datamodels
+from mdhelpers.stages.comparison import read_comparison
+from mdhelpers.stages.datamodels import how_fitted, read_datamodels
 from mdhelpers.stages.models import StudyModels, read_models
 from mdhelpers.training.mask_training import retrain
+from mdhelpers.training.store_files import Trained
 
 RANDOM = "random"
 TABLES = ("tilts", "tilt_changes")
@@ -79,24 +85,23 @@ def tilt_directions(
     with stage.working() as needed:
         models = read_models(run, device=device)
         if needed and models.made_elsewhere:
-            stage.withdraw()
-            stage.finish([])
+            stage.keep()
         elif needed:
             remove_changed(run)
-            chosen = choose_directions(run, n_tilted, n_random_tilts, seed)
+            comparison, relative = read_comparison(run).comparison, how_fitted(run).relative
+            chosen = choose_directions(comparison, n_tilted, n_random_tilts, seed)
             masks = [
                 tilted_masks(u, n_tilt_pairs, seed=seed + k) for k, u in enumerate(chosen.vectors)
             ]
-            parts = [measure(run, models, a, chosen, np.stack(masks), workers) for a in (1, 2)]
+            parts = []
+            for a, fit in enumerate(read_datamodels(run), 1):
+                trained = train_tilted(models, a, np.stack(masks), workers)
+                parts.append(measure(chosen, fit.weights, a, models.outputs(trained, relative)))
             joined = (pd.concat(each, ignore_index=True) for each in zip(*parts, strict=True))
             tables = dict(zip(TABLES, joined, strict=True))
-            stage.withdraw()
-            outputs = write_tables(run.path, tables)
-            outputs += sorted(
-                run.folder.glob("retrained/tilts_?-*/models_?.zarr")
-            )  # the page reads
-            stage.finish(outputs, figures=figures_of(tables["tilts"]))
-    tables = read_tables(run, TILTING)
+            made = sorted(run.folder.glob("retrained/tilts_?-*/models_?.zarr"))  # the page reads
+            stage.keep(tables=tables, made=made, figures=figures_of(tables["tilts"]))
+    tables = run.kept(TILTING)
     return StudyTilts(*(tables.get(name) for name in TABLES))
 
 
@@ -121,13 +126,13 @@ class Chosen:
     vectors: np.ndarray
 
 
-def choose_directions(run: Run, n_directions: int, n_random: int, seed: int) -> Chosen:
+def choose_directions(
+    comparison: Comparison, n_directions: int, n_random: int, seed: int
+) -> Chosen:
     """The first directions of both comparisons, and random ones."""
-    comparison = read_comparison(run).comparison
     keys, vectors = [], []
-    for name in PAIRS:
-        found = comparison[name]
-        keys += [(name, int(component)) for component in found.component[:n_directions]]
+    for found in comparison:
+        keys += [(found.name, int(component)) for component in found.component[:n_directions]]
         vectors += list(found.directions[:n_directions])
     rng = np.random.default_rng([seed, 10])
     drawn = rng.normal(size=(n_random, len(vectors[0])))
@@ -135,18 +140,20 @@ def choose_directions(run: Run, n_directions: int, n_random: int, seed: int) -> 
     return Chosen(keys, np.array([*vectors, *drawn]))
 
 
-def measure(
-    run: Run, models: StudyModels, algorithm: int, chosen: Chosen, masks: np.ndarray, workers: int
-) -> tuple[pd.DataFrame, pd.DataFrame]:
+def train_tilted(models: StudyModels, algorithm: int, masks: np.ndarray, workers: int) -> Trained:
     """Train one algorithm on all tilted masks (n_directions, 2, n_pairs, n_train)."""
     n_all, _, n_pairs, n_train = masks.shape
     keys = _FIRST_KEY + np.arange(n_all * n_pairs).reshape(n_all, 1, n_pairs)
     keys = np.broadcast_to(keys, masks.shape[:3]).ravel()
     flat = masks.reshape(-1, n_train)
-    trained = retrain(models.plan, algorithm, flat, keys, name="tilts", workers=workers)
-    relative = run.manifest(DATAMODELS)["parameters"]["relative"]
-    outputs = models.outputs(trained, relative).reshape(*masks.shape[:3], -1)
-    weights = read_datamodels(run)[algorithm - 1].weights
+    return retrain(models.plan, algorithm, flat, keys, name="tilts", workers=workers)
+
+
+def measure(
+    chosen: Chosen, weights: np.ndarray, algorithm: int, outputs: np.ndarray
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Foretold and measured changes of outputs, of models in the order of `train_tilted`."""
+    outputs = outputs.reshape(len(chosen.keys), 2, -1, outputs.shape[-1])
     summaries, changes = [], []
     for key, vector, (along, against) in zip(chosen.keys, chosen.vectors, outputs, strict=True):
         predicted = predicted_change(weights, vector)

@@ -1,18 +1,16 @@
-"""A study as validated data: a dataset, two learning algorithms, a budget, hypotheses to test.
+"""A study as data: what it asks, what it reads from outside, and what would stop it.
 
-`Study` holds every parameter that any notebook declares, with the defaults of a full run; a
-parameters file names only what differs. Unknown keys are refused with the nearest known one.
+**What it asks.** `Study` holds every parameter that any notebook declares, with the defaults of a
+full run; a parameters file names only what differs. Unknown keys are refused with the nearest known
+one.
 
-What a study reads from outside of its run: digests, so that a changed file is noticed.
+**What it reads from outside** of its run: digests, so that a changed file is noticed. A stage takes
+them among its parameters, and `mdhelpers run` before it decides what to skip. They are of contents,
+and never of times or places: a copy of the same files is the same input.
 
-A stage takes them among its parameters, and `mdhelpers run` before it decides what to skip. They
-are of contents, and never of times or places: a copy of the same files is the same input.
-
-What can only fail hours later, found before anything runs.
-
-Each notebook checks what it is given when its turn comes. Here the same is asked at once of a whole
-study: sizes that a later step cannot take, files that it needs, names that it does not know. Every
-fault names the key to change and a value that works.
+**What would stop it** hours later. Each notebook checks what it is given when its turn comes; here
+the same is asked at once of the whole study: sizes that a later step cannot take, files that it
+needs, names that it does not know. Every fault names the key to change and a value that works.
 """
 
 from __future__ import annotations
@@ -27,19 +25,20 @@ from pydantic import Field, model_validator
 
 from mdhelpers.analyses.selection import HARDEST
 from mdhelpers.base.places import resolve
-from mdhelpers.base.records import content_digest
+from mdhelpers.base.records import content_digest, file_digest
 from mdhelpers.base.specs import Count, Positive, Seed, Share, Spec, unknown_word, validate
 from mdhelpers.clip.encoders import check_named, looks_like_path
 from mdhelpers.clip.words import CaptionSpec, caption_bank
-from mdhelpers.data.datasets import DatasetSpec, Split
+from mdhelpers.data.datasets import DatasetSpec
 from mdhelpers.data.scenes import CLASS_NAMES, PLANTED, check_features
 from mdhelpers.data.sources import data_digest, expected_sizes
 from mdhelpers.data.transforms import get_transform, transform_images
-from mdhelpers.formats.models import check_given, given_models
+from mdhelpers.formats.models import check_given, given_models, origins
 from mdhelpers.formats.scores import scores_of_study
 from mdhelpers.method.comparison import check_count, most_directions
 from mdhelpers.method.engines.fast_l1 import check_fast_l1
 from mdhelpers.runs.run import StudyError
+from mdhelpers.runs.stage import CAPTIONS, COMPARISON, DATA, MODELS
 from mdhelpers.training.algorithms import AlgorithmSpec, AnyAlgorithm
 from mdhelpers.training.locations import check_url
 from mdhelpers.training.tasks import resolve_device
@@ -193,13 +192,22 @@ def check_hypotheses(hypotheses: list[Hypothesis], placebo: Placebo, classes) ->
             )
 
 
-def data(spec: DatasetSpec) -> dict[str, Any]:
+def check_targets(targets: Sequence[str], known: Sequence[str]) -> None:
+    """Refuse, before anything is trained, a target that is not "hardest" nor ``known``."""
+    for name in targets:
+        if name not in (HARDEST, *known):
+            raise ValueError(
+                f"selection_targets: {unknown_word(name, [HARDEST, *known], 'target')}"
+            )
+
+
+def data_from_outside(spec: DatasetSpec) -> dict[str, Any]:
     """Return what stage 01 reads beside its parameters."""
     pictures = data_digest(spec)
     return {"pictures": pictures} if pictures else {}
 
 
-def algorithms(*specs: AlgorithmSpec) -> dict[str, Any]:
+def algorithms_from_outside(*specs: AlgorithmSpec) -> dict[str, Any]:
     """Return what stage 02 reads beside its parameters: code, checkpoints, pictures to learn from.
 
     Raises
@@ -223,7 +231,7 @@ def _algorithm(spec: AlgorithmSpec) -> dict[str, str]:
     return {name: value for name, value in found.items() if value}
 
 
-def captions(spec: CaptionSpec) -> dict[str, Any]:
+def captions_from_outside(spec: CaptionSpec) -> dict[str, Any]:
     """Return what stage 06 reads beside its parameters: weights of a CLIP, a bank of captions."""
     found = {}
     if spec.model not in ("small", "none") and spec.pretrained and looks_like_path(spec.pretrained):
@@ -241,24 +249,28 @@ def file_content(path: str, key: str) -> str:
     return content_digest(file)[:16]
 
 
+def scores_digest(path: Path) -> str:
+    """A digest of a file, or of all scores in a folder."""
+    files = sorted(path.rglob("*.mmap")) if path.is_dir() else [path]
+    return " ".join(file_digest(file) for file in files)
+
+
 def of_study(study: Study) -> dict[str, dict[str, Any]]:
     """Return what each stage of a study reads from outside, by the stage's name."""
-    from mdhelpers.formats.models import given_models, origins
-    from mdhelpers.stages.comparison import scores_digest
-
     given = given_models(study.model_dump())
     models = {"origins": origins(given)} if given else {}
     scores = [path for path in (study.datamodels_1_path, study.datamodels_2_path) if path]
     return {
-        "01_data_prep": data(study.dataset),
-        "02_mask_training": models or algorithms(study.algorithm_1, study.algorithm_2),
-        "04_residual_pca": {"scores": [scores_digest(resolve(path)) for path in scores]},
-        "06_clip_captioning": captions(study.captions.for_data(study.dataset.kind)),
+        DATA: data_from_outside(study.dataset),
+        MODELS: models or algorithms_from_outside(study.algorithm_1, study.algorithm_2),
+        COMPARISON: {"scores": [scores_digest(resolve(path)) for path in scores]},
+        CAPTIONS: captions_from_outside(study.captions.for_data(study.dataset.kind)),
     }
 
 
 PARTS = 4  # notebook 04 compares quarters of the models with each other
 OF_A_SLOT = 2  # models that a part needs of each common initialisation
+SHOWN = 8
 
 
 def check_study(study: Study) -> None:
@@ -275,31 +287,6 @@ def check_study(study: Study) -> None:
         faults += _told(lambda check=check: check(study))
     if faults:
         raise StudyError("\n".join(dict.fromkeys(faults)))
-
-
-def fitting_defaults(study: Study) -> dict[str, Any]:
-    """Sizes that a study leaves to their defaults and that its data are too few for, made to fit.
-
-    Sizes that were given are left to be refused.
-    """
-    n_train, n_test, _ = expected_sizes(study.dataset)
-    fit = {
-        "top_k": study.top_k if n_test >= 2 * study.top_k else max(1, n_test // 4),
-        "n_directions": max(1, min(study.n_directions, most_directions((n_test, n_train)))),
-        "selection_sizes": study.selection_sizes
-        if max(study.selection_sizes) <= n_train
-        else some_sizes(n_train),
-    }
-    return {
-        name: value
-        for name, value in fit.items()
-        if name not in study.model_fields_set and value != getattr(study, name)
-    }
-
-
-def some_sizes(n_train: int) -> list[int]:
-    """An eighth, a quarter and a half of the training images."""
-    return sorted({max(1, n_train * share // 8) for share in (1, 2, 4)})
 
 
 def _told(check: Callable[[], None]) -> list[str]:
@@ -334,9 +321,6 @@ def _of_sizes(study: Study, n_train: int, n_test: int) -> Iterator[str]:
         )
     if n_train < SHOWN:
         yield f"dataset: {n_train} training images; notebook 08 shows the {SHOWN} nearest of them"
-
-
-SHOWN = 8
 
 
 def _algorithms(study: Study) -> None:
@@ -414,41 +398,26 @@ def _means(study: Study) -> None:
             raise ValueError("scheduler: slurm submits jobs by `sbatch`, which is not on the PATH")
 
 
-def check_targets(targets: Sequence[str], known: Sequence[str]) -> None:
-    """Refuse, before anything is trained, a target that is not "hardest" nor ``known``."""
-    for name in targets:
-        if name not in (HARDEST, *known):
-            raise ValueError(
-                f"selection_targets: {unknown_word(name, [HARDEST, *known], 'target')}"
-            )
+def fitting_defaults(study: Study) -> dict[str, Any]:
+    """Sizes that a study leaves to their defaults and that its data are too few for, made to fit.
 
-
-def target_members(name: str, test: Split, class_names, margins: np.ndarray) -> np.ndarray:
-    """The test examples of a target.
-
-    Parameters
-    ----------
-    name : str
-        A planted feature's name, a class, or "hardest": of each class the quarter with the
-        smallest mean margins.
-    test : Split
-    class_names : sequence of str
-    margins : ndarray, shape (n_test,)
-        Mean over the study's models.
-
-    Raises
-    ------
-    ValueError
-        If there is no such feature or class.
+    Sizes that were given are left to be refused.
     """
-    check_targets([name], [*test.truth.columns, *class_names])
-    if name == HARDEST:
-        quarters = []
-        for label in np.unique(test.labels):
-            members = np.flatnonzero(test.labels == label)
-            order = np.argsort(margins[members], kind="stable")
-            quarters.append(members[order[: max(2, len(members) // 4)]])
-        return np.sort(np.concatenate(quarters))
-    if name in test.truth.columns:
-        return np.flatnonzero(test.truth[name])
-    return np.flatnonzero(test.labels == list(class_names).index(name))
+    n_train, n_test, _ = expected_sizes(study.dataset)
+    fit = {
+        "top_k": study.top_k if n_test >= 2 * study.top_k else max(1, n_test // 4),
+        "n_directions": max(1, min(study.n_directions, most_directions((n_test, n_train)))),
+        "selection_sizes": study.selection_sizes
+        if max(study.selection_sizes) <= n_train
+        else some_sizes(n_train),
+    }
+    return {
+        name: value
+        for name, value in fit.items()
+        if name not in study.model_fields_set and value != getattr(study, name)
+    }
+
+
+def some_sizes(n_train: int) -> list[int]:
+    """An eighth, a quarter and a half of the training images."""
+    return sorted({max(1, n_train * share // 8) for share in (1, 2, 4)})

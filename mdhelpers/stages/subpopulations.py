@@ -14,9 +14,9 @@ from mdhelpers.method.subpopulations import (
     match_features,
     subpopulations,
 )
-from mdhelpers.runs.run import Run, read_tables, write_tables
+from mdhelpers.runs.run import Run
 from mdhelpers.runs.stage import COMPARISON, SUBPOPULATIONS
-from mdhelpers.stages.comparison import PAIRS, read_comparison
+from mdhelpers.stages.comparison import read_comparison
 from mdhelpers.stages.data import read_data
 
 
@@ -36,32 +36,29 @@ def inspect_subpopulations(run: Run, *, top_k: int = 24) -> StudySubpopulations:
     """Stage 05: the test images at both ends of each direction; on scenes, AUC and precision."""
     stage = run.stage(SUBPOPULATIONS, {"top_k": top_k}, after=[COMPARISON])
     with stage.working() as needed:
+        test = read_data(run, mmap=True).test
         if needed:
             found = read_comparison(run)
-            comparison, test = found.comparison, read_data(run).test
-            members = pd.concat(
-                [subpopulations(comparison[name], top_k=top_k) for name in PAIRS], ignore_index=True
-            )
+            comparison = found.comparison
+            parts = [subpopulations(directions, top_k=top_k) for directions in comparison]
+            members = pd.concat(parts, ignore_index=True)
             tables = {"subpopulations": members}
             if len(test.truth.columns):
-                tables["grades"] = pd.concat(
-                    [grade(comparison[name], test.labels, test.truth) for name in PAIRS],
-                    ignore_index=True,
-                )
+                parts = [grade(directions, test.labels, test.truth) for directions in comparison]
+                tables["grades"] = pd.concat(parts, ignore_index=True)
             influence = influence_table(comparison, *found.datamodels, top_k=top_k)
             figures = {"influence": influence.to_dict("records")}
             figures |= grade_figures(tables.get("grades"))
-            stage.withdraw()
-            stage.finish(write_tables(run.path, tables), figures=figures)
-    tables = read_tables(run, SUBPOPULATIONS)
-    members, labels = tables["subpopulations"], read_data(run, mmap=True).test.labels
-    return StudySubpopulations(members, tables.get("grades"), class_shares(members, labels))
+            stage.keep(tables=tables, figures=figures)
+    tables = run.kept(SUBPOPULATIONS)
+    members = tables["subpopulations"]
+    return StudySubpopulations(members, tables.get("grades"), class_shares(members, test.labels))
 
 
 def read_subpopulations(run: Run) -> pd.DataFrame:
     """The members that stage 05 wrote."""
     run.check(SUBPOPULATIONS)
-    return read_tables(run, SUBPOPULATIONS)["subpopulations"]
+    return run.kept(SUBPOPULATIONS)["subpopulations"]
 
 
 def grade_figures(grades: pd.DataFrame | None) -> dict[str, Any]:

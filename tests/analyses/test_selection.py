@@ -10,7 +10,7 @@ from scipy.stats import ttest_1samp
 from mdhelpers.analyses import selection as data_selection
 from mdhelpers.analyses.selection import WAYS, Evidence, SelectionOptions, compare_selections
 from mdhelpers.data.datasets import Split
-from mdhelpers.stages.study import target_members
+from mdhelpers.stages.applications import target_members
 
 N_TEST, N_TRAIN = 40, 60
 

@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 
 from mdhelpers.base.records import plain
 from mdhelpers.method.comparison import compare
-from mdhelpers.method.datamodels import fit_datamodels, fitter
-from mdhelpers.runs.run import Run, read_tables, write_tables
+from mdhelpers.method.datamodels import Fitter, fit_datamodels
+from mdhelpers.runs.run import Run
 from mdhelpers.show import analyses as analysis_panels
 from mdhelpers.show import analyses as analysis_sentences
 from mdhelpers.show.style import use_style
@@ -53,7 +53,7 @@ def world(n_models=N_MODELS, seed=0):
         truth = shared.copy()
         truth[25 * algorithm : 25 * algorithm + 12, 10 * algorithm : 10 * algorithm + 5] += 3
         made = (masks - 0.5) @ truth.T + rng.normal(size=(n_models, N_TEST))
-        fits.append(fitter(masks, made, method="difference_of_means"))
+        fits.append(Fitter(masks, made, method="difference_of_means"))
         weights.append(fit_datamodels(masks, made, method="difference_of_means"))
         level = np.full(N_TEST, 20.0)
         level[50:] = -20 if algorithm else 20
@@ -149,7 +149,8 @@ def models(tmp_path_factory):
     parameters = {"algorithm_1": network | {"name": "a"}, "algorithm_2": network | {"name": "b"}}
     parameters |= {"n_models": 6, "n_heldout": 2, "n_effect_models": 6, "stack": 4}
     parameters |= {"alpha": 0.5, "n_slots": 2, "seed": 0}
-    plan = stages_models.training_plan(run, stages_models.MODEL_DEFAULTS | parameters, "cpu")
+    parameters |= {"share_order": False, "models_url": "", "margins_dtype": "float32"}
+    plan = stages_models.training_plan(run.path, dataset, parameters, "cpu")
     for algorithm, task in tasks.unfinished_tasks(plan):
         tasks.run_task(plan, algorithm, task)
     return stages_models.StudyModels(plan, dataset, parameters["n_heldout"])
@@ -190,9 +191,8 @@ def test_written_and_read(found, nothing, tmp_path):
     def kept(analyses):
         stage = run.stage("04_residual_pca", {})
         with stage.working():
-            stage.withdraw()
-            stage.finish(write_tables(run.path, tables_of(analyses)))
-        return analyses_of(read_tables(run, stage.name))
+            stage.keep(tables=tables_of(analyses))
+        return analyses_of(run.kept(stage.name))
 
     again = kept(found)
     pd.testing.assert_frame_equal(again.curves, found.curves)

@@ -1,5 +1,8 @@
 """Stage 08 on a study of a few tiny models, trained for real."""
 
+import shutil
+from dataclasses import replace
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -14,7 +17,8 @@ from mdhelpers.show import applications as application_panels
 from mdhelpers.show import applications as application_tables
 from mdhelpers.stages import data, datamodels
 from mdhelpers.stages import models as stages_models
-from mdhelpers.stages.applications import apply_datamodels, fit_margins
+from mdhelpers.stages.applications import apply_datamodels
+from mdhelpers.stages.datamodels import how_fitted
 from mdhelpers.training.store import ModelStore
 
 DATA = {"kind": "scenes", "size": 16, "n_train": 30, "n_test": 36, "share": 0.4, "duplicates": 6}
@@ -80,12 +84,18 @@ def test_datamodels_are_of_the_margins_themselves(found, models):
     np.testing.assert_allclose(found.datamodels.weights, wanted.weights, atol=1e-6)
 
 
-def test_a_study_of_plain_margins_keeps_its_fit(run, models, monkeypatch):
-    known = run.manifest("03_datamodel_fitting")
-    manifest = known | {"parameters": known["parameters"] | {"relative": False}}
-    monkeypatch.setattr(Run, "manifest", lambda *_: manifest)
+def test_a_study_of_plain_margins_keeps_its_fit(run, tmp_path, monkeypatch):
+    how = replace(how_fitted(run), relative=False)
+    monkeypatch.setattr("mdhelpers.stages.applications.how_fitted", lambda _: how)
+    monkeypatch.setattr("mdhelpers.stages.applications.retrain", None)
+    monkeypatch.setattr(
+        "mdhelpers.stages.models.StudyModels.made_elsewhere", property(lambda _: True)
+    )
     stored = load_datamodels(run.path / "datamodels_2.safetensors")
-    assert np.array_equal(fit_margins(run, models, 2, 0).weights, stored.weights)
+    plain = Run("s", runs_dir=tmp_path)
+    shutil.copytree(run.path, plain.folder)
+    found = apply_datamodels(plain, **HOW | {"application_algorithm": 2})
+    assert np.array_equal(found.datamodels.weights, stored.weights)
 
 
 def test_effects_are_those_of_the_trained_models(run, found):

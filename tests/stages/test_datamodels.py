@@ -1,108 +1,87 @@
-from dataclasses import asdict
-
+import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 import pytest
-from typer.testing import CliRunner
 
-from mdhelpers.command import cli
-from mdhelpers.method.learning_curves import Law
-from mdhelpers.runs.run import Run, run_at, write_tables
-from mdhelpers.runs.stage import QUALITY
-from mdhelpers.stages import datamodels as planner
-from mdhelpers.stages.datamodels import StudyQuality
+from mdhelpers.runs.run import Run
+from mdhelpers.show import datamodels as quality_text
+from mdhelpers.show.datamodels import learning_curves
+from mdhelpers.stages import data, datamodels, models
+from mdhelpers.stages import datamodels as quality_stage
 
-LAWS = {1: Law(100, 0, 0.8), 2: Law(300, 0, 0.6)}
+DATA = {"kind": "scenes", "size": 16, "n_train": 24, "n_test": 30}
+MODELS = {
+    "algorithm_1": {"name": "a", "epochs": 1, "width": 4},
+    "algorithm_2": {"name": "b", "epochs": 2, "width": 4},
+    "n_models": 32,
+    "n_heldout": 8,
+    "n_effect_models": 4,
+    "alpha": 0.5,
+    "n_slots": 2,
+    "stack": 4,
+    "seed": 0,
+}
+BLOCK = "03_datamodel_fitting"
 
 
-@pytest.fixture
-def run(tmp_path) -> Run:
-    """A run with known curves: 400 models, 1 and 3 seconds a model, two processes."""
-    run = Run("s", runs_dir=tmp_path)
-    finish_training(run, workers=2)
-    rows = [
-        asdict(law) | {"algorithm": a, "draw": draw} for a, law in LAWS.items() for draw in range(3)
-    ]
-    figures = {"seconds_a_model_1": 1.0, "seconds_a_model_2": 3.0}
-    none = pd.DataFrame({"algorithm": []})
-    tables = {"quality_curves": none, "quality_examples": none, "quality_laws": pd.DataFrame(rows)}
-    run.stage(QUALITY, {}).finish(write_tables(run.path, tables), figures=figures)
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Run:
+    run = Run("s", runs_dir=tmp_path_factory.mktemp("runs"))
+    data.prepare_data(run, DATA)
+    models.train_models(run, **MODELS, workers=1)
+    datamodels.fit_datamodels(run, method="ridge")
+    quality_stage.measure_quality(run, workers=1)
     return run
 
 
-def finish_training(run: Run, *, workers: int) -> None:
-    figures = {"name_1": "a", "name_2": "b", "workers": workers, "n_models": 400}
-    stage = run.stage("02_mask_training", {})
-    stage.withdraw()
-    stage.finish([], figures=figures)
+def test_quality_is_measured_written_and_read_again(run, capsys):
+    found = quality_stage.measure_quality(run, workers=1)
+    assert "finished before" in capsys.readouterr().out
+    assert found.curve(1)["n_models"].to_list() == [16, 32]
+    figures = run.results[BLOCK]
+    assert figures["lds_1"] == pytest.approx(found.curve(1)["lds"].iloc[-1], abs=5e-3)
+    for name in ("ceiling_2", "ceiling_2_low", "share_1_high", "half_cosine_1", "n_half_2"):
+        assert figures[name] == found.figures[name]
+    assert figures["share_1"] == pytest.approx(figures["lds_1"] / figures["ceiling_1"])
+    ceilings = found.examples.groupby("algorithm")["ceiling"].mean()
+    np.testing.assert_allclose(ceilings, [figures["ceiling_1"], figures["ceiling_2"]], rtol=1e-5)
 
 
-def test_both_algorithms_get_the_models_that_the_slower_one_needs(run):
-    (text,) = planner.plan(run, cosine=0.8)
-    # k / (1 - k) = 4 times the noise: 400 and 1200 models
-    assert "a has it with the 400 models there are" in text
-    assert "b needs about 1,200 (1,200 to 1,200)" in text
-    # 800 more of each at 4 seconds, two at a time
-    assert "Train about 800 more models of each algorithm, about 27 min" in text
-    assert "(2 processes)" in text
+def test_the_notebooks_table_sentences_and_figures_tell_what_was_measured(run):
+    figures, names = run.results[BLOCK], ("a", "b")
+    table = quality_text.quality_table(run)
+    assert table.loc["noise ceiling of the LDS", "b"] == pytest.approx(
+        figures["ceiling_2"], abs=1e-3
+    )
+    assert f"{figures['share_1']:.0%}" in quality_text.ceiling(run).data
+    assert f"cosine of {figures['half_cosine_1']:.2f}" in quality_text.reliability(run).data
+    assert "0.9 between fits" in quality_text.planner(run).data
+    found = quality_stage.read_quality(run)
+    for score in ("lds", "cosine"):
+        ax = learning_curves(plt.figure().gca(), found, score=score, names=names)
+        assert {"a", "b"} <= set(ax.get_legend_handles_labels()[1])
+    plt.close("all")
 
 
-def test_what_lies_above_the_plateau_cannot_be_reached(run):
-    (text,) = planner.plan(run, lds=0.7)
-    assert "b cannot reach it, its curve levels off at an LDS of 0.60" in text
-    assert "a (LDS 0.70) has it" in planner.plan(run, lds=0.7)[0]
-    (text,) = planner.plan(run, lds=0.9)
-    assert text.count("cannot reach it") == 2
-    assert "Train" not in text
+def test_another_fit_is_measured_anew_and_without_repeats_has_no_ceiling(run):
+    datamodels.fit_datamodels(run, method="difference_of_means")
+    found = quality_stage.measure_quality(run, n_repeats=0, n_splits=1)
+    assert "ceiling_1" not in run.results[BLOCK]
+    assert found.examples["ceiling"].isna().all()
+    assert found.curve(1)["n_fits"].to_list() == [2, 1]
+    assert "no ceiling" in quality_text.ceiling(run).data
 
 
-def test_far_beyond_what_was_measured_it_is_called_a_guess(run):
-    (text,) = planner.plan(run, cosine=0.95)
-    assert "take it as a guess" in text
-    assert "2.9 hours" in text  # 5300 models of 4 s, two at a time
-    assert "guess" not in planner.plan(run, cosine=0.8)[0]
+def test_too_few_models_to_halve_are_told(run):
+    none = quality_stage.read_quality(run).curves.iloc[:0]
+    unknown = pd.DataFrame({"algorithm": [1, 2], "half_cosine": np.nan})
+    few = quality_stage.StudyQuality(none, unknown, none, {})
+    ax = learning_curves(plt.figure().gca(), few, score="lds")
+    assert "too few models" in ax.texts[0].get_text()
+    assert few.half_cosines(("a", "b")) is None
+    plt.close("all")
 
 
-def test_without_targets_it_names_f3s_cosine_and_most_of_the_plateau(run):
-    cosine, share = planner.plan(run)
-    assert cosine.startswith("To reach a cosine of 0.9")
-    assert share.startswith("To reach 95% of the LDS that infinitely many models would have")
-    assert "b (LDS 0.57)" in share
-
-
-def test_models_that_were_trained_elsewhere_have_no_rate(run):
-    finish_training(run, workers=0)
-    (text,) = planner.plan(run, cosine=0.8)
-    assert text.endswith("Train about 800 more models of each algorithm.")
-
-
-def test_a_curve_of_noise_plans_nothing(run):
-    laws = pd.read_parquet(run.folder / "quality_laws.parquet").iloc[:0]
-    quality = StudyQuality(laws, laws, laws, {})
-    assert "nothing stands out" in planner.sentence(run, quality, {"cosine": 0.9})
-
-
-@pytest.mark.parametrize(
-    ("number", "text"), [(1234, "1,230"), (876, "880"), (98_765, "99,000"), (7, "7"), (0, "0")]
-)
-def test_numbers_are_rounded_as_far_as_they_count(number, text):
-    assert planner.about(number) == text
-
-
-def test_the_command_prints_the_plan_of_a_runs_folder(run):
-    done = CliRunner().invoke(cli.app, ["planner", str(run.folder), "--cosine", "0.8"])
-    assert done.exit_code == 0, done.output
-    assert "Train about 800" in " ".join(done.output.split())
-    assert max(map(len, done.output.splitlines())) <= 80
-    wrong = CliRunner().invoke(cli.app, ["planner", str(run.folder), "--lds", "1.4"])
-    assert wrong.exit_code == 2
-    nowhere = CliRunner().invoke(cli.app, ["planner", str(run.folder.parent / "x")])
-    assert nowhere.exit_code == 2
-
-
-def test_a_folder_gives_its_run(run, tmp_path):
-    assert run_at(run.folder).study == "s"
-    with pytest.raises(ValueError, match="holds no results"):
-        run_at(tmp_path / "none")
-    run.folder.rename(tmp_path / "t")
-    with pytest.raises(ValueError, match="give the folder that name"):
-        run_at(tmp_path / "t")
+def test_a_run_without_quality_says_what_to_run(tmp_path):
+    with pytest.raises(FileNotFoundError, match=f"run notebook {BLOCK} first"):
+        quality_stage.read_quality(Run("s", runs_dir=tmp_path))

@@ -8,7 +8,6 @@ import torch
 from mdhelpers.data.scenes import make_scenes
 from mdhelpers.data.transforms import transform_images
 from mdhelpers.method.effects import treatment_effect
-from mdhelpers.show import checks
 from mdhelpers.stages.effects import EFFECT_COLUMNS, judge, largest, measure_effects
 from mdhelpers.stages.study import Hypothesis, Placebo
 from mdhelpers.training.learners import TrainedModels
@@ -109,15 +108,3 @@ def test_what_trains_anew_is_asked_once_for_everything(models, kept):
 def test_without_hypotheses_no_model_is_asked(models, kept):
     assert not len(measure_effects(models, [], Placebo(), seed=0))
     assert kept[1][0].asked == kept[2][0].asked == []
-
-
-def test_the_check_finds_the_same_effect_and_sees_another(models):
-    tested = [hypothesis(1)]
-    found = measure_effects(models, tested, Placebo(), seed=0)
-    given = [h.model_dump() for h in tested]
-    shown = checks.effect(models, found, given, seed=0)
-    assert list(shown.index) == ["p", "q"]
-    np.testing.assert_allclose(shown["effect, points"], shown["computed again"], atol=0.02)
-    found["effect"] += 1
-    with pytest.raises(AssertionError, match="the effect on p differs"):
-        checks.effect(models, found, given, seed=0)

@@ -11,7 +11,7 @@ from sklearn.metrics import confusion_matrix
 
 from mdhelpers.analyses.predictions import MEASURES
 from mdhelpers.runs import stage
-from mdhelpers.runs.run import Run, write_tables
+from mdhelpers.runs.run import Run
 from mdhelpers.show import checks as prediction_checks
 from mdhelpers.show import predictions as prediction_panels
 from mdhelpers.show import predictions as prediction_sentences
@@ -48,7 +48,7 @@ def run(tmp_path_factory) -> Run:
 
 @pytest.fixture(scope="module")
 def found(run):
-    return predictions.compare_predictions(run, n_reinitialised=4, workers=1, progress=False)
+    return predictions.compare_predictions(run, n_reinitialised=4, workers=1)
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +93,7 @@ def test_reinitialisations_keep_the_mask_and_nothing_else(models):
     assert keys.min() >= plan.n_models
     assert ((keys - np.arange(8)) % plan.n_slots == plan.n_slots // 2).all()
     stored = models.all(1)
-    table = predictions.errors_again(models, 1, 4, workers=1, progress=False)
+    table = predictions.errors_again(models, 1, 4, workers=1)
     np.testing.assert_allclose(table["accuracy_1"], stored.accuracy[:4], atol=1e-6)
     assert (table["inconsistency"] > 0).any()
 
@@ -119,7 +119,7 @@ def test_without_reinitialisations_the_rest_is_there(run):
     assert set(kinds[kinds["masks"] == "other"]["measure"]) == set(MEASURES)
     assert "On the same mask" not in prediction_sentences.errors(run).data
     run.stage(stage.PREDICTIONS, {}).withdraw()
-    predictions.compare_predictions(run, n_reinitialised=4, workers=1, progress=False)
+    predictions.compare_predictions(run, n_reinitialised=4, workers=1)
 
 
 def test_forests_have_no_margins_that_tell_errors(models):
@@ -134,8 +134,12 @@ def test_forests_have_no_margins_that_tell_errors(models):
 def test_without_checkpoints_margins_tell_errors(run, found, models):
     """As for models that were trained elsewhere: all that needs probabilities is left out."""
     bare = replace(models, plan=replace(models.plan, n_keep=0, n_slots=0))
-    none = predictions.kept_predictions(bare)
-    tables = predictions.all_tables(run, bare, none, [], 0)
+    none, trained = predictions.kept_predictions(bare), (models.all(1), models.all(2))
+    known = comparison.read_comparison(run).comparison, subpopulations.read_subpopulations(run)
+    tables = predictions.PredictionTables(
+        **predictions.pairs_of_models(bare, none, trained, [], 0),
+        **predictions.grades(bare, none, trained, *known, 0),
+    )
     assert set(tables.kinds["measure"]) == {"inconsistency", "of_expected"}
     keys = ["pair", "masks", "model_1", "model_2"]
     both = found.tables.pairs.merge(tables.pairs, on=keys)
@@ -206,8 +210,8 @@ def test_tables_and_sentences_speak_of_the_algorithms(found, models):
 
 
 def test_real_images_have_no_features_to_grade(found, models, tmp_path):
-    none = write_tables(tmp_path, {"prediction_grades": pd.DataFrame()})
-    tables = replace(found.tables, grades=pd.read_parquet(none[0]))
+    pd.DataFrame().to_parquet(tmp_path / "none.parquet")
+    tables = replace(found.tables, grades=pd.read_parquet(tmp_path / "none.parquet"))
     bare = replace(found, tables=tables)
     assert "nothing to grade" in prediction_tables.features(bare, NAMES)
     assert "nothing to grade" in prediction_checks.features(models, bare)

@@ -11,7 +11,6 @@ import torch
 from sklearn.metrics import roc_auc_score
 
 from mdhelpers.data.datasets import Split
-from mdhelpers.data.transforms import transform_images
 from mdhelpers.method.comparison import Comparison
 from mdhelpers.runs.stage import TILTING
 from mdhelpers.show.style import COMPARISONS
@@ -122,49 +121,6 @@ def tilted_inclusion(run, found) -> pd.DataFrame | str:
         rows.append((name.replace("_minus_", " ∖ "), direction, *shares))
     columns = ["comparison", "direction", "included along it", "included against it"]
     return pd.DataFrame(rows, columns=columns).set_index(columns[:2]).round(3)
-
-
-def effect(models, table: pd.DataFrame, hypotheses, *, seed: int) -> pd.DataFrame | str:
-    """The first hypothesis' largest effect, model by model, against the table's."""
-    if not hypotheses:
-        return "The study tests no hypothesis."
-    first, test = hypotheses[0], models.dataset.test
-    intensity = max(first["intensities"])
-    target = models.dataset.class_names.index(first["target_class"])
-    changed = transform_images(first["transformation"], test.images, intensity, seed=seed)
-    rows = []
-    for algorithm, name in enumerate(models.names, 1):
-        changes = []
-        for trained in models.kept(algorithm):
-            logits = trained.logits(np.concatenate([test.images, changed])).double()
-            before, after = logits.softmax(-1)[..., target].chunk(2, dim=1)
-            changes += (100 * (after - before).mean(1)).tolist()
-        listed = table[
-            (table["hypothesis"] == (first.get("name") or first["transformation"]))
-            & (table["kind"] == "feature")
-            & (table["intensity"] == intensity)
-            & (table["algorithm"] == algorithm)
-        ]["effect"].item()
-        again = float(np.mean(changes[: models.plan.n_keep]))
-        assert abs(again - listed) < 0.01, f"the effect on {name} differs: {again} and {listed}"
-        rows.append((name, listed, again, float(np.std(changes[: models.plan.n_keep]))))
-    columns = ["algorithm", "effect, points", "computed again", "spread over models"]
-    return pd.DataFrame(rows, columns=columns).set_index("algorithm").round(2)
-
-
-def captions(table: pd.DataFrame | None, embeddings) -> pd.DataFrame | str:
-    """The score of the best caption from the embeddings, by the definition in App. F.5.
-
-    ``embeddings`` is what `findings.embeddings_of` gives for the table's best caption.
-    """
-    if table is None:
-        return "Captions are switched off in this study."
-    row, images, text, inside = embeddings
-    similarity = images @ text
-    again = float(similarity[inside].mean() - similarity.mean())
-    assert abs(again - row["score"]) < 1e-4, f"{again} and {row['score']} differ"
-    found = {"caption": row["caption"], "score": row["score"], "computed again": again}
-    return pd.DataFrame([found]).set_index("caption").round(4)
 
 
 COUNTED = ("inconsistency", "conversion", "gain")

@@ -49,6 +49,13 @@ def transformation_rows(hypotheses, placebo, images: np.ndarray, *, seed: int, n
     return rows
 
 
+def transformation_images(hypotheses, placebo, images: np.ndarray, *, seed: int) -> plt.Figure:
+    """The figure of `transformation_rows`."""
+    fig, ax = plt.subplots(figsize=(9, 6.5))
+    image_rows(ax, transformation_rows(hypotheses, placebo, images, seed=seed))
+    return fig
+
+
 def effect_panels(table: pd.DataFrame, *, names: Sequence[str] = DEFAULT_NAMES) -> plt.Figure:
     """The effects of stage 07, one panel a hypothesis; its placebo in grey."""
     n = max(1, table["hypothesis"].nunique())

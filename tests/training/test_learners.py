@@ -14,9 +14,9 @@ from sklearn.metrics import log_loss
 from mdhelpers.base import own_code
 from mdhelpers.base.own_code import code_digest
 from mdhelpers.data.scenes import make_scenes
+from mdhelpers.data.transforms import transform_images
 from mdhelpers.method.margins import is_right
 from mdhelpers.runs.run import Run
-from mdhelpers.show import checks
 from mdhelpers.stages.data import prepare_data
 from mdhelpers.stages.datamodels import fit_datamodels
 from mdhelpers.stages.effects import verify_hypotheses
@@ -313,9 +313,13 @@ def test_any_two_kinds_go_through_the_stages(kinds, module, tmp_path):
     assert [d.weights.shape for d in fits.datamodels] == [(24, 30)] * 2
     tested = [{"transformation": "tag", "intensities": [4], "target_class": "boat", "uses": 0}]
     found = verify_hypotheses(run, tested, seed=0, device="cpu")
-    checks.effect(models, found.table, tested, seed=0)
-    labels = torch.tensor(dataset.test.labels)
+    images, labels = dataset.test.images, torch.tensor(dataset.test.labels)
+    both = np.concatenate([images, transform_images("tag", images, 4, seed=0)])
+    effects = found.table[found.table["kind"] == "feature"].set_index("algorithm")["effect"]
     for algorithm in (1, 2):
+        boat = models.logits(algorithm, both).softmax(-1)[..., dataset.class_names.index("boat")]
+        before, after = boat.chunk(2, dim=1)
+        assert effects[algorithm] == pytest.approx(100 * float((after - before).mean()), abs=0.01)
         trained = models.all(algorithm).rows(slice(0, 3))
         kept = load_kept(models.plan, algorithm, 3)
         logits = torch.cat([stack.logits(dataset.test.images) for stack in kept])[:3]

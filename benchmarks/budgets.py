@@ -26,7 +26,7 @@ import numpy as np  # noqa: E402
 
 from mdhelpers.base.places import machine  # noqa: E402
 from mdhelpers.method.comparison import COMPARISONS, compare  # noqa: E402
-from mdhelpers.method.datamodels import Datamodels, fit_datamodels, fitter  # noqa: E402
+from mdhelpers.method.datamodels import Datamodels, Fitter, fit_datamodels  # noqa: E402
 from mdhelpers.method.engines.estimators import FitOptions  # noqa: E402
 from mdhelpers.method.lds import lds  # noqa: E402
 from mdhelpers.method.learning_curves import (  # noqa: E402
@@ -116,7 +116,7 @@ class Bench:
         slots = self.models.slots(self.fitting[algorithm])
         slots = None if slots is None else slots[:n_models]
         masks = self.fitting[algorithm].masks[:n_models]
-        fit = fitter(masks, self.margins[algorithm][:n_models], slots=slots, **METHODS[method])
+        fit = Fitter(masks, self.margins[algorithm][:n_models], slots=slots, **METHODS[method])
         full, heldout = fit(np.arange(n_models)), self.heldout[algorithm]
         options = {"n_models": n_models, "slots": slots, "n_bootstrap": 1}
         return learning_curve(fit, full, heldout, **options).table

@@ -30,7 +30,7 @@ from tqdm import tqdm  # noqa: E402
 from mdhelpers.base.places import machine  # noqa: E402
 from mdhelpers.method.comparison import compare  # noqa: E402
 from mdhelpers.method.crossfit import cross_fitted_gaps  # noqa: E402
-from mdhelpers.method.datamodels import fitter  # noqa: E402
+from mdhelpers.method.datamodels import Fitter  # noqa: E402
 from mdhelpers.method.engines.moments import split_models  # noqa: E402
 from mdhelpers.runs.run import run_at  # noqa: E402
 from mdhelpers.stages import models as stages  # noqa: E402
@@ -61,7 +61,7 @@ def compare_once(method: str, n_splits: int, job: tuple[str, int, int]) -> dict:
     fits = []
     for algorithm, rows in chosen:
         masks, outputs = POOL[algorithm]
-        fits.append(fitter(masks[rows], outputs[rows], slots=slots[parts[0]], method=method))
+        fits.append(Fitter(masks[rows], outputs[rows], slots=slots[parts[0]], method=method))
     start = time.process_time()
     everyone = np.arange(len(parts[0]))
     comparison = compare(*(fit(everyone) for fit in fits))

@@ -31,7 +31,8 @@ from mdhelpers.method.comparison import (  # noqa: E402
     principal_directions,
     residual_datamodels,
 )
-from mdhelpers.method.datamodels import fitter  # noqa: E402
+from mdhelpers.method.crossfit import measured  # noqa: E402
+from mdhelpers.method.datamodels import Fitter  # noqa: E402
 from mdhelpers.method.engines.moments import split_models  # noqa: E402
 from mdhelpers.method.evidence import gaps_along  # noqa: E402
 from mdhelpers.method.subpopulations import grade_scores  # noqa: E402
@@ -119,13 +120,13 @@ def compare_ways(pool: dict, budget: int, number: int, method: str) -> list[dict
     """One set of ``budget`` models, graded; another of as many measures the gaps."""
     slots, rng = pool["slots"], np.random.default_rng([number, budget])
     parts = split_models(len(slots), len(slots) // budget, rng, slots)[:2]
-    fits = {a: fitter(*pool[a], slots=slots, method=method) for a in (1, 2)}
+    fits = {a: Fitter(*pool[a], slots=slots, method=method) for a in (1, 2)}
     halves = split_models(len(parts[0]), 2, rng, slots[parts[0]])
     weights = {a: fit(parts[0]) for a, fit in fits.items()}
     split = {a: [normalise_rows(fit(parts[0][h])) for h in halves] for a, fit in fits.items()}
     full = {a: normalise_rows(w) for a, w in weights.items()}
     lengths = {a: np.linalg.norm(w, axis=1) for a, w in weights.items()}
-    outputs = {a: fit.measured(parts[1], lengths[a]) for a, fit in fits.items()}
+    outputs = {a: measured(fit, parts[1], lengths[a]) for a, fit in fits.items()}
     rows = []
     for name, (a, b) in {"1_minus_2": (1, 2), "2_minus_1": (2, 1)}.items():
         given = Rows(full[a], full[b], tuple(split[a]), tuple(split[b]), pool["labels"])

@@ -26,7 +26,7 @@ from mdhelpers.base.places import machine
 from mdhelpers.command.files import complete, merge
 from mdhelpers.method.comparison import compare
 from mdhelpers.method.crossfit import cross_fitted_gaps, in_order
-from mdhelpers.method.datamodels import fitter, method_for
+from mdhelpers.method.datamodels import Fitter, method_for
 from mdhelpers.method.engines.moments import split_models
 from mdhelpers.method.subpopulations import grade
 from mdhelpers.runs.run import Run
@@ -72,7 +72,7 @@ def directions(
         rows = split_models(len(slots), len(slots) // budget, rng, slots)[0]
     method = method_for(len(rows), models.plan.n_train)
     fits = [
-        fitter(f.masks[rows], models.outputs(f, True)[rows], slots=slots[rows], method=method)
+        Fitter(f.masks[rows], models.outputs(f, True)[rows], slots=slots[rows], method=method)
         for f in fitting
     ]
     everyone = np.arange(len(rows))

@@ -100,7 +100,7 @@ def fit_samples(
     ----------
     fit_1, fit_2 : callable
         Takes indices of models (a sorted int array), gives weights of shape (n_test, n_train); see
-        :func:`mdhelpers.method.crossfit.fitter`.
+        :func:`mdhelpers.method.datamodels.Fitter`.
     n_models : int
     sizes : sequence of int, optional
         At most half of the models each; :func:`default_sizes` where not given. Each costs two fits

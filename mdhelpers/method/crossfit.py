@@ -1,10 +1,16 @@
-"""Explained variance gaps that a direction did not choose for itself.
+r"""Explained variance gaps that a direction did not choose for itself.
 
 A direction found in the residuals of two fits fits their noise too, and measured on the same fits
 its gap is large even where an algorithm is compared with itself. So the models are split at
 random: directions come from one half, and their gap is measured on datamodels fitted to the other
-half, whose noise they never saw. An algorithm compared with itself then has a gap of zero but for
-chance (:mod:`mdhelpers.method.crossfit`).
+half, whose noise they never saw. For a direction ``u`` of half A it is
+
+.. math:: \frac{\lVert \Theta^{(1)}_B u \rVert^2}{\lVert \Theta^{(1)}_B \rVert_F^2}
+   - \frac{\lVert \Theta^{(2)}_B u \rVert^2}{\lVert \Theta^{(2)}_B \rVert_F^2} ,
+
+of normalised datamodels (see :mod:`mdhelpers.method.comparison`), with the sign that makes it
+positive where the first-named algorithm relies on the direction more. An algorithm compared with
+itself then has a gap of zero but for chance; :func:`null_gaps` shows how large chance makes it.
 
 A direction of the comparison on all models saw both halves, and projecting it on what one half
 found does not undo that: in simulations the gap of such a projection stayed at two thirds of the
@@ -12,17 +18,9 @@ real one under the null. It is therefore given the gaps of the half's own direct
 by the fourth power of its cosine with it: no bias under the null, less variance than taking the
 most similar direction alone, and planted differences came first more often.
 
-Where the fits know their models' outputs (:class:`Fitter`), each direction also gets a gap that is
-free of noise, its interval, and a p-value from exchanging the algorithms' models
-(:mod:`mdhelpers.method.evidence`), measured on the half that did not find it.
-
-Gaps are fractions of the variance of normalised datamodels (see
-:mod:`mdhelpers.method.comparison`), positive where the first-named algorithm relies on the
-direction more.
-
-Gaps of an algorithm compared with itself: how large a gap chance makes.
-
-Beside them the gaps of the two algorithms against each other, at the same number of models.
+Where the fits know their models' outputs (:class:`mdhelpers.method.datamodels.Fitter`), each
+direction also gets a gap that is free of noise, its interval, and a p-value from exchanging the
+algorithms' models (:mod:`mdhelpers.method.evidence`), measured on the half that did not find it.
 """
 
 from __future__ import annotations
@@ -180,6 +178,76 @@ def in_order(gaps: pd.DataFrame) -> pd.DataFrame:
     return gaps.loc[keys.sort_values(["comparison", "word", "least"], kind="stable").index]
 
 
+PARTIES = {"1 against 2": (1, 2), "1 against 1": (1, 1), "2 against 2": (2, 2)}
+
+
+def null_gaps(
+    fit_1: FitOn,
+    fit_2: FitOn,
+    n_models: int,
+    *,
+    n_directions: int = 8,
+    n_splits: int = 4,
+    slots: np.ndarray | None = None,
+    center: bool = True,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Gaps of the two algorithms against each other, and of each against itself, at one budget.
+
+    Models are split in four quarters. Each party of a pair finds directions with one and measures
+    them with another, no quarter serving twice, so that an algorithm compared with itself is
+    fitted on disjoint models. All six choices of the two quarters that find are used. Each split
+    costs four fits an algorithm.
+
+    An algorithm against itself has an expected gap of exactly zero, the parties being exchangeable:
+    what these rows tell is how large a gap chance makes. At a quarter of the models gaps are
+    smaller and noisier than those of :func:`cross_fitted_gaps`; compare them with each other only.
+
+    Parameters are those of :func:`cross_fitted_gaps`.
+
+    Returns
+    -------
+    DataFrame
+        ``pair, comparison, direction, naive_gap, gap, split``: one row a pair ("1 against 2",
+        "1 against 1", "2 against 2"), comparison, rank of the direction and choice of quarters.
+        The naive gap is measured on the quarters that found the direction.
+    """
+    rng = np.random.default_rng(seed)
+    tables = []
+    for split in range(n_splits):
+        fitted = _fits_on((fit_1, fit_2), split_models(n_models, 4, rng, slots))
+        for choice, (i, j) in enumerate(combinations(range(4), 2)):
+            k, m = (quarter for quarter in range(4) if quarter not in (i, j))
+            for pair, (first, second) in PARTIES.items():
+                found = fitted(first, i), fitted(second, j)
+                measured = fitted(first, k), fitted(second, m)
+                table = _null_table(found, measured, n_directions, center)
+                tables.append(table.assign(pair=pair, split=6 * split + choice))
+    columns = ["pair", "comparison", "direction", "naive_gap", "gap", "split"]
+    return pd.concat(tables, ignore_index=True)[columns]
+
+
+def null_totals(gaps: pd.DataFrame) -> pd.DataFrame:
+    """Sums over directions of :func:`null_gaps`, averaged over splits.
+
+    Returns
+    -------
+    DataFrame
+        ``pair, comparison, naive_first, naive_gap, gap, low, high``: the naive gap of the first
+        direction, the sums of naive and cross-fitted gaps, and percentiles 5 and 95 of the latter
+        over splits and choices of quarters.
+    """
+    keys = ["pair", "comparison"]
+    sums = gaps.groupby([*keys, "split"], sort=False)[["naive_gap", "gap"]].sum()
+    groups = sums.groupby(keys, sort=False)
+    first = gaps[gaps["direction"] == 1].groupby(keys, sort=False)["naive_gap"].mean()
+    table = groups.mean().assign(
+        low=groups["gap"].quantile(0.05), high=groups["gap"].quantile(0.95), naive_first=first
+    )
+    columns = [*keys, "naive_first", "naive_gap", "gap", "low", "high"]
+    return table.reset_index()[columns]
+
+
 class _Record:
     """What the splits gave: gaps by rank, and those of the comparison's directions."""
 
@@ -222,8 +290,7 @@ class _Record:
         renamed = {key: f"clean_{key}" for key in ("gap", "low", "high")}
         table = table.join(found.rename(columns=renamed))
         table["q"] = benjamini_hochberg(table["p"])
-        given = table["q"], table["replication"], table["clean_gap"]
-        table["evidence"] = list(map(word, *given))
+        table["evidence"] = list(map(word, table["q"], table["replication"], table["clean_gap"]))
         return table
 
 
@@ -248,7 +315,13 @@ def _outputs(
     """
     if not all(isinstance(fit, Fitter) for fit in fitters):
         return ()
-    return tuple(f.measured(models, n) for f, n in zip(fitters, lengths, strict=True))
+    return tuple(measured(fit, models, n) for fit, n in zip(fitters, lengths, strict=True))
+
+
+def measured(fit: Fitter, models: np.ndarray, lengths: np.ndarray) -> Outputs:
+    """Outputs of some of a fitter's models, in units of datamodels' lengths (n_test,)."""
+    given = fit.masks[models], fit.margins[models]
+    return Outputs.measured(*given, lengths, slots=fit.slots_of(models))
 
 
 def normalised(weights: list[np.ndarray]) -> list[np.ndarray]:
@@ -310,76 +383,6 @@ def _direction_table(comparison: Comparison | None, matched: dict[str, list]) ->
         table["replication"] = values[:, 1].mean(0)
         tables.append(pd.DataFrame(table))
     return pd.concat(tables, ignore_index=True)[columns]
-
-
-PAIRS = {"1 against 2": (1, 2), "1 against 1": (1, 1), "2 against 2": (2, 2)}
-
-
-def null_gaps(
-    fit_1: FitOn,
-    fit_2: FitOn,
-    n_models: int,
-    *,
-    n_directions: int = 8,
-    n_splits: int = 4,
-    slots: np.ndarray | None = None,
-    center: bool = True,
-    seed: int = 0,
-) -> pd.DataFrame:
-    """Gaps of the two algorithms against each other, and of each against itself, at one budget.
-
-    Models are split in four quarters. Each party of a pair finds directions with one and measures
-    them with another, no quarter serving twice, so that an algorithm compared with itself is
-    fitted on disjoint models. All six choices of the two quarters that find are used. Each split
-    costs four fits an algorithm.
-
-    An algorithm against itself has an expected gap of exactly zero, the parties being exchangeable:
-    what these rows tell is how large a gap chance makes. At a quarter of the models gaps are
-    smaller and noisier than those of :func:`cross_fitted_gaps`; compare them with each other only.
-
-    Parameters are those of :func:`cross_fitted_gaps`.
-
-    Returns
-    -------
-    DataFrame
-        ``pair, comparison, direction, naive_gap, gap, split``: one row a pair ("1 against 2",
-        "1 against 1", "2 against 2"), comparison, rank of the direction and choice of quarters.
-        The naive gap is measured on the quarters that found the direction.
-    """
-    rng = np.random.default_rng(seed)
-    tables = []
-    for split in range(n_splits):
-        fitted = _fits_on((fit_1, fit_2), split_models(n_models, 4, rng, slots))
-        for choice, (i, j) in enumerate(combinations(range(4), 2)):
-            k, m = (quarter for quarter in range(4) if quarter not in (i, j))
-            for pair, (first, second) in PAIRS.items():
-                found = fitted(first, i), fitted(second, j)
-                measured = fitted(first, k), fitted(second, m)
-                table = _null_table(found, measured, n_directions, center)
-                tables.append(table.assign(pair=pair, split=6 * split + choice))
-    columns = ["pair", "comparison", "direction", "naive_gap", "gap", "split"]
-    return pd.concat(tables, ignore_index=True)[columns]
-
-
-def null_totals(gaps: pd.DataFrame) -> pd.DataFrame:
-    """Sums over directions of :func:`null_gaps`, averaged over splits.
-
-    Returns
-    -------
-    DataFrame
-        ``pair, comparison, naive_first, naive_gap, gap, low, high``: the naive gap of the first
-        direction, the sums of naive and cross-fitted gaps, and percentiles 5 and 95 of the latter
-        over splits and choices of quarters.
-    """
-    keys = ["pair", "comparison"]
-    sums = gaps.groupby([*keys, "split"], sort=False)[["naive_gap", "gap"]].sum()
-    groups = sums.groupby(keys, sort=False)
-    first = gaps[gaps["direction"] == 1].groupby(keys, sort=False)["naive_gap"].mean()
-    table = groups.mean().assign(
-        low=groups["gap"].quantile(0.05), high=groups["gap"].quantile(0.95), naive_first=first
-    )
-    columns = [*keys, "naive_first", "naive_gap", "gap", "low", "high"]
-    return table.reset_index()[columns]
 
 
 def _fits_on(

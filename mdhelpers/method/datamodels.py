@@ -1,7 +1,10 @@
-"""Datamodels: how the margin of each test example depends on which examples were trained on.
+r"""Datamodels: how the margin of each test example depends on which examples were trained on.
 
-A datamodel is a linear model of a margin given the mask of the training set,
-``margin(mask) ~ bias + weights @ mask`` (paper, section 2.2 and appendix B.3; Ilyas et al., 2022).
+A datamodel is a linear model of a margin given the mask of the training set (paper, section 2.2
+and appendix B.3; Ilyas et al., 2022),
+
+.. math:: \mathrm{margin}_x(\text{mask}) \approx b_x + \theta_x \cdot \text{mask}.
+
 Estimators: the lasso, ridge regression, the difference of means of Feldman and Zhang (2020), and
 the lasso by the package fast_l1.
 
@@ -9,20 +12,19 @@ Models that start from the same initialisation (the same *slot*) share a large p
 margins that has nothing to do with their masks. Where ``slots`` are given, masks and margins are
 compared within slots only: the mean of each slot is removed from both before fitting.
 
-Fits of datamodels on any choice of one algorithm's models: what splits of the models need.
+What splits of the models need, fits on any choice of one algorithm's models, is a :class:`Fitter`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass
 from difflib import get_close_matches
 
 import numpy as np
 
 from mdhelpers.base.threads import spread
 from mdhelpers.method.engines.estimators import (
-    Fit,
     FitOptions,
     fit_difference_of_means,
     fit_lasso,
@@ -31,7 +33,6 @@ from mdhelpers.method.engines.estimators import (
 from mdhelpers.method.engines.fast_l1 import fit_fast_l1
 from mdhelpers.method.engines.lasso import Engine
 from mdhelpers.method.engines.moments import Moments, PackedMasks, check_slots
-from mdhelpers.method.evidence import Outputs
 
 METHODS = ("lasso", "ridge", "difference_of_means", "fast_l1")
 _FEW_MODELS = 3  # a training example; below that ridge regression was best on all data tried
@@ -98,16 +99,6 @@ class Datamodels:
         return self.slot_effects[np.searchsorted(self.slot_ids, slots)]
 
 
-def method_for(n_models: int, n_train: int) -> str:
-    """What ``"auto"`` stands for: the estimator that was best at such a budget.
-
-    ``benchmarks/budgets.py`` measured it, on scenes and on photographs: below three models a
-    training example ridge regression foretells held-out margins best and finds planted features
-    with the fewest models; above, the lasso with the paper's single split is as good.
-    """
-    return "ridge" if n_models < _FEW_MODELS * n_train else "lasso"
-
-
 def fit_datamodels(
     masks: np.ndarray | PackedMasks,
     margins: np.ndarray,
@@ -157,22 +148,18 @@ def fit_datamodels(
             f"method {method!r} is unknown; did you mean {near[0]!r}? Known: {METHODS}"
         )
     has_slots, options = slots is not None, options or FitOptions()
-    masks, margins, slots = _checked(masks, margins, slots)
+    masks, margins, slots = _masks_and_margins(masks, margins, slots)
     slot_ids, groups = np.unique(slots, return_inverse=True)
     moments = Moments(masks, groups, device=device)
     if method == "lasso":
-        engine = Engine(threads=threads)
-        fit = fit_lasso(moments, margins, options, seed=seed, engine=engine)
+        fit = fit_lasso(moments, margins, options, seed=seed, engine=Engine(threads=threads))
     elif method == "fast_l1":
         fit = fit_fast_l1(moments, margins, options, seed=seed)
+    elif method == "ridge":
+        fit = fit_ridge(moments, margins)
     else:
-        fit = {"ridge": fit_ridge, "difference_of_means": fit_difference_of_means}[method](
-            moments, margins
-        )
-    return _datamodels(fit, method, slot_ids if has_slots else slot_ids[:0])
-
-
-def _datamodels(fit: Fit, method: str, slot_ids: np.ndarray) -> Datamodels:
+        fit = fit_difference_of_means(moments, margins)
+    slot_ids = slot_ids if has_slots else slot_ids[:0]
     return Datamodels(
         weights=fit.weights,
         bias=fit.bias,
@@ -184,7 +171,76 @@ def _datamodels(fit: Fit, method: str, slot_ids: np.ndarray) -> Datamodels:
     )
 
 
-def _checked(masks, margins, slots):
+def method_for(n_models: int, n_train: int) -> str:
+    """What ``"auto"`` stands for: the estimator that was best at such a budget.
+
+    ``benchmarks/budgets.py`` measured it, on scenes and on photographs: below three models a
+    training example ridge regression foretells held-out margins best and finds planted features
+    with the fewest models; above, the lasso with the paper's single split is as good.
+    """
+    return "ridge" if n_models < _FEW_MODELS * n_train else "lasso"
+
+
+AT_ONCE = 4  # fits: what each holds beside its weights stays within bounds
+FitOn = Callable[[np.ndarray], np.ndarray]
+"""Takes indices of models, gives their datamodels' weights (n_test, n_train)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Fitter:
+    """Fits datamodels on any choice of one algorithm's models, and gives those models' outputs.
+
+    Attributes
+    ----------
+    masks : ndarray, shape (n_models, n_train), bool
+    margins : ndarray, shape (n_models, n_test)
+    slots : ndarray, shape (n_models,), int, or None
+    method, options, seed, device, threads
+        As in :func:`fit_datamodels`.
+    after : callable, optional
+        Called after each fit.
+    """
+
+    masks: np.ndarray
+    margins: np.ndarray
+    _: KW_ONLY
+    slots: np.ndarray | None = None
+    method: str = "lasso"
+    options: FitOptions | None = None
+    seed: int = 0
+    device: str = "cpu"
+    threads: int = 1
+    after: Callable[[], object] | None = None
+
+    def __call__(self, models: np.ndarray) -> np.ndarray:
+        """Weights (n_test, n_train) fitted on these models."""
+        found = fit_datamodels(
+            self.masks[models],
+            self.margins[models],
+            slots=self.slots_of(models),
+            method=self.method,
+            options=self.options,
+            seed=self.seed,
+            device=self.device,
+            threads=self.threads,
+        )
+        if self.after:
+            self.after()
+        return found.weights
+
+    def slots_of(self, models: np.ndarray) -> np.ndarray | None:
+        return None if self.slots is None else self.slots[models]
+
+
+def fit_all(jobs: Iterable[tuple[FitOn, np.ndarray]]) -> list[np.ndarray]:
+    """Weights of fits on choices of models, several at once, in the order of ``jobs``.
+
+    Each is computed on one thread, so that no bit depends on how many are.
+    """
+    return list(spread(lambda job: job[0](job[1]), jobs, at_most=AT_ONCE))
+
+
+def _masks_and_margins(masks, margins, slots):
     margins = np.asarray(margins)
     if not isinstance(masks, PackedMasks):
         masks = np.asanyarray(masks)
@@ -210,64 +266,3 @@ def _checked(masks, margins, slots):
     check_slots(slots, len(masks))
     masks = masks if is_bool else masks.astype(bool)
     return masks, margins.astype(np.float32, copy=False), slots
-
-
-AT_ONCE = 4  # fits: what each holds beside its weights stays within bounds
-FitOn = Callable[[np.ndarray], np.ndarray]
-"""Takes indices of models, gives their datamodels' weights (n_test, n_train)."""
-
-
-@dataclass(frozen=True, eq=False)
-class Fitter:
-    """Fits datamodels on any choice of one algorithm's models, and gives those models' outputs.
-
-    Attributes
-    ----------
-    masks : ndarray, shape (n_models, n_train), bool
-    margins : ndarray, shape (n_models, n_test)
-    slots : ndarray, shape (n_models,), int, or None
-    options : dict
-        Further arguments of :func:`mdhelpers.method.datamodels.fit_datamodels`.
-    after : callable, optional
-        Called after each fit.
-    """
-
-    masks: np.ndarray
-    margins: np.ndarray
-    slots: np.ndarray | None = None
-    options: dict = field(default_factory=dict)
-    after: Callable[[], object] | None = None
-
-    def __call__(self, models: np.ndarray) -> np.ndarray:
-        """Weights (n_test, n_train) fitted on these models."""
-        parts = self.masks[models], self.margins[models]
-        weights = fit_datamodels(*parts, slots=self._slots(models), **self.options).weights
-        if self.after:
-            self.after()
-        return weights
-
-    def measured(self, models: np.ndarray, lengths: np.ndarray) -> Outputs:
-        """Outputs of these models, for :func:`mdhelpers.method.evidence.gaps_along`."""
-        parts = self.masks[models], self.margins[models]
-        return Outputs.measured(*parts, lengths, slots=self._slots(models))
-
-    def _slots(self, models: np.ndarray) -> np.ndarray | None:
-        return None if self.slots is None else self.slots[models]
-
-
-def fit_all(jobs: Iterable[tuple[FitOn, np.ndarray]]) -> list[np.ndarray]:
-    """Weights of fits on choices of models, several at once, in the order of ``jobs``.
-
-    Each is computed on one thread, so that no bit depends on how many are.
-    """
-    return list(spread(lambda job: job[0](job[1]), jobs, at_most=AT_ONCE))
-
-
-def fitter(
-    masks: np.ndarray, margins: np.ndarray, *, slots: np.ndarray | None = None, **options
-) -> Fitter:
-    """What :func:`cross_fitted_gaps` asks for: fits datamodels on any choice of these models.
-
-    Parameters are those of :func:`mdhelpers.method.datamodels.fit_datamodels`.
-    """
-    return Fitter(masks, margins, slots, options)

@@ -37,12 +37,12 @@ from scipy.stats import norm
 
 from mdhelpers.method.engines.moments import within_slots
 
-_LEAST_SHARE = 0.05
-_LEAST_LENGTH = 0.5
-_NORMAL = 1.96
 WORDS = ("strong", "weak", "none")
 STRONG, WEAK = 0.05, 0.2
 REPLICATES = 0.5
+_LEAST_SHARE = 0.05
+_LEAST_LENGTH = 0.5
+_NORMAL = 1.96
 
 
 @dataclass(frozen=True)
@@ -193,30 +193,6 @@ def gaps_along(
     return Gaps(flips, np.stack(influences), torch.stack(levels).double().cpu().numpy())
 
 
-@dataclass(frozen=True)
-class _Parts:
-    """Contributions of one algorithm, scaled so that its squared sums are shares of its variance.
-
-    ``z`` (n_models, n_directions), ``y`` (n_models, n_test), ``sums`` (n_test, n_directions) and
-    ``own`` (n_models, n_directions), squared contributions summed over test examples.
-    """
-
-    z: torch.Tensor
-    y: torch.Tensor
-    sums: torch.Tensor
-    own: torch.Tensor
-
-    def along(self, sums: torch.Tensor) -> torch.Tensor:
-        """``sum_x c_ix S_x``, (n_models, n_directions), for ``sums`` S (n_test, n_directions)."""
-        return self.z * (self.y @ sums)
-
-
-def _parts(outputs: Outputs, u: torch.Tensor) -> _Parts:
-    z = outputs.masks @ u.T
-    y = outputs.outputs / outputs.total**0.5
-    return _Parts(z, y, y.T @ z, z.square() * y.square().sum(1, keepdim=True))
-
-
 def combine(halves: list[list[Gaps]]) -> dict[str, np.ndarray]:
     """Evidence over random splits, in each of which the two halves measured what the other found.
 
@@ -253,31 +229,13 @@ def combine(halves: list[list[Gaps]]) -> dict[str, np.ndarray]:
     return {"gap": gap, **interval, **sizes, "z": z, "p": norm.sf(z)}
 
 
-def _ratio(levels: np.ndarray, covariance: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Ratio of two levels with Fieller's interval; infinite where the second may be nothing.
-
-    The interval holds the r with ``(one - r two)^2 <= 1.96^2 (v11 - 2 r v12 + r^2 v22)``.
-    """
-    one, two = levels
-    a = two**2 - _NORMAL**2 * covariance[2]
-    b = one * two - _NORMAL**2 * covariance[1]
-    c = one**2 - _NORMAL**2 * covariance[0]
-    root = np.sqrt(np.maximum(b**2 - a * c, 0))
-    with np.errstate(divide="ignore", invalid="ignore"):
-        # of a quadratic whose leading part may vanish, the root that stays finite
-        low = np.where(c > 0, c / (b + root), 0.0)
-        high = np.where(a > 0, (b + root) / a, np.inf)
-        ratio = np.where(two > 0, one / two, np.inf)
-    return np.maximum(ratio, 0), np.maximum(low, 0), high
-
-
 def benjamini_hochberg(p: np.ndarray) -> np.ndarray:
     """Adjusted p-values: calling those up to q significant makes q of the calls false, at most.
 
-    Benjamini and Hochberg (1995), for p-values that are independent or positively dependent.
+    Benjamini and Hochberg (1995), for p-values that are independent or positively dependent; in the
+    last bit other than ``scipy.stats.false_discovery_control``, which divides before it multiplies.
     """
-    p = np.asarray(p, float)
-    order = np.argsort(p)
+    order = np.argsort(p := np.asarray(p, float))
     ranked = p[order] * len(p) / np.arange(1, len(p) + 1)
     adjusted = np.empty(len(p))
     adjusted[order] = np.minimum(np.minimum.accumulate(ranked[::-1])[::-1], 1)
@@ -296,3 +254,45 @@ def word(q: float, replication: float, gap: float) -> str:
     if q < STRONG and replication >= REPLICATES:
         return "strong"
     return "weak" if q < WEAK else "none"
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """Contributions of one algorithm, scaled so that its squared sums are shares of its variance.
+
+    ``z`` (n_models, n_directions), ``y`` (n_models, n_test), ``sums`` (n_test, n_directions) and
+    ``own`` (n_models, n_directions), squared contributions summed over test examples.
+    """
+
+    z: torch.Tensor
+    y: torch.Tensor
+    sums: torch.Tensor
+    own: torch.Tensor
+
+    def along(self, sums: torch.Tensor) -> torch.Tensor:
+        """``sum_x c_ix S_x``, (n_models, n_directions), for ``sums`` S (n_test, n_directions)."""
+        return self.z * (self.y @ sums)
+
+
+def _parts(outputs: Outputs, u: torch.Tensor) -> _Parts:
+    z = outputs.masks @ u.T
+    y = outputs.outputs / outputs.total**0.5
+    return _Parts(z, y, y.T @ z, z.square() * y.square().sum(1, keepdim=True))
+
+
+def _ratio(levels: np.ndarray, covariance: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Ratio of two levels with Fieller's interval; infinite where the second may be nothing.
+
+    The interval holds the r with ``(one - r two)^2 <= 1.96^2 (v11 - 2 r v12 + r^2 v22)``.
+    """
+    one, two = levels
+    a = two**2 - _NORMAL**2 * covariance[2]
+    b = one * two - _NORMAL**2 * covariance[1]
+    c = one**2 - _NORMAL**2 * covariance[0]
+    root = np.sqrt(np.maximum(b**2 - a * c, 0))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        # of a quadratic whose leading part may vanish, the root that stays finite
+        low = np.where(c > 0, c / (b + root), 0.0)
+        high = np.where(a > 0, (b + root) / a, np.inf)
+        ratio = np.where(two > 0, one / two, np.inf)
+    return np.maximum(ratio, 0), np.maximum(low, 0), high

@@ -1,15 +1,12 @@
-"""The linear datamodeling score: do datamodels predict the margins of models they have not seen?
+r"""The linear datamodeling score: do datamodels predict the margins of models they have not seen?
 
 For each test example, the Spearman correlation over held-out masks between predicted and true
-margins; then the mean over test examples (Park et al., 2023, section 4). The interval resamples
-both the masks and the test examples, since a study draws both.
+margins; then the mean over test examples (Park et al., 2023, section 4),
 
-How good datamodels are: how reproducible, and how near to the best that could be had.
+.. math:: \mathrm{LDS} = \frac{1}{n} \sum_x \rho_{\mathrm{S}}\big( f_x(\text{mask}_i),
+   \hat f_x(\text{mask}_i) \big)_i .
 
-*Reliability.* Datamodels fitted on two disjoint halves of the models share the truth and not the
-noise, so the cosine of their rows says how much of a row is the truth. For a mean, such as the
-difference of means, it follows for all models from that of halves (Spearman, 1910; Brown, 1910);
-for ridge regression and the lasso it does not, see :mod:`mdhelpers.method.learning_curves`.
+The interval resamples both the masks and the test examples, since a study draws both.
 
 *Noise ceiling.* A datamodel foretells the expected margin of a mask; a single training adds the
 noise of its seed, which nothing can foretell. Where two trainings of the same masks correlate by
@@ -20,15 +17,12 @@ masks and not to others would count as foreseeable.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
 from scipy.stats import rankdata
-
-from mdhelpers.method.comparison import row_cosines
-from mdhelpers.method.engines.moments import split_models
 
 
 @dataclass(frozen=True)
@@ -81,7 +75,7 @@ def lds(
     ValueError
         If shapes disagree, there are fewer than 3 models, or a value is not finite.
     """
-    true, predicted = _checked(true_margins, predicted_margins)
+    true, predicted = _by_example(true_margins, predicted_margins)
     n_test, n_models = true.shape
     once = np.ones(n_models)
     ranks = Ranks(true), Ranks(predicted)
@@ -99,138 +93,6 @@ def lds(
         per_example=per_example.astype(np.float32),
         n_constant=int((np.ptp(predicted, axis=1) == 0).sum()),
     )
-
-
-def resamples(
-    n_models: int, n_test: int, n: int, *, seed: int
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Draws of masks and test examples with replacement, for intervals over both.
-
-    Each is how often every mask was drawn, shape (n_models,), and the test examples, (n_test,).
-    """
-    rng = np.random.default_rng(seed)
-    for _ in range(n):
-        counts = np.bincount(rng.integers(n_models, size=n_models), minlength=n_models)
-        yield counts, rng.integers(n_test, size=n_test)
-
-
-class Ranks:
-    """Average ranks of each row when column i is drawn ``counts[i]`` times.
-
-    A value's rank is the middle of the places its ties take: what is smaller comes before, so two
-    look-ups in the running count of draws give it, without sorting again.
-    """
-
-    def __init__(self, values: np.ndarray):
-        self.order = np.argsort(values, axis=1, kind="stable")
-        self.before = rankdata(values, axis=1, method="min").astype(np.int64) - 1
-        self.through = rankdata(values, axis=1, method="max").astype(np.int64)
-
-    def weighted(self, counts: np.ndarray) -> np.ndarray:
-        running = np.zeros((len(self.order), len(counts) + 1), dtype=np.float32)
-        np.cumsum(counts.astype(np.float32)[self.order], axis=1, out=running[:, 1:])
-        before = np.take_along_axis(running, self.before, axis=1)
-        return (before + np.take_along_axis(running, self.through, axis=1) + 1) / 2
-
-
-def row_correlations(x: np.ndarray, y: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Row by row correlation of columns drawn ``counts`` times; 0 where a row is constant."""
-    weights = (counts / counts.sum()).astype(x.dtype)
-    x = x - (x @ weights)[:, None]
-    y = y - (y @ weights)[:, None]
-    spread_x, spread_y = (x * x) @ weights, (y * y) @ weights
-    spread = np.sqrt(spread_x.astype(np.float64) * spread_y)
-    covariance = (x * y) @ weights
-    return np.divide(covariance, spread, out=np.zeros_like(spread), where=spread > 1e-12)
-
-
-def _checked(true: np.ndarray, predicted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    true, predicted = np.asarray(true, np.float64), np.asarray(predicted, np.float64)
-    if true.ndim != 2 or true.shape != predicted.shape:
-        raise ValueError(
-            f"true_margins {true.shape} and predicted_margins {predicted.shape} must both have "
-            "shape (n_models, n_test). Predict on the held-out masks, for the same test examples."
-        )
-    if len(true) < 3:
-        raise ValueError(
-            f"got {len(true)} held-out models; a correlation over masks needs at least 3. "
-            "Hold more models out."
-        )
-    for name, values in (("true_margins", true), ("predicted_margins", predicted)):
-        if not np.isfinite(values).all():
-            model, example = np.argwhere(~np.isfinite(values))[0]
-            raise ValueError(
-                f"{name} of model {model} on test example {example} is {values[model, example]}; "
-                "margins must be finite. Leave that model out."
-            )
-    return np.ascontiguousarray(true.T), np.ascontiguousarray(predicted.T)
-
-
-@dataclass(frozen=True)
-class Reliability:
-    """Agreement of datamodels fitted on disjoint halves of the models.
-
-    Attributes
-    ----------
-    n_models : int
-        Models in each half.
-    cosine : float
-        Mean over test examples and splits of the cosine of rows, in [-1, 1].
-    low, high : float
-        Percentiles 2.5 and 97.5 of the bootstrap over test examples.
-    per_example : ndarray, shape (n_test,)
-        Mean over splits.
-    """
-
-    n_models: int
-    cosine: float
-    low: float
-    high: float
-    per_example: np.ndarray
-
-
-def split_half(
-    fit: Callable[[np.ndarray], np.ndarray],
-    n_models: int,
-    *,
-    n_splits: int = 4,
-    slots: np.ndarray | None = None,
-    n_bootstrap: int = 200,
-    seed: int = 0,
-) -> Reliability:
-    """Cosine of datamodels fitted on random halves of the models.
-
-    Parameters
-    ----------
-    fit : callable
-        Takes indices of models (a sorted int array), gives weights of shape (n_test, n_train); see
-        `mdhelpers.method.crossfit.fitter`.
-    n_models, n_splits : int
-    slots : ndarray, shape (n_models,), int, optional
-        Each slot is split evenly.
-    n_bootstrap, seed : int
-        Resamples for the interval; the seed is of the splits and of these.
-
-    Raises
-    ------
-    ValueError
-        If a half would have fewer than two models of a slot.
-    """
-    rng = np.random.default_rng(seed)
-    splits = [split_models(n_models, 2, rng, slots) for _ in range(n_splits)]
-    found = np.mean([row_cosines(fit(one), fit(two)) for one, two in splits], axis=0)
-    means = [found[rows].mean() for _, rows in resamples(1, len(found), n_bootstrap, seed=seed)]
-    low, high = np.percentile(means, [2.5, 97.5])
-    return Reliability(len(splits[0][0]), float(found.mean()), float(low), float(high), found)
-
-
-def spearman_brown(reliability, factor: float):
-    """Reliability of the mean of ``factor`` times as much data: r f / (1 + (f - 1) r).
-
-    It holds for estimates whose squared error falls as one over the number of models. Within
-    slots, each slot's mean costs a model: count models less slots.
-    """
-    return factor * reliability / (1 + (factor - 1) * reliability)
 
 
 @dataclass(frozen=True)
@@ -289,15 +151,14 @@ def noise_ceiling(
     ValueError
         If shapes disagree, there are fewer than 2 trainings or 3 masks, or a value is not finite.
     """
-    trainings, predicted = _checked_pairs(trainings, predicted)
+    trainings, predicted = _repeats_by_example(trainings, predicted)
     n_test, n_masks = predicted.shape
     ranks, foretold = [Ranks(margins) for margins in trainings], Ranks(predicted)
 
     def measure(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         each = [r.weighted(counts) for r in ranks]
-        return _agreement(each, counts), row_correlations(
-            each[0], foretold.weighted(counts), counts
-        )
+        score = row_correlations(each[0], foretold.weighted(counts), counts)
+        return _agreement(each, counts), score
 
     once = np.ones(n_masks)
     reliability, scores = measure(once)
@@ -320,6 +181,102 @@ def noise_ceiling(
         per_example=ceilings.astype(np.float32),
         n_trainings=len(trainings),
     )
+
+
+def resamples(
+    n_models: int, n_test: int, n: int, *, seed: int
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Draws of masks and test examples with replacement, for intervals over both.
+
+    Each is how often every mask was drawn, shape (n_models,), and the test examples, (n_test,).
+    """
+    rng = np.random.default_rng(seed)
+    for _ in range(n):
+        counts = np.bincount(rng.integers(n_models, size=n_models), minlength=n_models)
+        yield counts, rng.integers(n_test, size=n_test)
+
+
+class Ranks:
+    """Average ranks of each row when column i is drawn ``counts[i]`` times.
+
+    A value's rank is the middle of the places its ties take: what is smaller comes before, so two
+    look-ups in the running count of draws give it, without sorting again.
+    """
+
+    def __init__(self, values: np.ndarray):
+        self.order = np.argsort(values, axis=1, kind="stable")
+        self.before = rankdata(values, axis=1, method="min").astype(np.int64) - 1
+        self.through = rankdata(values, axis=1, method="max").astype(np.int64)
+
+    def weighted(self, counts: np.ndarray) -> np.ndarray:
+        running = np.zeros((len(self.order), len(counts) + 1), dtype=np.float32)
+        np.cumsum(counts.astype(np.float32)[self.order], axis=1, out=running[:, 1:])
+        before = np.take_along_axis(running, self.before, axis=1)
+        return (before + np.take_along_axis(running, self.through, axis=1) + 1) / 2
+
+
+def row_correlations(x: np.ndarray, y: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Row by row correlation of columns drawn ``counts`` times; 0 where a row is constant."""
+    weights = (counts / counts.sum()).astype(x.dtype)
+    x = x - (x @ weights)[:, None]
+    y = y - (y @ weights)[:, None]
+    spread_x, spread_y = (x * x) @ weights, (y * y) @ weights
+    spread = np.sqrt(spread_x.astype(np.float64) * spread_y)
+    covariance = (x * y) @ weights
+    return np.divide(covariance, spread, out=np.zeros_like(spread), where=spread > 1e-12)
+
+
+def _agreement(trainings, counts: np.ndarray) -> np.ndarray:
+    """Mean over pairs of trainings of their correlation, for each test example."""
+    pairs = [row_correlations(one, two, counts) for one, two in combinations(trainings, 2)]
+    return np.mean(pairs, axis=0)
+
+
+def _ratio(score, ceiling):
+    return np.divide(score, ceiling, out=np.zeros_like(score), where=np.asarray(ceiling) > 0)
+
+
+def _by_example(true: np.ndarray, predicted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    true, predicted = np.asarray(true, np.float64), np.asarray(predicted, np.float64)
+    if true.ndim != 2 or true.shape != predicted.shape:
+        raise ValueError(
+            f"true_margins {true.shape} and predicted_margins {predicted.shape} must both have "
+            "shape (n_models, n_test). Predict on the held-out masks, for the same test examples."
+        )
+    if len(true) < 3:
+        raise ValueError(
+            f"got {len(true)} held-out models; a correlation over masks needs at least 3. "
+            "Hold more models out."
+        )
+    for name, values in (("true_margins", true), ("predicted_margins", predicted)):
+        if not np.isfinite(values).all():
+            model, example = np.argwhere(~np.isfinite(values))[0]
+            raise ValueError(
+                f"{name} of model {model} on test example {example} is {values[model, example]}; "
+                "margins must be finite. Leave that model out."
+            )
+    return np.ascontiguousarray(true.T), np.ascontiguousarray(predicted.T)
+
+
+def _repeats_by_example(trainings, predicted) -> tuple[np.ndarray, np.ndarray]:
+    trainings, predicted = np.asarray(trainings, np.float64), np.asarray(predicted, np.float64)
+    if trainings.ndim != 3 or trainings.shape[1:] != predicted.shape:
+        raise ValueError(
+            f"trainings have shape {trainings.shape} and predicted {predicted.shape}; expected "
+            "(n_trainings, n_masks, n_test) and (n_masks, n_test), masks in the same order."
+        )
+    if len(trainings) < 2 or trainings.shape[1] < 3:
+        raise ValueError(
+            f"got {len(trainings)} trainings of {trainings.shape[1]} masks; a noise ceiling needs "
+            "at least 2 trainings of 3 masks. Train the held-out masks once more."
+        )
+    for name, values in (("trainings", trainings), ("predicted", predicted)):
+        if not np.isfinite(values).all():
+            place = tuple(np.argwhere(~np.isfinite(values))[0].tolist())
+            raise ValueError(
+                f"{name}[{place}] is {values[place]}; margins must be finite. Leave that mask out."
+            )
+    return tuple(np.ascontiguousarray(part.swapaxes(-1, -2)) for part in (trainings, predicted))
 
 
 def repeat_keys(n_masks: int, repeat: int, *, n_models: int, n_slots: int) -> np.ndarray:
@@ -346,35 +303,3 @@ def repeat_keys(n_masks: int, repeat: int, *, n_models: int, n_slots: int) -> np
     slots = max(n_slots, 1)
     block = -(-n_models // slots) * slots  # so that a key's slot is that of its remainder
     return repeat * block + np.arange(n_masks) + (repeat - 1) % max(slots - 1, 1) + 1
-
-
-def _agreement(trainings, counts: np.ndarray) -> np.ndarray:
-    """Mean over pairs of trainings of their correlation, for each test example."""
-    pairs = [row_correlations(one, two, counts) for one, two in combinations(trainings, 2)]
-    return np.mean(pairs, axis=0)
-
-
-def _ratio(score, ceiling):
-    return np.divide(score, ceiling, out=np.zeros_like(score), where=np.asarray(ceiling) > 0)
-
-
-def _checked_pairs(trainings, predicted) -> tuple[np.ndarray, np.ndarray]:
-    trainings, predicted = np.asarray(trainings, np.float64), np.asarray(predicted, np.float64)
-    if trainings.ndim != 3 or trainings.shape[1:] != predicted.shape:
-        raise ValueError(
-            f"trainings have shape {trainings.shape} and predicted {predicted.shape}; expected "
-            "(n_trainings, n_masks, n_test) and (n_masks, n_test), masks in the same order."
-        )
-    if len(trainings) < 2 or trainings.shape[1] < 3:
-        raise ValueError(
-            f"got {len(trainings)} trainings of {trainings.shape[1]} masks; a noise ceiling needs "
-            "at least 2 trainings of 3 masks. Train the held-out masks once more."
-        )
-    for name, values in (("trainings", trainings), ("predicted", predicted)):
-        if not np.isfinite(values).all():
-            place = tuple(np.argwhere(~np.isfinite(values))[0].tolist())
-            raise ValueError(
-                f"{name}[{place}] is {values[place]}; margins must be finite. Leave that mask out."
-            )
-    transposed = (np.ascontiguousarray(part.swapaxes(-1, -2)) for part in (trainings, predicted))
-    return tuple(transposed)

@@ -1,11 +1,7 @@
-r"""Quality of datamodels against the number of models.
+r"""Learning curves: quality against the number of models, measured, and carried on by a law.
 
 Subsets of the models are nested and disjoint in pairs: halves, halves of a half, and so on. Each
 gives an LDS on the held-out masks, each pair a cosine of rows.
-
-How the curve goes on is in :mod:`mdhelpers.method.learning_curves`.
-
-Learning curves carried on to numbers of models that were not trained.
 
 Weights fitted to ``m`` models are those of the truth and noise, the noise of two
 disjoint sets independent, so a share ``k`` of their variance is common to both: their cosine is
@@ -31,30 +27,22 @@ With slots, each slot's mean costs a model: ``m`` counts models less slots.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import pandas as pd
 
 from mdhelpers.method.comparison import row_cosines
-from mdhelpers.method.datamodels import fit_all
+from mdhelpers.method.datamodels import FitOn, fit_all
 from mdhelpers.method.engines.moments import split_models
 from mdhelpers.method.lds import Ranks, resamples, row_correlations
 
-POINTS = (
-    "n_models",
-    "n_fits",
-    "lds",
-    "lds_low",
-    "lds_high",
-    "pearson",
-    "cosine",
-    "cosine_low",
-    "cosine_high",
-)
-
+POINTS = ("n_models", "n_fits", "lds", "lds_low", "lds_high", "pearson")
+POINTS += ("cosine", "cosine_low", "cosine_high")
+SPARSE = ("lasso", "fast_l1")  # methods whose law needs that of ridge regression
 _FEWEST_MODELS = 16
+_LEAST, _MOST = 0.02, 0.999  # cosines and scores beyond tell of noise and rounding only
 
 
 class TooFewModels(ValueError):
@@ -83,7 +71,7 @@ class LearningCurve:
 
 
 def learning_curve(
-    fit: Callable[[np.ndarray], np.ndarray],
+    fit: FitOn,
     full: np.ndarray,
     heldout: tuple[np.ndarray, np.ndarray],
     *,
@@ -100,7 +88,7 @@ def learning_curve(
     ----------
     fit : callable
         Takes indices of models, gives weights (n_test, n_train); see
-        `mdhelpers.method.crossfit.fitter`.
+        `mdhelpers.method.datamodels.Fitter`.
     full : ndarray, shape (n_test, n_train)
         Weights fitted on all models.
     heldout : pair of ndarrays, shapes (n_masks, n_train) and (n_masks, n_test)
@@ -182,13 +170,9 @@ def _scores(true, predictions, cosines, n_bootstrap: int, seed: int):
     return lds(once, slice(None)), pearson, np.array(draws)
 
 
-SPARSE = ("lasso", "fast_l1")  # methods whose law needs that of ridge regression
-_LEAST, _MOST = 0.02, 0.999  # cosines and scores beyond tell of noise and rounding only
-
-
 @dataclass(frozen=True)
 class Law:
-    """A fitted curve; see this module's head for the symbols.
+    """A fitted curve; for the symbols see this module's head.
 
     Attributes
     ----------
@@ -294,29 +278,36 @@ def _others(m: np.ndarray, k: np.ndarray, noise: float) -> float:
     return float((weights * excess * (1 - k)).sum() / (weights * (1 - k) ** 2).sum())
 
 
-def fit_laws(curve: LearningCurve, *, ridge: LearningCurve | None = None, **known) -> list[Law]:
+def fit_laws(
+    curve: LearningCurve,
+    *,
+    method: str,
+    n_train: int,
+    n_slots: int = 0,
+    ceiling: float = 1.0,
+    ridge: LearningCurve | None = None,
+) -> list[Law]:
     """The curve's law, and that of each of the bootstrap's draws, for intervals.
 
     Parameters
     ----------
     curve : LearningCurve
+    method, n_train, n_slots, ceiling
+        As in :func:`fit_law`.
     ridge : LearningCurve, optional
         Of ridge regression, from the same seed and number of draws; the lasso needs it.
-    **known
-        As in :func:`fit_law`.
 
     Returns
     -------
     list of Law
         The first is of the curve itself; empty where it has none.
     """
+    law_of = partial(fit_law, n_train=n_train, n_slots=n_slots, ceiling=ceiling)
     laws = []
     for table, beside in zip(_tables(curve), _tables(ridge or curve), strict=True):
-        law = None
-        if ridge is not None:
-            law = fit_law(beside, **known | {"method": "ridge"})
+        law = None if ridge is None else law_of(beside, method="ridge")
         if ridge is None or law is not None:
-            law = fit_law(table, ridge=law, **known)
+            law = law_of(table, method=method, ridge=law)
         if law is None and not laws:
             return []
         laws += [law] if law else []

@@ -1,16 +1,19 @@
-"""From directions to images: subpopulations, their grades, and what influences them.
+r"""From directions to images: subpopulations, their grades, and what influences them.
 
 A distinguishing subpopulation is the set of test examples at an end of a direction (paper,
 section 3, step 3(ii)). PCA fixes no sign, so both ends are looked at: the top, where projections
-are largest, and the bottom, where they are smallest.
+are largest, and the bottom, where they are smallest. Where carriers of a feature are known, an end
+is graded by the area under the ROC curve: the chance that a carrier lies nearer it than another
+test example.
 
-Training examples that one algorithm uses for a subpopulation, and what they do (appendix D).
+Appendix D goes from a subpopulation S to the training examples, those of largest *relative
+influence*,
 
-Two steps of the paper. From a subpopulation to the training examples: those of largest *relative
-influence*, the absolute weights summed over the subpopulation under one algorithm less the same
-under the other. And back, from these training examples to the test examples: for each algorithm,
-the ones that they influence most (Figures 9 to 11). Where the difference is real, the test
-examples of the algorithm that uses the feature show it, and those of the other do not.
+.. math:: r_i = \sum_{x \in S} |\theta^{(1)}_{xi}| - |\theta^{(2)}_{xi}| ,
+
+and back, from these training examples to the test examples: for each algorithm, the ones that they
+influence most (Figures 9 to 11). Where the difference is real, the test examples of the algorithm
+that uses the feature show it, and those of the other do not.
 """
 
 from __future__ import annotations
@@ -23,6 +26,7 @@ from mdhelpers.method.comparison import Comparison, DirectionSet, normalise_rows
 from mdhelpers.method.datamodels import Datamodels
 
 ENDS = ("top", "bottom")
+Weights = Datamodels | np.ndarray
 
 
 def subpopulations(direction_set: DirectionSet, *, top_k: int = 24) -> pd.DataFrame:
@@ -60,6 +64,31 @@ def subpopulations(direction_set: DirectionSet, *, top_k: int = 24) -> pd.DataFr
             columns |= {"rank": np.arange(1, top_k + 1), "index": index}
             tables.append(pd.DataFrame({**columns, "projection": projections[index]}))
     return pd.concat(tables, ignore_index=True)
+
+
+def class_shares(members: pd.DataFrame, labels: np.ndarray) -> pd.DataFrame:
+    """How far each subpopulation belongs to one class (the premise of App. D's inspection).
+
+    Parameters
+    ----------
+    members : DataFrame
+        ``comparison, direction, end, index``, as from :func:`subpopulations`.
+    labels : ndarray, shape (n_test,), int
+
+    Returns
+    -------
+    DataFrame
+        ``comparison, direction, end, label, share, expected``: the commonest class, its share of
+        the subpopulation, and its share of all test examples.
+    """
+    labels = np.asarray(labels)
+    overall, rows = np.bincount(labels) / len(labels), []
+    keys = ["comparison", "direction", "end"]
+    for key, part in members.groupby(keys, sort=False):
+        counts = np.bincount(labels[part["index"]], minlength=len(overall))
+        label = int(counts.argmax())
+        rows.append((*key, label, counts[label] / len(part), overall[label]))
+    return pd.DataFrame(rows, columns=[*keys, "label", "share", "expected"])
 
 
 def grade(direction_set: DirectionSet, labels: np.ndarray, truth: pd.DataFrame) -> pd.DataFrame:
@@ -160,9 +189,33 @@ def match_features(grades: pd.DataFrame, *, at_least: float = 0.9) -> pd.DataFra
     return best.iloc[np.lexsort([ends, places])].reset_index(drop=True)
 
 
+def aucs(scores: np.ndarray, carries: np.ndarray) -> np.ndarray:
+    """Area under the ROC curve, from ranks, of each score for each set of carriers.
+
+    Parameters
+    ----------
+    scores : ndarray, shape (n, n_scores)
+    carries : ndarray, shape (n_sets, n), bool
+
+    Returns
+    -------
+    ndarray, shape (n_sets, n_scores)
+        NaN for a set of none or all.
+    """
+    n = carries.sum(axis=1, keepdims=True).astype(float)
+    others = carries.shape[1] - n
+    places = carries @ rankdata(scores, axis=0) - n * (n + 1) / 2
+    return np.divide(places, n * others, out=np.full(places.shape, np.nan), where=n * others > 0)
+
+
+def main_class(labels: np.ndarray, carries: np.ndarray) -> np.ndarray:
+    """Which examples belong to the class that has most carriers, (n,) bool."""
+    return labels == np.bincount(labels[carries], minlength=1).argmax()
+
+
 def relative_influence(
-    datamodels_1: Datamodels | np.ndarray,
-    datamodels_2: Datamodels | np.ndarray,
+    datamodels_1: Weights,
+    datamodels_2: Weights,
     test_indices: np.ndarray,
 ) -> np.ndarray:
     """How much more algorithm 1 than 2 relies on each training example for a subpopulation.
@@ -183,80 +236,9 @@ def relative_influence(
     """
     sums = []
     for datamodels in (datamodels_1, datamodels_2):
-        weights = datamodels.weights if isinstance(datamodels, Datamodels) else datamodels
-        sums.append(np.abs(normalise_rows(np.asarray(weights)[test_indices])).sum(0))
+        weights = np.asarray(getattr(datamodels, "weights", datamodels))
+        sums.append(np.abs(normalise_rows(weights[test_indices])).sum(0))
     return sums[0] - sums[1]
-
-
-def random_same_class(
-    labels: np.ndarray, indices: np.ndarray, n: int, *, seed: int = 0
-) -> np.ndarray:
-    """Random examples of a subpopulation's classes, to hold beside it (paper, appendix D).
-
-    The classes keep the shares that they have in ``indices``; the subpopulation itself is left
-    out. Fewer than ``n`` come back where a class runs out.
-
-    Parameters
-    ----------
-    labels : ndarray, shape (n_test,), int
-    indices : ndarray of int
-        The subpopulation.
-    n : int
-
-    Returns
-    -------
-    ndarray of int, shape (at most n,)
-    """
-    labels, indices = np.asarray(labels), np.asarray(indices)
-    rng = np.random.default_rng(seed)
-    others = np.setdiff1d(np.arange(len(labels)), indices)
-    wanted = labels[indices][np.arange(n) * len(indices) // n]
-    chosen = [
-        rng.permutation(others[labels[others] == label])[:count]
-        for label, count in zip(*np.unique(wanted, return_counts=True), strict=True)
-    ]
-    return rng.permutation(np.concatenate(chosen))
-
-
-def _ends(projections: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    return np.argsort(-projections, kind="stable"), np.argsort(projections, kind="stable")
-
-
-def _grade_feature(scores: np.ndarray, carries: np.ndarray, labels: np.ndarray) -> dict:
-    n = carries.sum()
-    in_class = labels == np.bincount(labels[carries], minlength=1).argmax()
-    outermost = np.argsort(-scores, axis=0, kind="stable")[:n]
-    return {
-        "auc_within_class": _auc(scores[in_class], carries[in_class]),
-        "auc": _auc(scores, carries),
-        "precision_at_k": carries[outermost].mean(0) if n else np.nan,
-    }
-
-
-def _auc(scores: np.ndarray, positive: np.ndarray) -> np.ndarray:
-    """Area under the ROC curve of each column, from ranks."""
-    n, n_other = positive.sum(), (~positive).sum()
-    if not n or not n_other:
-        return np.full(scores.shape[1], np.nan)
-    ranks = rankdata(scores, axis=0)[positive].sum(0)
-    return (ranks - n * (n + 1) / 2) / (n * n_other)
-
-
-def _check_truth(n_test: int, labels: np.ndarray, truth: pd.DataFrame) -> None:
-    if len(labels) != n_test or len(truth) != n_test:
-        raise ValueError(
-            f"got {len(labels)} labels and {len(truth)} rows of truth for {n_test} projected test "
-            "examples; expected one of each for every test example."
-        )
-    wrong = [name for name in truth.columns if truth[name].dtype != bool]
-    if wrong:
-        raise ValueError(
-            f"truth columns {wrong} are not bool; expected True where a test example carries the "
-            "feature. Pass the feature columns of the metadata only."
-        )
-
-
-Weights = Datamodels | np.ndarray
 
 
 def used_by(
@@ -290,7 +272,7 @@ def used_by(
 
 def influence_on_tests(datamodels: Weights, train_indices: np.ndarray) -> np.ndarray:
     """Absolute weights of some training examples, summed, in normalised datamodels: (n_test,)."""
-    weights = datamodels.weights if isinstance(datamodels, Datamodels) else np.asarray(datamodels)
+    weights = np.asarray(getattr(datamodels, "weights", datamodels))
     lengths = np.linalg.norm(weights, axis=1)
     sums = np.abs(weights[:, train_indices]).sum(axis=1)
     return np.divide(sums, lengths, out=np.zeros(len(sums)), where=lengths > 0)
@@ -335,8 +317,7 @@ def influence_table(
     for directions in comparison:
         algorithm = 1 if directions.name == "1_minus_2" else 2
         for position, component in enumerate(directions.component[:n_directions]):
-            for end, sign in zip(ENDS, (-1, 1), strict=True):
-                order = np.argsort(sign * directions.projections[:, position], kind="stable")
+            for end, order in zip(ENDS, _ends(directions.projections[:, position]), strict=True):
                 members = order[:top_k]
                 train = used_by(algorithm, *datamodels, members, n=n_train)
                 influence = [influence_on_tests(d, train)[members].mean() for d in datamodels]
@@ -348,27 +329,60 @@ def influence_table(
     return pd.DataFrame(rows, columns=[*columns, "in_both"])
 
 
-def class_shares(members: pd.DataFrame, labels: np.ndarray) -> pd.DataFrame:
-    """How far each subpopulation belongs to one class (the premise of App. D's inspection).
+def random_same_class(
+    labels: np.ndarray, indices: np.ndarray, n: int, *, seed: int = 0
+) -> np.ndarray:
+    """Random examples of a subpopulation's classes, to hold beside it (paper, appendix D).
+
+    The classes keep the shares that they have in ``indices``; the subpopulation itself is left
+    out. Fewer than ``n`` come back where a class runs out.
 
     Parameters
     ----------
-    members : DataFrame
-        ``comparison, direction, end, index``, as
-        :func:`mdhelpers.method.subpopulations.subpopulations`.
     labels : ndarray, shape (n_test,), int
+    indices : ndarray of int
+        The subpopulation.
+    n : int
 
     Returns
     -------
-    DataFrame
-        ``comparison, direction, end, label, share, expected``: the commonest class, its share of
-        the subpopulation, and its share of all test examples.
+    ndarray of int, shape (at most n,)
     """
-    labels = np.asarray(labels)
-    overall, rows = np.bincount(labels) / len(labels), []
-    keys = ["comparison", "direction", "end"]
-    for key, part in members.groupby(keys, sort=False):
-        counts = np.bincount(labels[part["index"]], minlength=len(overall))
-        label = int(counts.argmax())
-        rows.append((*key, label, counts[label] / len(part), overall[label]))
-    return pd.DataFrame(rows, columns=[*keys, "label", "share", "expected"])
+    labels, indices = np.asarray(labels), np.asarray(indices)
+    rng = np.random.default_rng(seed)
+    others = np.setdiff1d(np.arange(len(labels)), indices)
+    wanted = labels[indices][np.arange(n) * len(indices) // n]
+    chosen = [
+        rng.permutation(others[labels[others] == label])[:count]
+        for label, count in zip(*np.unique(wanted, return_counts=True), strict=True)
+    ]
+    return rng.permutation(np.concatenate(chosen))
+
+
+def _ends(projections: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    return np.argsort(-projections, kind="stable"), np.argsort(projections, kind="stable")
+
+
+def _grade_feature(scores: np.ndarray, carries: np.ndarray, labels: np.ndarray) -> dict:
+    n = carries.sum()
+    in_class = main_class(labels, carries)
+    outermost = np.argsort(-scores, axis=0, kind="stable")[:n]
+    return {
+        "auc_within_class": aucs(scores[in_class], carries[None, in_class])[0],
+        "auc": aucs(scores, carries[None])[0],
+        "precision_at_k": carries[outermost].mean(0) if n else np.nan,
+    }
+
+
+def _check_truth(n_test: int, labels: np.ndarray, truth: pd.DataFrame) -> None:
+    if len(labels) != n_test or len(truth) != n_test:
+        raise ValueError(
+            f"got {len(labels)} labels and {len(truth)} rows of truth for {n_test} projected test "
+            "examples; expected one of each for every test example."
+        )
+    wrong = [name for name in truth.columns if truth[name].dtype != bool]
+    if wrong:
+        raise ValueError(
+            f"truth columns {wrong} are not bool; expected True where a test example carries the "
+            "feature. Pass the feature columns of the metadata only."
+        )

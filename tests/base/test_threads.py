@@ -15,7 +15,7 @@ from mdhelpers.clip.small_clip import new_encoder
 from mdhelpers.data.scenes import random_scenes
 from mdhelpers.method.comparison import compare
 from mdhelpers.method.crossfit import cross_fitted_gaps
-from mdhelpers.method.datamodels import fit_datamodels, fitter
+from mdhelpers.method.datamodels import Fitter, fit_datamodels
 from mdhelpers.runs.run import Run
 
 
@@ -32,7 +32,7 @@ def everything() -> list[str]:
         masks = rng.random((300, 240)) < 0.5
         weights = rng.normal(size=(500, 240)) * (rng.random((500, 240)) < 0.1)
         margins = (masks @ weights.T + rng.normal(size=(300, 500))).astype(np.float32)
-        given.append(fitter(masks, margins, method="ridge", seed=0))
+        given.append(Fitter(masks, margins, method="ridge", seed=0))
         fits.append(fit_datamodels(masks, margins, method="ridge"))
     found = compare(*fits, n_directions=4, seed=0)
     gaps = cross_fitted_gaps(*given, 300, comparison=found, n_directions=4, n_splits=1, seed=0)

@@ -10,7 +10,7 @@ from mdhelpers.method.crossfit import (
     null_totals,
     order_by_gap,
 )
-from mdhelpers.method.datamodels import fitter
+from mdhelpers.method.datamodels import Fitter
 from mdhelpers.method.engines.moments import split_models
 
 N_MODELS, N_TRAIN, N_TEST = 400, 60, 90
@@ -27,7 +27,7 @@ def world(seed, *, same=False, planted=3.0, n_models=N_MODELS):
         for block in (0, 1) if same else (algorithm,):
             truth[30 * block : 30 * block + 12, 20 * block : 20 * block + 5] += planted
         margins = masks @ truth.T + 2 * rng.normal(size=(n_models, N_TEST))
-        fits.append(fitter(masks, margins, method="difference_of_means"))
+        fits.append(Fitter(masks, margins, method="difference_of_means"))
     return fits
 
 
@@ -124,7 +124,7 @@ def test_p_values_are_not_too_small_where_algorithms_are_alike(n_splits):
         for _ in range(2):
             masks = rng.random((48, 16)).argsort(1) < 8
             noise = 3 * rng.normal(size=(48, 15))
-            fits.append(fitter(masks, masks @ weights.T + noise, method="difference_of_means"))
+            fits.append(Fitter(masks, masks @ weights.T + noise, method="difference_of_means"))
         comparison = compare(*(fit(np.arange(48)) for fit in fits), n_directions=3)
         options = {"n_directions": 3, "n_splits": n_splits, "seed": seed}
         found = cross_fitted_gaps(*fits, 48, comparison=comparison, **options)
@@ -188,9 +188,9 @@ def test_fitter_passes_slots_on():
     masks = rng.random((80, 10)) < 0.5
     slots = np.arange(80) % 4
     margins = rng.normal(size=(80, 6)) + 10 * slots[:, None]
-    fit = fitter(masks, margins, slots=slots, method="difference_of_means")
+    fit = Fitter(masks, margins, slots=slots, method="difference_of_means")
     models = np.arange(0, 80, 3)
-    moved = fitter(masks, margins - 10 * slots[:, None], slots=slots, method="difference_of_means")
+    moved = Fitter(masks, margins - 10 * slots[:, None], slots=slots, method="difference_of_means")
     np.testing.assert_allclose(fit(models), moved(models), atol=1e-4)
 
 

@@ -2,9 +2,7 @@ import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
-from mdhelpers.method.comparison import row_cosines
-from mdhelpers.method.datamodels import fitter
-from mdhelpers.method.lds import noise_ceiling, repeat_keys, spearman_brown, split_half
+from mdhelpers.method.lds import noise_ceiling, repeat_keys
 
 
 def trained(rng, reliabilities, n_masks: int, n_trainings: int = 2):
@@ -97,39 +95,3 @@ def test_repeats_have_keys_of_their_own_and_other_initialisations(n_masks, n_mod
 def test_repeats_without_slots_have_keys_of_their_own():
     keys = [repeat_keys(20, r, n_models=33, n_slots=0) for r in (1, 2)]
     assert len(np.unique(np.concatenate([np.arange(33), *keys]))) == 73
-
-
-def linear_world(rng, n_models: int, n_train: int = 40, n_test: int = 60, noise: float = 2.0):
-    weights = rng.normal(size=(n_test, n_train))
-    masks = rng.random((n_models, n_train)) < 0.5
-    margins = masks @ weights.T + noise * rng.normal(size=(n_models, n_test))
-    return weights, masks, margins.astype(np.float32)
-
-
-def test_halves_of_differences_of_means_have_the_cosine_that_their_noise_allows():
-    _, masks, margins = linear_world(np.random.default_rng(4), 800)
-    fit = fitter(masks, margins, method="difference_of_means")
-    found = split_half(fit, 800, n_splits=3)
-    # A difference of means of 2 x 200 models: the noise and the other 39 weights, each at 1/4.
-    variance = (4 + 39 / 4) * (1 / 200 + 1 / 200)
-    assert found.n_models == 400
-    assert found.cosine == pytest.approx(1 / (1 + variance), abs=0.02)
-    assert found.low < found.cosine < found.high
-    assert found.per_example.mean() == pytest.approx(found.cosine)
-
-
-def test_spearman_and_brown_foretell_the_agreement_of_twice_the_models():
-    rng = np.random.default_rng(5)
-    _, masks, margins = linear_world(rng, 1200)
-    fit = fitter(masks, margins, method="difference_of_means")
-    halves = split_half(fitter(masks[:600], margins[:600], method="difference_of_means"), 600)
-    twice = row_cosines(fit(np.arange(600)), fit(np.arange(600, 1200))).mean()
-    assert spearman_brown(halves.cosine, 2) == pytest.approx(twice, abs=0.02)
-    assert spearman_brown(0.5, 2) == pytest.approx(2 / 3)
-
-
-def test_fits_that_do_not_depend_on_the_models_agree_and_zero_rows_do_not():
-    rows = np.random.default_rng(6).normal(size=(5, 8))
-    rows[2] = 0
-    found = split_half(lambda _: rows, 20, n_splits=1)
-    np.testing.assert_allclose(found.per_example, [1, 1, 0, 1, 1])

@@ -157,7 +157,7 @@ class Found(NamedTuple):
 
     ``weights`` (n_targets, n_train) hold the start and then the best, ``errors`` and ``gaps``
     (n_targets, n_lams) and ``index`` (n_targets,) are those of
-    :class:`mdhelpers.method.engines.lasso.Path`.
+    :class:`mdhelpers.method.engines.problem.Path`.
     """
 
     weights: np.ndarray
@@ -223,7 +223,7 @@ _jit = numba.njit(inline="always", **_OPTIONS)
 def follow(gram, cross, variance, lams, validation, rules, found):
     """Follow the paths of all targets; the last column of ``lams`` (n_targets, n) is the floor.
 
-    Shapes are those of :class:`mdhelpers.method.engines.lasso.LassoProblem`; all of one floating
+    Shapes are those of :class:`mdhelpers.method.engines.problem.LassoProblem`; all of one floating
     type.
     """
     n_train = len(gram)

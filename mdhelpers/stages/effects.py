@@ -69,8 +69,8 @@ def verify_hypotheses(
     parameters = {
         "hypotheses": [h.model_dump() for h in wanted],
         "placebo": control.model_dump(),
-        "epsilon": epsilon,
-        "delta": delta,
+        "epsilon": float(epsilon),  # of a notebook's 8 and a study's 8.0 the key is one
+        "delta": float(delta),
         "seed": seed,
     }
     stage = run.stage(EFFECTS, parameters, after=[MODELS])

@@ -101,7 +101,8 @@ def _is_worker() -> bool:
     """Whether this process was started by one that has said it."""
     import multiprocessing
 
-    return multiprocessing.parent_process() is not None
+    starting = getattr(multiprocessing.current_process(), "_inheriting", False)
+    return starting or multiprocessing.parent_process() is not None
 
 
 def module_file(module_name: str) -> Path | None:

@@ -1,25 +1,21 @@
-"""Figures of the further analyses: similarity, many components, the number of models.
+"""Page 04's further analyses, appendices F.1 to F.4: similarity, components, fewer models.
 
-Every function draws on the `Axes` it is given and returns it. Explained variances come as fractions
-and are drawn in percent.
-
-Figures of several axes for the further analyses, empty where a run has none of them.
-
-Tables and prose of the further analyses, from a run's figures: appendices D and F.1 to F.4.
+Explained variances come as fractions and are drawn in percent. Figures take what stage 04 found, or
+None, of which they say so; tables take a run, and read its figures.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from IPython.display import Markdown
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from mdhelpers.runs.run import Run
-from mdhelpers.runs.stage import COMPARISON, SUBPOPULATIONS
-from mdhelpers.show.models import algorithm_names
+from mdhelpers.runs.stage import COMPARISON
 from mdhelpers.show.style import (
     ALGORITHM_COLORS,
     COMPARISONS,
@@ -29,37 +25,39 @@ from mdhelpers.show.style import (
     compared,
     comparison_label,
     draw_if,
-    escaped,
     label_text,
     label_texts,
     legend_below,
     need_columns,
+    nothing_here,
 )
 from mdhelpers.stages.analyses import Analyses
 
+NOTHING = "This run has no models to divide, so there is nothing to say here."
+TOO_FEW = (
+    "This run has no models, or their predictions agree on too few test images, so there is "
+    "nothing to say here."
+)
 _AGAINST = {
     "others": ("-", "two samples without a common model"),
     "all": ("--", "a sample and all models, of which it is a part"),
 }
 
 
+def similarity(further: Analyses | None, *, names: Sequence[str]) -> Figure:
+    """Mean cosines of both algorithms' datamodels, as measured and corrected for noise (F.1)."""
+    fig, axes = plt.subplots(1, 2, figsize=(8.4, 4))
+    alike = further and further.named(names)
+    tables = (alike.matrix, alike.corrected) if alike else (None, None)
+    for ax, table, title in zip(axes, tables, ("as measured", "corrected for noise"), strict=True):
+        draw_if(table, similarity_heatmap, ax).set_title(title, pad=24)
+    return fig
+
+
 def similarity_heatmap(ax: Axes, matrix: pd.DataFrame) -> Axes:
     """Mean cosine of every pair of algorithms (paper, Figure 18, as a matrix).
 
-    Parameters
-    ----------
-    ax : Axes
-    matrix : DataFrame
-        `Similarity.matrix` or `.corrected`: algorithms by algorithms; NaN is drawn as a dash.
-
-    Returns
-    -------
-    Axes
-
-    Raises
-    ------
-    ValueError
-        If rows and columns are not the same algorithms.
+    ``matrix`` is `Similarity.matrix` or `.corrected`; NaN is drawn as a dash.
     """
     if list(matrix.index) != list(matrix.columns):
         raise ValueError(
@@ -80,55 +78,40 @@ def similarity_heatmap(ax: Axes, matrix: pd.DataFrame) -> Axes:
     return ax
 
 
-def variance_curves(
-    ax: Axes,
-    curves: pd.DataFrame,
-    comparison: str,
-    *,
-    names: Sequence[str] = DEFAULT_NAMES,
-    others: pd.DataFrame | None = None,
-) -> Axes:
-    """What many components of one residual explain under both algorithms (paper, Figure 19).
+def variance_curves(further: Analyses | None, *, names: Sequence[str] = DEFAULT_NAMES) -> Figure:
+    """What many components explain under both algorithms, a panel a comparison (Figure 19).
 
-    Parameters
-    ----------
-    ax : Axes
-    curves : DataFrame
-        From `variance_curves.variance_curves`: columns comparison, component, variance_1 and
-        variance_2 (fractions of variance).
-    comparison : str
-        "1_minus_2" or "2_minus_1".
-    names : pair of str
-        What to call algorithms 1 and 2.
-    others : DataFrame, optional
-        The same components measured on datamodels of other models; drawn dashed.
-
-    Returns
-    -------
-    Axes
-
-    Raises
-    ------
-    ValueError
-        If a column is missing.
+    Solid on the datamodels they were found in, dashed on datamodels of other models.
     """
+    fig, axes = plt.subplots(1, 2, figsize=(10, 4.6), sharey=True)
     names = label_texts(names)
-    compared(comparison)
-    for table, line in ((curves, "-"), (others, "--")):
-        if table is None:
+    for ax, comparison in zip(axes, COMPARISONS, strict=True):
+        if further is None:
+            nothing_here(ax)
             continue
-        need_columns(table, ("comparison", "component", "variance_1", "variance_2"))
-        rows = table[table["comparison"] == comparison].sort_values("component")
-        for algorithm, color in ALGORITHM_COLORS.items():
-            label = f"under {names[algorithm - 1]}" + (", other models" if line == "--" else "")
-            style = {"color": color, "linestyle": line, "linewidth": 1.6, "label": label}
-            ax.plot(rows["component"], 100 * rows[f"variance_{algorithm}"], **style)
-    ax.set_yscale("log")
-    ax.set(xlabel="component, by rank", ylabel="variance explained (%)")
-    ax.set_title(label_text(comparison_label(comparison, names)))
-    ax.grid(True)
-    legend_below(ax, columns=2)
-    return ax
+        for on, line in (("all", "-"), ("others", "--")):
+            rows = further.curves[further.curves["on"] == on]
+            rows = rows[rows["comparison"] == comparison].sort_values("component")
+            for algorithm, color in ALGORITHM_COLORS.items():
+                label = f"under {names[algorithm - 1]}" + ", other models" * (on == "others")
+                look = {"color": color, "linestyle": line, "linewidth": 1.6, "label": label}
+                if len(rows):
+                    ax.plot(rows["component"], 100 * rows[f"variance_{algorithm}"], **look)
+        ax.set_yscale("log")
+        ax.set(xlabel="component, by rank", ylabel="variance explained (%)")
+        ax.set_title(label_text(comparison_label(comparison, names)))
+        ax.grid(True)
+        legend_below(ax, columns=2)
+    return fig
+
+
+def model_counts(further: Analyses | None, *, names: Sequence[str] = DEFAULT_NAMES) -> Figure:
+    """Cosines of datamodels, and directions found again, against the number of models (F.3)."""
+    fig, axes = plt.subplots(1, 2, figsize=(10, 5))
+    counts = further and further.counts
+    draw_if(counts and counts.cosines, cosines_by_models, axes[0], names=names)
+    draw_if(counts and counts.directions, directions_by_models, axes[1], names=names)
+    return fig
 
 
 def cosines_by_models(
@@ -136,22 +119,7 @@ def cosines_by_models(
 ) -> Axes:
     """How alike datamodels from so many models are, median and 90% of test images (Figure 20).
 
-    Parameters
-    ----------
-    ax : Axes
-    cosines : DataFrame
-        `ModelCounts.cosines`: columns algorithm, n_models, against, low, median, high.
-    names : pair of str
-        What to call algorithms 1 and 2.
-
-    Returns
-    -------
-    Axes
-
-    Raises
-    ------
-    ValueError
-        If a column is missing.
+    ``cosines`` is `ModelCounts.cosines`: algorithm, n_models, against, low, median, high.
     """
     names = label_texts(names)
     need_columns(cosines, ("algorithm", "n_models", "against", "low", "median", "high"))
@@ -178,26 +146,8 @@ def directions_by_models(
 ) -> Axes:
     """How well directions are found again on models of which none is shared.
 
-    A thick line for the subspace of all directions, thin ones for the first few directions.
-
-    Parameters
-    ----------
-    ax : Axes
-    directions : DataFrame
-        `ModelCounts.directions`: columns comparison, n_models, against, direction, cosine.
-    names : pair of str
-        What to call algorithms 1 and 2.
-    n : int
-        Directions drawn for each comparison.
-
-    Returns
-    -------
-    Axes
-
-    Raises
-    ------
-    ValueError
-        If a column is missing.
+    ``directions`` is `ModelCounts.directions`: comparison, n_models, against, direction, cosine. A
+    thick line for the subspace of all of them, thin ones for the first ``n`` of each comparison.
     """
     names = label_texts(names)
     need_columns(directions, ("comparison", "n_models", "against", "direction", "cosine"))
@@ -220,30 +170,25 @@ def directions_by_models(
     return ax
 
 
+def components(further: Analyses | None, *, names: Sequence[str] = DEFAULT_NAMES) -> Figure:
+    """What components found with few or all models explain of datamodels from others (Figure 21).
+
+    A panel an algorithm: the components are those of its own datamodels.
+    """
+    fig, axes = plt.subplots(1, 2, figsize=(10, 5.6), sharey=True)
+    table: pd.DataFrame | None = further and further.counts and further.counts.components
+    for algorithm, ax in enumerate(axes, 1):
+        draw_if(table, components_by_models, ax, algorithm=algorithm, names=names)
+    return fig
+
+
 def components_by_models(
     ax: Axes, components: pd.DataFrame, algorithm: int, *, names: Sequence[str] = DEFAULT_NAMES
 ) -> Axes:
-    """What components found with few or all models explain of datamodels from others (Figure 21).
+    """One algorithm's panel of `components`.
 
-    Parameters
-    ----------
-    ax : Axes
-    components : DataFrame
-        `ModelCounts.components`: columns algorithm, found_with, measured_with, component, variance
-        (fraction).
-    algorithm : int
-        1 or 2.
-    names : pair of str
-        What to call algorithms 1 and 2.
-
-    Returns
-    -------
-    Axes
-
-    Raises
-    ------
-    ValueError
-        If a column is missing.
+    ``components`` is `ModelCounts.components`: algorithm, found_with, measured_with, component,
+    variance (fraction).
     """
     names = label_texts(names)
     need_columns(components, ("algorithm", "found_with", "measured_with", "component", "variance"))
@@ -283,118 +228,51 @@ def _models_axis(ax: Axes, n_models: pd.Series) -> None:
     ax.grid(True)
 
 
-def draw_similarity(axes, further: Analyses | None, names) -> None:
-    """The matrix of mean cosines as measured, and with the noise taken out."""
-    alike = further and further.named(names)
-    titles = ("as measured", "corrected for noise")
-    tables = (alike.matrix, alike.corrected) if alike else (None, None)
-    for ax, table, title in zip(axes, tables, titles, strict=True):
-        draw_if(table, similarity_heatmap, ax).set_title(title, pad=24)
-
-
-def draw_curves(axes, further: Analyses | None, names) -> None:
-    """A panel a comparison: curves on all models, and on models other than a half's own."""
-    curves = further and further.curves_on("all")
-    others = further and further.curves_on("others")
-    for ax, comparison in zip(axes, COMPARISONS, strict=True):
-        options = {"comparison": comparison, "names": names, "others": others}
-        draw_if(curves, variance_curves, ax, **options)
-
-
-def draw_counts(axes, further: Analyses | None, names) -> None:
-    """Cosines of datamodels, and directions found again, against the number of models."""
-    counts = further and further.counts
-    draw_if(counts and counts.cosines, cosines_by_models, axes[0], names=names)
-    draw_if(counts and counts.directions, directions_by_models, axes[1], names=names)
-
-
-def draw_components(axes, further: Analyses | None, names) -> None:
-    """A panel an algorithm: its own components found and measured with few and many models."""
-    components: pd.DataFrame | None = further and further.counts and further.counts.components
-    for algorithm, ax in enumerate(axes, 1):
-        draw_if(components, components_by_models, ax, algorithm=algorithm, names=names)
-
-
-NOTHING = "This run has no models to divide, so there is nothing to say here."
-TOO_FEW = (
-    "This run has no models, or their predictions agree on too few test images, so there is "
-    "nothing to say here."
-)
-
-
 def figures_of(run: Run) -> dict:
     """What stage 04 recorded of the analyses, perhaps nothing."""
     return run.results.get(COMPARISON, {}).get("analyses", {})
 
 
-def similarity(run: Run) -> Markdown:
-    """How alike the algorithms are, beside how alike each is to itself (F.1)."""
-    figures, names = figures_of(run).get("similarity"), escaped(algorithm_names(run))
-    if not figures:
-        return Markdown(NOTHING)
-    text = (
-        f"Fitted on halves of the models, the two algorithms' datamodels have a mean cosine of "
-        f"**{figures['pair']:.2f}**; *{names[0]}* has {figures['itself_1']:.2f} with itself and "
-        f"*{names[1]}* {figures['itself_2']:.2f}, the most that its noise allows."
-    )
-    corrected = figures["pair_corrected"]
-    if corrected is None or corrected != corrected:
-        return Markdown(f"{text} With this few models the noise cannot be corrected for.")
-    return Markdown(f"{text} Without noise the pair would have about **{corrected:.2f}**.")
+ON = {"all": "all models", "half": "half of the models", "others": "the other half"}
 
 
-def curves(run: Run) -> Markdown:
+def curves_table(run: Run) -> pd.DataFrame | str:
     """How many components have a gap of the right sign, as found and on other models (F.2)."""
-    rows, names = figures_of(run).get("curves", []), escaped(algorithm_names(run))
-    by_key = {(row["comparison"], row["on"]): row for row in rows}
-    lines = []
-    for name in COMPARISONS:
-        if (name, "all") not in by_key:
-            continue
-        row = by_key[name, "all"]
-        text = (
-            f"- *{comparison_label(name, names)}*: {row['share_positive']:.0%} of "
-            f"{row['components']} components explain more under *{names[compared(name)[0] - 1]}*; "
-            f"their gaps add up to {row['gap']:.1f}% of the variance"
-        )
-        if (name, "others") in by_key:
-            half, others = by_key[name, "half"], by_key[name, "others"]
-            text += (
-                f". Found with half of the models, to {half['gap']:.1f}% on that half and "
-                f"**{others['gap']:.1f}%** on the other"
-            )
-        lines.append(f"{text}.")
-    return Markdown("\n".join(lines) or NOTHING)
+    table = pd.DataFrame(figures_of(run).get("curves", []))
+    if not len(table):
+        return NOTHING
+    table = table.sort_values("comparison", kind="stable")
+    table["comparison"] = [comparison_label(name, run.names) for name in table["comparison"]]
+    table["measured on"] = table["on"].map(ON)
+    table["explain more under the first, %"] = (100 * table["share_positive"]).round(0)
+    table["gaps added up, %"] = table["gap"].round(2)
+    return table.set_index(["comparison", "measured on"])[["components", *table.columns[-2:]]]
 
 
-def model_counts(run: Run) -> Markdown:
-    """What more models do to datamodels and to the subspace of directions (F.3)."""
-    figures, names = figures_of(run), escaped(algorithm_names(run))
-    rows = [r for r in figures.get("model_counts", []) if r["against"] == "others"]
-    if not rows:
-        return Markdown(NOTHING)
-    few, many = (pick(r["n_models"] for r in rows) for pick in (min, max))
-    parts = []
-    for algorithm in (1, 2):
-        mean = {r["n_models"]: r["mean"] for r in rows if r["algorithm"] == algorithm}
-        parts.append(f"from {mean[few]:.2f} to **{mean[many]:.2f}** for *{names[algorithm - 1]}*")
-    subspaces = []
-    for name in COMPARISONS:
-        share = {
-            r["n_models"]: r["cosine"]
-            for r in figures["directions_by_models"]
-            if r["comparison"] == name and r["against"] == "others"
-        }
-        label = comparison_label(name, names)
-        subspaces.append(f"{share[few]:.0%} to **{share[many]:.0%}** of *{label}*")
-    return Markdown(
-        f"From {few:,} to {many:,} models, the mean cosine between two samples that share no model "
-        f"goes {' and '.join(parts)}. Of the subspace of all directions the two find in common "
-        f"{' and '.join(subspaces)}."
-    )
+def model_counts_table(run: Run) -> pd.DataFrame | str:
+    """What more models do to datamodels and to the subspace of all directions (F.3).
+
+    Of two samples that share no model: the mean cosine of each algorithm's datamodels, and the
+    share of each comparison's subspace that both find.
+    """
+    figures = figures_of(run)
+    if not figures.get("model_counts"):
+        return NOTHING
+    columns = {}
+    for key, what, value in (
+        ("model_counts", "algorithm", "mean"),
+        ("directions_by_models", "comparison", "cosine"),
+    ):
+        rows = pd.DataFrame(figures[key])
+        rows = rows[rows["against"] == "others"]
+        for each, part in rows.groupby(what):
+            name = run.names[each - 1] if what == "algorithm" else comparison_label(each, run.names)
+            word = "cosine" if what == "algorithm" else "found again"
+            columns[f"{word}, {name}"] = part.set_index("n_models")[value]
+    return pd.DataFrame(columns).rename_axis("models in a sample").round(3)
 
 
-def without_disagreement(further: Analyses | None, names) -> pd.DataFrame | str:
+def without_disagreement(further: Analyses | None, *, names: Sequence[str]) -> pd.DataFrame | str:
     """F.4's table: |cos| of every direction with itself when test images are left out."""
     if further is None or further.disagreement is None:
         return TOO_FEW
@@ -419,73 +297,34 @@ TITLES = {
 }
 
 
-def left_out(row: dict) -> list[str]:
-    """How many test images are left out, and by which rule; nothing where an older run is mute."""
-    if "rule" not in row:
-        return []
-    count = f"**{row['left_out']} of {row['n'] + row['left_out']}** test images are left out"
-    if row["rule"] == "predictions":
-        return [
-            f"{count}: those on which the most common predictions of the algorithms differ, over "
-            f"{row['n_models']} kept models of each.\n"
-        ]
-    return [
-        f"{count}: those that one algorithm's models usually get right and the other's wrong, by "
-        "the signs of margins, without predictions of kept networks. On images that both usually "
-        "get wrong the predictions may still differ.\n"
-    ]
+RULES = {"predictions": "most common predictions differ", "margins": "signs of margins differ"}
 
 
-def disagreement(run: Run) -> Markdown:
-    """Whether directions hang on the test images that are predicted differently (F.4)."""
-    rows, names = figures_of(run).get("disagreement", []), escaped(algorithm_names(run))
-    rows = [row for row in rows if row["kept"] == "agree"]
+def disagreement(run: Run) -> pd.DataFrame | str:
+    """Whether directions hang on the test images that are predicted differently (F.4).
+
+    Directions turn *further* than by chance where their median |cos| is 0.05 below that of leaving
+    out as many images at random.
+    """
+    rows = [row for row in figures_of(run).get("disagreement", []) if row["kept"] == "agree"]
     if not rows:
-        return Markdown(TOO_FEW)
-    lines = left_out(rows[0])
-    for row in rows:
-        same = row["cosine"] > row["random"] - 0.05
-        verdict = (
-            "no further than by leaving out as many at random"
-            if same
-            else "**further than by leaving out as many at random**"
-        )
-        lines.append(
-            f"- *{comparison_label(row['comparison'], names)}*: median |cos| {row['cosine']:.3f}, "
-            f"least {row['least']:.3f}; at random {row['random']:.3f}. The directions turn "
-            f"{verdict}."
-        )
-    return Markdown("\n".join(lines))
-
-
-def classes(found, class_names, names, *, n: int = 3) -> pd.DataFrame:
-    """The commonest class at both ends of the first directions, and its share (App. D)."""
-    table = found.classes.copy()
-    order = table.drop_duplicates(["comparison", "direction"]).groupby("comparison").cumcount()
-    first = table.loc[order.index[order < n], ["comparison", "direction"]]
-    table = table.merge(first, on=["comparison", "direction"])
-    table["class"] = [class_names[label] for label in table["label"]]
-    table["comparison"] = [comparison_label(name, names) for name in table["comparison"]]
-    titles = {"share": "share of the subpopulation", "expected": "share of all test images"}
-    keys = ["comparison", "direction", "end"]
-    return table.set_index(keys)[["class", *titles]].rename(columns=titles).round(2)
-
-
-def influence(run: Run) -> Markdown:
-    """Whether the first directions' training images pull under one algorithm only (App. D)."""
-    rows, names = run.results[SUBPOPULATIONS].get("influence", []), escaped(algorithm_names(run))
-    lines = []
-    for name in COMPARISONS:
-        row = next((r for r in rows if r["comparison"] == name and r["end"] == "top"), None)
-        if row is None:
-            continue
-        own, other = compared(name)
-        lines.append(
-            f"- *{comparison_label(name, names)}*, direction {row['direction']} (top): these "
-            f"training images hold {row[f'influence_{own}']:.2f} of a datamodel's absolute weight "
-            f"(its length being 1) under *{names[own - 1]}* and {row[f'influence_{other}']:.2f} "
-            f"under *{names[other - 1]}*. Of the test images that they pull most, "
-            f"{row[f'in_{own}']:.0%} belong to the subpopulation under the first, "
-            f"{row[f'in_{other}']:.0%} under the second; the two sets share {row['in_both']:.0%}."
-        )
-    return Markdown("\n".join(lines) or NOTHING)
+        return TOO_FEW
+    table, titles = (
+        pd.DataFrame(rows),
+        {
+            "rule": "left out where",
+            "left_out": "left out",
+            "n": "kept",
+            "cosine": "median |cos|",
+            "least": "least",
+            "random": "median at random",
+            "verdict": "directions turn",
+        },
+    )
+    further = table["cosine"] <= table["random"] - 0.05
+    table["verdict"] = np.where(further, "further than by chance", "no further than by chance")
+    if "rule" in table:  # older runs do not say
+        table["rule"] = table["rule"].map(RULES)
+    table["comparison"] = [comparison_label(name, run.names) for name in table["comparison"]]
+    shown = [name for name in titles if name in table]
+    return table.set_index("comparison")[shown].rename(columns=titles).round(3)

@@ -1,23 +1,19 @@
-"""Figures about distinguishing directions: what they explain, their gaps and nulls, grades.
+"""Page 04: how alike the algorithms are, their directions, what these explain, gaps and nulls.
 
-Every function draws on the `Axes` it is given and returns it. Explained variances and gaps come
-as fractions and are drawn in percent.
-
-Prose that quotes a run's figures: what was seen, in words that follow from the numbers.
+Explained variances and gaps come as fractions and are drawn in percent.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
-from IPython.display import Markdown
 from matplotlib.axes import Axes
 
+from mdhelpers.method.comparison import Comparison
 from mdhelpers.runs.run import Run
-from mdhelpers.runs.stage import COMPARISON, DATAMODELS, SUBPOPULATIONS
-from mdhelpers.show.models import algorithm_names
+from mdhelpers.runs.stage import COMPARISON
 from mdhelpers.show.style import (
     ALGORITHM_COLORS,
     COMPARISONS,
@@ -27,81 +23,75 @@ from mdhelpers.show.style import (
     NULL_COLOR,
     compared,
     comparison_label,
-    escape_markdown,
-    escaped,
-    label_text,
+    histogram,
     label_texts,
     legend_below,
     need_columns,
+    nothing_here,
 )
-from mdhelpers.stages.comparison import PAIRS
+from mdhelpers.stages.comparison import StudyComparison
 
 EVIDENCE_ALPHA = {"strong": 1.0, "weak": 0.5, "none": 0.15}
+GAP_COLUMNS = {
+    "naive_gap": "naive gap",
+    "gap": "cross-fitted",
+    "clean_gap": "noise-free (95%)",
+    "ratio": "times (at least)",
+    "q": "q",
+    "replication": "found again",
+    "evidence": "evidence",
+}
 _LABEL_OFFSETS = [
     (r * np.cos(t), r * np.sin(t)) for r in (10, 14, 19) for t in np.arange(8) * np.pi / 4
 ]
 
 
+def cosine_histogram(ax: Axes, cosines: np.ndarray | Mapping[str, np.ndarray]) -> Axes:
+    """How alike the two datamodels of a test example are, (n_test,) (paper, Figure 18).
+
+    Several pairs of datamodels may be given by name.
+    """
+    if isinstance(cosines, Mapping):
+        histogram(ax, cosines, "{name}: median {median:.2f}", center=np.median)
+    else:
+        grey = {"colors": [NULL_COLOR], "center": np.median}
+        histogram(ax, {"": cosines}, "median {median:.2f}", **grey)
+    ax.set(
+        xlabel="cosine between the two datamodels of a test image",
+        ylabel="share of test images (%)",
+    )
+    return ax
+
+
 def explained_variance_scatter(
-    ax: Axes,
-    one_minus_two,
-    two_minus_one,
-    *,
-    names: Sequence[str] = DEFAULT_NAMES,
-    labels: bool | tuple[Sequence[int], Sequence[int]] = True,
+    ax: Axes, comparison: Comparison, *, names: Sequence[str] = DEFAULT_NAMES
 ) -> Axes:
     """How much each direction matters to either algorithm (paper, Figure 3, left).
 
-    Parameters
-    ----------
-    ax : Axes
-    one_minus_two, two_minus_one : array, shape (k, 2)
-        `DirectionSet.explained_variance`: fraction of the datamodels' variance that a direction
-        explains under algorithms 1 and 2.
-    names : pair of str
-        What to call algorithms 1 and 2.
-    labels : bool, or pair of sequences of k int
-        Whether to number the directions, from 1; or their numbers, such as
-        `DirectionSet.component` of both sets where they were put in another order.
-
-    Returns
-    -------
-    Axes
-
-    Raises
-    ------
-    ValueError
-        If an array has not the shape (k, 2).
+    Directions are numbered by their component; ``names`` is what to call algorithms 1 and 2.
     """
-    names = label_texts(names)
-    sets = dict(zip(COMPARISONS, (_percent(one_minus_two), _percent(two_minus_one)), strict=True))
-    end = 1.12 * max(points.max(initial=0) for points in sets.values()) or 1.0
+    names, points = label_texts(names), {}
+    for found in (comparison.one_minus_two, comparison.two_minus_one):
+        points[found.name] = 100 * np.asarray(found.explained_variance, dtype=float)
+    end = 1.12 * max(values.max(initial=0) for values in points.values()) or 1.0
     ax.set(xlim=(0, end), ylim=(0, end), aspect="equal")
     ax.plot([0, end], [0, end], color=INK, linewidth=1, linestyle=":")
-    for comparison, points in sets.items():
-        color = ALGORITHM_COLORS[compared(comparison)[0]]
-        label = f"directions of {comparison_label(comparison, names)}"
-        marker = MARKERS[comparison]
-        ax.scatter(*points.T, s=42, color=color, marker=marker, edgecolor="white", label=label)
+    for name, values in points.items():
+        look = {"color": ALGORITHM_COLORS[compared(name)[0]], "marker": MARKERS[name]}
+        label = f"directions of {comparison_label(name, names)}"
+        ax.scatter(*values.T, s=42, edgecolor="white", label=label, **look)
     ax.set_xlabel(f"variance explained under {names[0]} (%)")
     ax.set_ylabel(f"variance explained under {names[1]} (%)")
     ax.grid(True)
     legend_below(ax, columns=1)
-    if labels:
-        points = np.concatenate(list(sets.values()))
-        ranks = [range(1, len(p) + 1) for p in sets.values()] if labels is True else labels
-        numbers = [str(number) for pair in ranks for number in pair]
-        colors = [ALGORITHM_COLORS[compared(c)[0]] for c, p in sets.items() for _ in p]
-        _place_labels(ax, points, numbers, colors)
+    numbers = [str(number) for name in points for number in comparison[name].component]
+    colors = [ALGORITHM_COLORS[compared(name)[0]] for name in points for _ in points[name]]
+    _place_labels(ax, np.concatenate(list(points.values())), numbers, colors)
     return ax
 
 
 def gap_curves(
-    ax: Axes,
-    gaps: pd.DataFrame,
-    null: pd.DataFrame | None = None,
-    *,
-    names: Sequence[str] = DEFAULT_NAMES,
+    ax: Axes, table: pd.DataFrame | None, *, names: Sequence[str] = DEFAULT_NAMES
 ) -> Axes:
     """The naive gap beside the cross-fitted one, for the real pair and for no difference at all.
 
@@ -112,24 +102,15 @@ def gap_curves(
     Parameters
     ----------
     ax : Axes
-    gaps, null : DataFrame
+    table : DataFrame, or None where there were no models to split
         Columns pair ("1 against 2"; for the null "1 against 1" and "2 against 2"), comparison,
-        direction (rank from 1), naive_gap, gap (fractions of variance), split. Without `null`,
-        `gaps` holds all pairs.
+        direction (rank from 1), naive_gap, gap (fractions of variance), split.
     names : pair of str
         What to call algorithms 1 and 2.
-
-    Returns
-    -------
-    Axes
-
-    Raises
-    ------
-    ValueError
-        If a column is missing.
     """
+    if table is None:
+        return nothing_here(ax)
     names = label_texts(names)
-    table = gaps if null is None else pd.concat([gaps, null])
     need_columns(table, ("pair", "comparison", "direction", "naive_gap", "gap", "split"))
     n_directions, real = int(table["direction"].max()), table["pair"] == "1 against 2"
     series = [*_real_series(table[real], names), *_null_series(table[~real], names)]
@@ -152,13 +133,13 @@ def gap_curves(
     return ax
 
 
-def gap_bars(ax: Axes, table: pd.DataFrame, *, names: Sequence[str] = DEFAULT_NAMES) -> Axes:
+def gap_bars(ax: Axes, table: pd.DataFrame | None, *, names: Sequence[str] = DEFAULT_NAMES) -> Axes:
     """The gap of every direction: as found (outline), and on other models (filled).
 
     Parameters
     ----------
     ax : Axes
-    table : DataFrame
+    table : DataFrame, or None where there were no models to split
         Columns comparison, direction, naive_gap, gap, low, high (the drawn interval; fractions of
         variance). With clean_gap, clean_low and clean_high these are drawn, and ``evidence`` makes
         a bar the paler, the weaker it is. With replication (how well halves of the models find the
@@ -166,16 +147,9 @@ def gap_bars(ax: Axes, table: pd.DataFrame, *, names: Sequence[str] = DEFAULT_NA
         their order.
     names : pair of str
         What to call algorithms 1 and 2.
-
-    Returns
-    -------
-    Axes
-
-    Raises
-    ------
-    ValueError
-        If a column is missing.
     """
+    if table is None:
+        return nothing_here(ax)
     names = label_texts(names)
     need_columns(table, ("comparison", "direction", "naive_gap", "gap", "low", "high"))
     start, ticks, tick_labels = 0.0, [], []
@@ -204,61 +178,6 @@ def gap_bars(ax: Axes, table: pd.DataFrame, *, names: Sequence[str] = DEFAULT_NA
     for handle in ax.get_legend().legend_handles:
         handle.set_alpha(1)
     return ax
-
-
-def auc_heatmap(ax: Axes, grades: pd.DataFrame, *, names: Sequence[str] = DEFAULT_NAMES) -> Axes:
-    """How well each direction sorts images with a planted feature from others of their class.
-
-    The better end of a direction counts: ▲ top, ▼ bottom. Chance is a little above 0.5, since
-    the better of two ends is taken.
-
-    Parameters
-    ----------
-    ax : Axes
-    grades : DataFrame
-        Columns comparison, direction, end ("top" or "bottom"), feature, auc_within_class.
-    names : pair of str
-        What to call algorithms 1 and 2.
-
-    Returns
-    -------
-    Axes
-
-    Raises
-    ------
-    ValueError
-        If a column is missing.
-    """
-    names = label_texts(names)
-    need_columns(grades, ("comparison", "direction", "end", "feature", "auc_within_class"))
-    keys = ["comparison", "direction", "feature"]
-    best = grades.sort_values("auc_within_class", kind="stable").groupby(keys).tail(1)
-    features = list(dict.fromkeys(grades["feature"]))
-    index, columns = ["comparison", "direction"], "feature"
-    auc = best.pivot(index=index, columns=columns, values="auc_within_class")[features]
-    end = best.pivot(index=index, columns=columns, values="end")[features]
-    # The palest tenth of the map is nearly white, the darkest hides black text: cells choose.
-    ax.imshow(auc.to_numpy(), cmap="BuGn", vmin=0.5, vmax=1.05, aspect="auto")
-    for (row, column), value in np.ndenumerate(auc.to_numpy()):
-        arrow = {"top": "▲", "bottom": "▼"}.get(end.iat[row, column], "")
-        color = "white" if value > 0.87 else INK
-        text = f"{value:.2f} {arrow}" if np.isfinite(value) else "–"
-        ax.text(column, row, text, ha="center", va="center", color=color, size=9)
-    ax.set_xticks(range(len(features)), [label_text(f.replace("_", " "), 24) for f in features])
-    ax.xaxis.tick_top()
-    ax.set_yticks(range(len(auc)), [str(direction) for _, direction in auc.index])
-    _group_rows(ax, [comparison for comparison, _ in auc.index], names)
-    ax.tick_params(length=0)
-    ax.spines[:].set_visible(False)
-    ax.set_ylabel("direction")
-    return ax
-
-
-def _percent(explained_variance) -> np.ndarray:
-    values = np.asarray(explained_variance, dtype=float)
-    if values.ndim != 2 or values.shape[1] != 2:
-        raise ValueError(f"Got explained variances of shape {values.shape}; expected (k, 2).")
-    return 100 * values
 
 
 def _real_series(gaps, names):
@@ -291,18 +210,6 @@ def _direction_labels(rows) -> list[str]:
     return [f"{n}\n{r}" for n, r in zip(numbers, found_again, strict=True)]
 
 
-def _group_rows(ax, comparisons, names) -> None:
-    """Name each comparison at the right of its rows and part it from the next."""
-    for comparison in dict.fromkeys(comparisons):
-        rows = [i for i, c in enumerate(comparisons) if c == comparison]
-        color = ALGORITHM_COLORS[compared(comparison)[0]]
-        label = label_text(comparison_label(comparison, names))  # as short as the axis is high
-        place = {"transform": ax.get_yaxis_transform(), "va": "center", "rotation": 270}
-        ax.text(1.02, np.mean(rows), label, color=color, weight="bold", **place)
-        if rows[0]:
-            ax.axhline(rows[0] - 0.5, color="white", linewidth=6)
-
-
 def _place_labels(ax, points, texts, colors) -> None:
     """Write each text beside its point where it hides fewest other points and texts."""
     ax.figure.draw_without_rendering()  # the layout decides where points lie
@@ -322,138 +229,7 @@ def _crowding(x: float, y: float, taken) -> float:
     return float(np.sum(np.clip(13 - distances, 0, None) ** 2))
 
 
-def datamodel_quality(run: Run) -> Markdown:
-    """How far datamodels can be trusted here."""
-    figures, names = run.results[DATAMODELS], escaped(algorithm_names(run))
-    parts = [
-        f"**{figures[f'lds_{a}']:.2f}** for *{names[a - 1]}* "
-        f"[{figures[f'lds_{a}_low']:.2f}, {figures[f'lds_{a}_high']:.2f}]"
-        for a in (1, 2)
-    ]
-    seen = all(figures[f"lds_{a}_low"] > 0 for a in (1, 2))
-    verdict = (
-        "Both intervals lie above zero: the masks do foretell the margins of models that the "
-        "datamodels have not seen."
-        if seen
-        else "An interval reaches zero: with this few models the datamodels foretell nothing that "
-        "can be told from chance."
-    )
-    return Markdown(f"The LDS is {parts[0]} and {parts[1]}. {verdict}")
-
-
-def null_comparison(run: Run) -> Markdown:
-    """Whether the real pair's cross-fitted gaps stand out from an algorithm's against itself."""
-    figures, names = run.results.get(COMPARISON, {}), escaped(algorithm_names(run))
-    if f"gap_{PAIRS[0]}" not in figures:
-        return Markdown("No models, so no cross-fitting: believe none of these gaps yet.")
-    return Markdown(null_verdict(figures, names))
-
-
-def null_verdict(figures: dict, names) -> str:
-    null = [figures[f"null_{a}_against_{a}_{name}"] for a in (1, 2) for name in PAIRS]
-    worst, naive = max(row["gap"] for row in null), max(row["naive_gap"] for row in null)
-    words = []
-    for name in PAIRS:
-        real = figures[f"null_1_against_2_{name}"]
-        clear = real["gap"] > 2 * max(worst, 0) and real["low"] > worst
-        words.append(
-            f"*{comparison_label(name, names)}* has {real['gap']:.2f}%, "
-            + ("well above" if clear else "**not clearly above**")
-            + f" the largest of any algorithm against itself ({worst:.2f}%)"
-        )
-    return (
-        f"Summed over all directions, the naive gap reaches {naive:.1f}% for an algorithm against "
-        f"itself, where there is nothing to find. Cross-fitted, {'; '.join(words)}."
-    )
-
-
-def evidence(run: Run) -> Markdown:
-    """How many directions of either comparison have strong, weak and no evidence."""
-    figures, names = run.results.get(COMPARISON, {}), escaped(algorithm_names(run))
-    lines = []
-    for name in PAIRS:
-        counts = figures.get(f"evidence_{name}")
-        if counts is None:
-            return Markdown("Without models no evidence can be weighed.")
-        n_all = sum(counts.values())
-        lines.append(
-            f"*{comparison_label(name, names)}*: of {n_all} directions **{counts.get('strong', 0)}"
-            f"** have strong evidence, {counts.get('weak', 0)} weak, {counts.get('none', 0)} none."
-        )
-    return Markdown(" ".join(lines))
-
-
-def grades(run: Run) -> Markdown:
-    """Which planted features were found, by which direction."""
-    best = run.results[SUBPOPULATIONS].get("best")
-    if not best:
-        return Markdown("No truth is known for this data: judge by eye, and by notebook 07.")
-    names, lines = escaped(algorithm_names(run)), []
-    for row in best:
-        feature = escape_markdown(row["feature"])
-        lines.append(
-            f"- *{comparison_label(row['comparison'], names)}*: **{feature}** is found best "
-            f"by direction {row['direction']} ({row['end']}), AUC {row['auc_within_class']:.2f} "
-            f"within its class, {row['precision_at_k']:.0%} of the outermost {row['n']} images."
-        )
-    return Markdown("\n".join(lines))
-
-
-def captions(run: Run, table: pd.DataFrame | None) -> Markdown:
-    """The first caption of the first directions, and whether chance would do as well."""
-    if table is None:
-        return Markdown("This study has captions switched off.")
-    names, lines = escaped(algorithm_names(run)), []
-    for name in PAIRS:
-        rows = table[(table["comparison"] == name) & (table["reference"] == "class")]
-        best = rows.loc[rows["z"].idxmax()]
-        caption = escape_markdown(best["caption"])
-        lines.append(
-            f"- *{comparison_label(name, names)}*: the clearest caption is **{caption}** "
-            f"(direction {best['direction']}, {best['end']}, z = {best['z']:.1f})."
-        )
-    return Markdown("\n".join(lines))
-
-
-def verdicts(found, *, epsilon: float, delta: float) -> Markdown:
-    """Definition 2 for every hypothesis."""
-    if not len(found.verdicts):
-        return Markdown("The study tests no hypothesis.")
-    lines = [f"With ε = {epsilon:g} and δ = {delta:g} points, at the largest intensity:", ""]
-    lines += [
-        f"- **{escape_markdown(row.hypothesis)}** ({row.outcome}). {escape_markdown(row.text)}"
-        for row in found.verdicts.itertuples()
-    ]
-    return Markdown("\n".join(lines))
-
-
-def placebo(found) -> Markdown:
-    """Whether the placebo moved both algorithms alike."""
-    rows = found.table[(found.table["kind"] == "placebo") & (found.table["algorithm"] == 0)]
-    if not len(rows):
-        return Markdown("")
-    worst = rows.loc[rows["effect"].abs().idxmax()]
-    alike = ((rows["low"] <= 0) & (rows["high"] >= 0)) | (rows["effect"].abs() < 2)
-    word = "moves both algorithms alike" if alike.all() else "**does not move both alike**"
-    return Markdown(
-        f"The placebo {word}: the largest difference between the algorithms is "
-        f"{worst['effect']:+.1f} points [{worst['low']:+.1f}, {worst['high']:+.1f}], in the "
-        f"confidence in *{escape_markdown(worst['class_name'])}*."
-    )
-
-
-GAP_COLUMNS = {
-    "naive_gap": "naive gap",
-    "gap": "cross-fitted",
-    "clean_gap": "noise-free (95%)",
-    "ratio": "times (at least)",
-    "q": "q",
-    "replication": "found again",
-    "evidence": "evidence",
-}
-
-
-def gaps(found, names) -> pd.DataFrame:
+def gaps(found: StudyComparison, *, names: Sequence[str]) -> pd.DataFrame:
     """Every direction's gaps, in percent of the datamodels' variance, in the order of evidence."""
     if found.gaps is None:
         rows = [
@@ -480,19 +256,32 @@ def gaps(found, names) -> pd.DataFrame:
     return table[shown].rename(columns=GAP_COLUMNS)
 
 
-def null_gaps(run: Run, names) -> pd.DataFrame | str:
-    """Gaps summed over directions, of the real pair and of each algorithm against itself."""
-    figures = run.results["04_residual_pca"]
-    if "gap_1_minus_2" not in figures:
+def null_gaps(run: Run) -> pd.DataFrame | str:
+    """Gaps summed over directions, of the real pair and of each algorithm against itself.
+
+    The real pair's is *well above* where it is twice the largest null, and its fifth percentile
+    lies above that.
+    """
+    figures, names = run.results[COMPARISON], run.names
+    if f"gap_{COMPARISONS[0]}" not in figures:
         return "Without models there is no null to compare with."
     pairs = {"1 against 2": f"{names[0]} against {names[1]}"}
     pairs |= {f"{a} against {a}": f"{names[a - 1]} against itself" for a in (1, 2)}
+    summed = {
+        (pair, name): figures[f"null_{pair.replace(' ', '_')}_{name}"]
+        for pair in pairs
+        for name in COMPARISONS
+    }
+    worst = max(row["gap"] for (pair, _), row in summed.items() if pair != "1 against 2")
     rows = []
-    for pair, label in pairs.items():
-        for name in COMPARISONS:
-            row = figures[f"null_{pair.replace(' ', '_')}_{name}"]
-            which = comparison_label(name, names if pair == "1 against 2" else ("first", "second"))
-            values = [row["naive_gap"], row["gap"], row["low"], row["high"]]
-            rows.append([label, which, *(round(value, 2) for value in values)])
+    for (pair, name), row in summed.items():
+        values = [round(row[key], 2) for key in ("naive_gap", "gap", "low", "high")]
+        which, verdict = comparison_label(name, ("first", "second")), ""
+        if pair == "1 against 2":
+            clear = row["gap"] > 2 * max(worst, 0) and row["low"] > worst
+            which = comparison_label(name, names)
+            verdict = "well above the null" if clear else "not clearly above the null"
+        rows.append([pairs[pair], which, *values, verdict])
     columns = ["pair", "comparison", "naive gap, %", "cross-fitted gap, %", "5th pct.", "95th pct."]
-    return pd.DataFrame(rows, columns=columns).set_index(["pair", "comparison"])
+    table = pd.DataFrame(rows, columns=[*columns, "verdict"])
+    return table.set_index(columns[:2])

@@ -1,14 +1,15 @@
-"""What the notebooks show as tables: each function gives one DataFrame, ready to read."""
+"""Page 02: what the algorithms are, what training took, and how good the models are."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 
-from mdhelpers.runs.run import Run
-from mdhelpers.runs.stage import MODELS
-from mdhelpers.show.style import DEFAULT_NAMES
-from mdhelpers.stages.models import StudyModels, read_models
+from mdhelpers.show.style import ALGORITHM_COLORS, INK, histogram, label_text
+from mdhelpers.stages.models import StudyModels
 
 
 def algorithms(models: StudyModels) -> pd.DataFrame:
@@ -31,20 +32,51 @@ def flat(spec: dict, prefix: str = "") -> dict:
     return found
 
 
-def throughput(run: Run) -> pd.DataFrame | str:
+def throughput(models: StudyModels) -> pd.DataFrame | str:
     """Models, core-seconds and accuracy of each algorithm, from the training log."""
-    models = read_models(run)
     if models.made_elsewhere:
         return "These models were trained elsewhere, in a time that is not known."
-    figures, rows = run.results[MODELS], []
+    rows = []
     for algorithm, name in enumerate(models.names, 1):
-        seconds = models.all(algorithm).seconds
-        rows.append((name, len(seconds), seconds.mean(), figures[f"accuracy_{algorithm}"]))
+        trained = models.all(algorithm)
+        rows.append((name, len(trained.masks), trained.seconds.mean(), trained.accuracy.mean()))
     columns = ["algorithm", "models", "core-seconds a model", "mean test accuracy"]
     return pd.DataFrame(rows, columns=columns).set_index("algorithm").round(3)
 
 
-def algorithm_names(run: Run) -> tuple[str, str]:
-    """The algorithms' names, or "algorithm 1" and "2" where scores were made elsewhere."""
-    figures = run.results.get(MODELS, {})
-    return tuple(figures.get(f"name_{a}", DEFAULT_NAMES[a - 1]) for a in (1, 2))
+def accuracy_histogram(ax: Axes, accuracies: Mapping[str, np.ndarray]) -> Axes:
+    """Test accuracies in [0, 1] of each algorithm's models, (n_models,) by its name."""
+    percent = {name: 100 * np.asarray(a) for name, a in accuracies.items()}
+    if any(np.isfinite(values).all() for values in percent.values()):
+        histogram(ax, percent, "{name}: mean {mean:.1f}%")
+    else:
+        ax.text(0.5, 0.5, "not known of these models", ha="center", transform=ax.transAxes)
+    ax.set(xlabel="test accuracy of a model (%)", ylabel="share of models (%)")
+    return ax
+
+
+def margin_histogram(ax: Axes, margins: Mapping[str, np.ndarray]) -> Axes:
+    """Margins (n_models, n_test) by the algorithm's name; left of zero a model is wrong."""
+    histogram(ax, margins, "{name}: mean {mean:.1f}", bins=60)
+    ax.axvline(0, color=INK, linewidth=1)
+    ax.text(0, 1.0, "wrong ← ", ha="right", va="bottom", transform=ax.get_xaxis_transform())
+    ax.text(0, 1.0, " → right", ha="left", va="bottom", transform=ax.get_xaxis_transform())
+    ax.set(xlabel="correct-class margin (logits)", ylabel="share of model–image pairs (%)")
+    return ax
+
+
+def loss_curves(ax: Axes, losses: Mapping[str, np.ndarray]) -> Axes:
+    """Mean training loss of each epoch, (n_models, n_epochs) by the algorithm's name."""
+    for (name, curves), color in zip(losses.items(), ALGORITHM_COLORS.values(), strict=True):
+        epochs = np.arange(1, curves.shape[1] + 1)
+        lines = ax.plot(epochs, np.asarray(curves).T, color=color, alpha=0.6, linewidth=1)
+        lines[0].set_label(label_text(name))
+    if not any(np.isfinite(curves).any() for curves in losses.values()):
+        ax.text(0.5, 0.5, "not known of these models", ha="center", transform=ax.transAxes)
+    ax.set(xlabel="epoch", ylabel="training loss", ylim=(0, None))
+    ax.legend(frameon=False)
+    return ax
+
+
+def algorithm_names(run) -> tuple[str, str]:
+    return run.names

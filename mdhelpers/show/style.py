@@ -22,6 +22,7 @@ from html import escape
 from typing import Any
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.font_manager import findfont, fontManager, get_font
@@ -160,6 +161,25 @@ def compared(comparison: str) -> tuple[int, int]:
     return pairs[comparison]
 
 
+def histogram(
+    ax: Axes, samples: Mapping[str, np.ndarray], label: str, *, bins=30, colors=None, center=np.mean
+) -> None:
+    """Overlaid shares of each sample, a dashed line at its centre; ``label`` may name both."""
+    samples = {name: np.ravel(values) for name, values in samples.items()}
+    samples = {name: values[np.isfinite(values)] for name, values in samples.items()}
+    edges = np.histogram_bin_edges(np.concatenate(list(samples.values())), bins=bins)
+    colors = colors or [*ALGORITHM_COLORS.values(), *EXAMPLE_COLORS]
+    for color, (name, values) in zip(colors, samples.items(), strict=False):
+        figures = {"mean": np.mean(values), "median": np.median(values)}
+        text = label.format(name=label_text(name, 28), **figures)
+        look = {"weights": np.full(len(values), 100 / len(values)), "color": color}
+        ax.hist(values, edges, alpha=0.3, **look)
+        ax.hist(values, edges, histtype="step", linewidth=1.5, **look)
+        ax.axvline(center(values), color=color, linestyle="--", linewidth=1.5, label=text)
+    ax.margins(x=0)
+    legend_below(ax, columns=2)
+
+
 def legend_below(ax: Axes, *, columns: int, tick_lines: int = 1) -> None:
     """Under the x label, where it cannot hide data; constrained layout makes the room."""
     below = 3.3 + 1.2 * tick_lines  # font heights
@@ -247,11 +267,14 @@ def without_script_ends(value: Any) -> Any:
 
 def draw_if(data, draw, ax, **options):
     """``draw(ax, data)``, or an empty panel that says why there is nothing to draw."""
-    if data is None:
-        ax.axis("off")
-        ax.text(0.5, 0.5, "this run has none of these", ha="center", transform=ax.transAxes)
-        return ax
-    return draw(ax, data, **options)
+    return nothing_here(ax) if data is None else draw(ax, data, **options)
+
+
+def nothing_here(ax: Axes) -> Axes:
+    """An empty panel that says so."""
+    ax.axis("off")
+    ax.text(0.5, 0.5, "this run has none of these", ha="center", transform=ax.transAxes)
+    return ax
 
 
 def open_run(study: str, *, profile: str, runs_dir: str) -> Run:

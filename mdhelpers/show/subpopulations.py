@@ -1,11 +1,16 @@
-"""Which images the notebooks show: rows for `gallery.image_rows`, chosen, not drawn."""
+"""Page 05: the images at either end of each direction, what pulls on them, and grades."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
-from mdhelpers.data.datasets import Split
+from mdhelpers.data.datasets import Dataset, Split
 from mdhelpers.method.subpopulations import (
     ENDS,
     match_features,
@@ -14,8 +19,53 @@ from mdhelpers.method.subpopulations import (
     relative_influence,
     used_by,
 )
-from mdhelpers.show.gallery import Rows
-from mdhelpers.show.style import COMPARISONS, comparison_label
+from mdhelpers.runs.run import Run
+from mdhelpers.runs.stage import SUBPOPULATIONS
+from mdhelpers.show.explorer import Explorer, explorer
+from mdhelpers.show.gallery import Rows, image_rows
+from mdhelpers.show.style import (
+    ALGORITHM_COLORS,
+    COMPARISONS,
+    DEFAULT_NAMES,
+    INK,
+    compared,
+    comparison_label,
+    label_text,
+    label_texts,
+    need_columns,
+    nothing_here,
+)
+from mdhelpers.stages.comparison import StudyComparison
+from mdhelpers.stages.subpopulations import StudySubpopulations
+
+FOUND = 0.9  # the AUC within class from which on a planted feature counts as found
+
+
+def mosaic(rows: Rows, *, height: float) -> Figure:
+    """Rows of images in a figure of their own, ``height`` inches high."""
+    fig, ax = plt.subplots(figsize=(9, height))
+    image_rows(ax, rows)
+    return fig
+
+
+def explore(
+    found: StudySubpopulations,
+    compared: StudyComparison,
+    data: Dataset,
+    *,
+    names: Sequence[str],
+) -> Explorer:
+    """All directions to click through, with grades where the truth is known."""
+    return explorer(
+        compared.comparison,
+        *compared.datamodels,
+        data.train,
+        data.test,
+        data.class_names,
+        names=names,
+        grades=found.grades,
+        truth=truth_or_none(data.test),
+    )
 
 
 def truth_or_none(split: Split) -> pd.DataFrame | None:
@@ -78,7 +128,89 @@ def influenced_rows(compared, members, test: Split, names, *, n: int = 12) -> Ro
     return rows
 
 
-def matches(found, names) -> pd.DataFrame | str:
+def classes(
+    found: StudySubpopulations, class_names: Sequence[str], *, names: Sequence[str], n: int = 3
+) -> pd.DataFrame:
+    """The commonest class at both ends of the first directions, and its share (App. D)."""
+    table = found.classes.copy()
+    order = table.drop_duplicates(["comparison", "direction"]).groupby("comparison").cumcount()
+    first = table.loc[order.index[order < n], ["comparison", "direction"]]
+    table = table.merge(first, on=["comparison", "direction"])
+    table["class"] = [class_names[label] for label in table["label"]]
+    table["comparison"] = [comparison_label(name, names) for name in table["comparison"]]
+    titles = {"share": "share of the subpopulation", "expected": "share of all test images"}
+    keys = ["comparison", "direction", "end"]
+    return table.set_index(keys)[["class", *titles]].rename(columns=titles).round(2)
+
+
+def influence(run: Run) -> pd.DataFrame:
+    """Whether directions' training images pull under one algorithm only (App. D).
+
+    The images are those of largest relative influence. *Weight*: their part of a datamodel's
+    absolute weight, its length being 1. *Inside*: the share of the subpopulation among the test
+    images that they pull on most. The first-named algorithm stands first; *shared* is what both
+    have in common.
+    """
+    rows = []
+    for row in run.results[SUBPOPULATIONS].get("influence", []):
+        own, other = compared(row["comparison"])
+        pull = [row[f"{what}_{a}"] for what in ("influence", "in") for a in (own, other)]
+        label = comparison_label(row["comparison"], run.names)
+        rows.append((label, row["direction"], row["end"], *pull, row["in_both"]))
+    columns = ["comparison", "direction", "end", "weight, first", "weight, other"]
+    columns += ["inside, first", "inside, other", "shared"]
+    return pd.DataFrame(rows, columns=columns).set_index(columns[:3]).round(2)
+
+
+def auc_heatmap(
+    ax: Axes, grades: pd.DataFrame | None, *, names: Sequence[str] = DEFAULT_NAMES
+) -> Axes:
+    """How well each direction sorts images with a planted feature from others of their class.
+
+    The better end of a direction counts: ▲ top, ▼ bottom. Chance is a little above 0.5, since
+    the better of two ends is taken. ``grades`` has the columns comparison, direction, end ("top"
+    or "bottom"), feature and auc_within_class; it is None where no truth is known.
+    """
+    if grades is None:
+        return nothing_here(ax)
+    names = label_texts(names)
+    need_columns(grades, ("comparison", "direction", "end", "feature", "auc_within_class"))
+    keys = ["comparison", "direction", "feature"]
+    best = grades.sort_values("auc_within_class", kind="stable").groupby(keys).tail(1)
+    features = list(dict.fromkeys(grades["feature"]))
+    index, columns = ["comparison", "direction"], "feature"
+    auc = best.pivot(index=index, columns=columns, values="auc_within_class")[features]
+    end = best.pivot(index=index, columns=columns, values="end")[features]
+    # The palest tenth of the map is nearly white, the darkest hides black text: cells choose.
+    ax.imshow(auc.to_numpy(), cmap="BuGn", vmin=0.5, vmax=1.05, aspect="auto")
+    for (row, column), value in np.ndenumerate(auc.to_numpy()):
+        arrow = {"top": "▲", "bottom": "▼"}.get(end.iat[row, column], "")
+        color = "white" if value > 0.87 else INK
+        text = f"{value:.2f} {arrow}" if np.isfinite(value) else "–"
+        ax.text(column, row, text, ha="center", va="center", color=color, size=9)
+    ax.set_xticks(range(len(features)), [label_text(f.replace("_", " "), 24) for f in features])
+    ax.xaxis.tick_top()
+    ax.set_yticks(range(len(auc)), [str(direction) for _, direction in auc.index])
+    _group_rows(ax, [comparison for comparison, _ in auc.index], names)
+    ax.tick_params(length=0)
+    ax.spines[:].set_visible(False)
+    ax.set_ylabel("direction")
+    return ax
+
+
+def _group_rows(ax, comparisons, names) -> None:
+    """Name each comparison at the right of its rows and part it from the next."""
+    for comparison in dict.fromkeys(comparisons):
+        rows = [i for i, c in enumerate(comparisons) if c == comparison]
+        color = ALGORITHM_COLORS[compared(comparison)[0]]
+        label = label_text(comparison_label(comparison, names))  # as short as the axis is high
+        place = {"transform": ax.get_yaxis_transform(), "va": "center", "rotation": 270}
+        ax.text(1.02, np.mean(rows), label, color=color, weight="bold", **place)
+        if rows[0]:
+            ax.axhline(rows[0] - 0.5, color="white", linewidth=6)
+
+
+def matches(found: StudySubpopulations, *, names: Sequence[str]) -> pd.DataFrame | str:
     """The planted feature that each end of each direction picks out best.
 
     A cell has the feature, its AUC within class (★ from 0.9 on), over all images, and the share of
@@ -86,7 +218,7 @@ def matches(found, names) -> pd.DataFrame | str:
     """
     if found.grades is None:
         return "No truth is known for this data: nothing to match."
-    best = match_features(found.grades)
+    best = match_features(found.grades, at_least=FOUND)
     best["comparison"] = [comparison_label(name, names) for name in best["comparison"]]
     best["cell"] = [
         f"{row.feature} {'★ ' if row.matched else ''}{row.auc_within_class:.2f}, {row.auc:.2f}, "
@@ -97,3 +229,26 @@ def matches(found, names) -> pd.DataFrame | str:
     table = best.set_index([*keys, "end"])["cell"].unstack("end")
     order = pd.MultiIndex.from_frame(best[keys].drop_duplicates())
     return table.loc[order, list(ENDS)].rename_axis(columns=None)
+
+
+def best_directions(run: Run) -> pd.DataFrame | str:
+    """The direction of each comparison that finds each planted feature best.
+
+    *Carriers* are counted among as many outermost images as carry the feature.
+    """
+    best = run.results[SUBPOPULATIONS].get("best")
+    if not best:
+        return "No truth is known for this data: judge by eye, and by notebook 07."
+    table = pd.DataFrame(best)
+    table["comparison"] = [comparison_label(name, run.names) for name in table["comparison"]]
+    table["verdict"] = np.where(table["auc_within_class"] >= FOUND, "found", "not found")
+    titles = {
+        "direction": "direction",
+        "end": "end",
+        "auc_within_class": "AUC within class",
+        "precision_at_k": "carriers",
+        "n": "of",
+        "verdict": "verdict",
+    }
+    table = table.set_index(["comparison", "feature"])[list(titles)]
+    return table.rename(columns=titles).round(2)

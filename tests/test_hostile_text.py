@@ -312,7 +312,7 @@ DRAW = {
     G.feature_grades: lambda f, ax, n: f(ax, scores(n)),
     G.member_grades: lambda f, ax, n: f(ax, members(), names=n),
     quality_plots.learning_curves: lambda f, ax, n: f(ax, quality(), score="lds", names=n),
-    tilting_plots.tilt_scatter: lambda f, ax, n: f(ax, tilts(), names=n, title=n[0]),
+    tilting_plots.tilt_scatter: lambda f, ax, n: f(ax, tilts(), names=n),
     tilting_plots.tilt_sizes: lambda f, ax, n: f(ax, tilts(), names=n),
     application_plots.image_map: lambda f, ax, n: f(
         ax, RNG.random((12, 2)), IMAGES, np.arange(12) % 2, names=n

@@ -1,58 +1,83 @@
-"""Figures of notebook 10: what reweighting along directions does, foretold and measured.
-
-Tables, prose and panels of notebook 10.
-"""
+"""Page 10: what reweighting along directions does, foretold and measured."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from IPython.display import Markdown
 from matplotlib.axes import Axes
 
-from mdhelpers.method.comparison import COMPARISONS
-from mdhelpers.runs.run import Run
-from mdhelpers.runs.stage import TILTING
-from mdhelpers.show.models import algorithm_names
 from mdhelpers.show.style import (
     ALGORITHM_COLORS,
+    COMPARISONS,
     DEFAULT_NAMES,
     INK,
     NULL_COLOR,
+    compared,
     comparison_label,
-    escaped,
+    draw_if,
     label_text,
     label_texts,
     legend_below,
-    need_columns,
 )
 from mdhelpers.stages.reweighting import RANDOM, StudyTilts
 
+NO_MODELS = "These models were trained elsewhere, and cannot be trained again here."
+AIM = 0.8  # a correlation from which on measured changes are said to follow the foretold ones
+COLUMNS = {
+    "correlation": "correlation",
+    "ceiling": "at best",
+    "slope": "slope",
+    "size": "measured change (RMS)",
+    "predicted_size": "foretold change (RMS)",
+    "verdict": "verdict",
+}
 _MARKERS = {1: "o", 2: "s"}
 
 
-def tilt_scatter(
-    ax: Axes, changes: pd.DataFrame, *, names: Sequence[str] = DEFAULT_NAMES, title: str = ""
-) -> Axes:
+def tilts(found: StudyTilts, names: Sequence[str]) -> pd.DataFrame | str:
+    """Every direction's correlation, slope and sizes under both algorithms, and a verdict.
+
+    The verdict says whether measured changes follow the foretold ones, and of a comparison's
+    first-named algorithm whether it is moved more than the other.
+    """
+    if found.table.empty:
+        return NO_MODELS
+    keys = ["comparison", "direction"]
+    rows = found.table.assign(place=found.table.groupby(keys, sort=False).ngroup())
+    rows = rows.sort_values("place", kind="stable")
+    sizes = rows.groupby(keys)["size"].transform("max")
+    rows["verdict"] = np.where(rows["correlation"] >= AIM, "follows", "does not follow")
+    for name in COMPARISONS:
+        own = (rows["comparison"] == name) & (rows["algorithm"] == compared(name)[0])
+        moved = np.where(rows["size"] >= sizes, ", moved more", ", not moved more")
+        rows.loc[own, "verdict"] += moved[own]
+    labels = {name: comparison_label(name, names) for name in COMPARISONS} | {RANDOM: "random"}
+    rows["comparison"] = rows["comparison"].map(labels)
+    rows["algorithm"] = [names[a - 1] for a in rows["algorithm"]]
+    return rows.set_index([*keys, "algorithm"])[list(COLUMNS)].rename(columns=COLUMNS).round(2)
+
+
+def tilt_panels(found: StudyTilts, *, names: Sequence[str] = DEFAULT_NAMES) -> plt.Figure:
+    """Foretold and measured changes along the first direction of each comparison."""
+    fig, axes = plt.subplots(1, 2, figsize=(9, 4.8))
+    for ax, name in zip(axes, COMPARISONS, strict=True):
+        rows = found.changes[found.changes["comparison"] == name]
+        first = rows[rows["direction"].isin(rows["direction"].head(1))]
+        draw_if(first if len(first) else None, tilt_scatter, ax, names=names)
+        number = "".join(f", direction {n}" for n in first["direction"].unique())
+        ax.set_title(label_text(f"{comparison_label(name, label_texts(names))}{number}", 60))
+    return fig
+
+
+def tilt_scatter(ax: Axes, changes: pd.DataFrame, *, names: Sequence[str] = DEFAULT_NAMES) -> Axes:
     """Change of every test image's margin along one direction: foretold and measured.
 
-    Parameters
-    ----------
-    ax : Axes
-    changes : DataFrame
-        Columns algorithm, predicted, measured, of one direction.
-    names : pair of str
-        What to call algorithms 1 and 2.
-    title : str
-
-    Returns
-    -------
-    Axes
+    ``changes`` has ``algorithm, predicted, measured``, of one direction.
     """
     names = label_texts(names)
-    need_columns(changes, ("algorithm", "predicted", "measured"))
     for algorithm, rows in changes.groupby("algorithm"):
         r = np.corrcoef(rows["predicted"], rows["measured"])[0, 1]
         style = {"s": 14, "alpha": 0.5, "linewidths": 0, "marker": _MARKERS[algorithm]}
@@ -63,7 +88,6 @@ def tilt_scatter(
     ax.plot(ends, ends, color=INK, linewidth=1, linestyle="--")
     ax.axhline(0, color=NULL_COLOR, linewidth=0.8)
     ax.set(xlabel="foretold change of the margin", ylabel="measured change")
-    ax.set_title(label_text(title, 60))
     legend_below(ax, columns=1)
     for handle in ax.get_legend().legend_handles:
         handle.set(sizes=[45], alpha=1)
@@ -73,20 +97,12 @@ def tilt_scatter(
 def tilt_sizes(ax: Axes, table: pd.DataFrame, *, names: Sequence[str] = DEFAULT_NAMES) -> Axes:
     """How much each direction moves either algorithm: measured (filled), foretold (outline).
 
-    Parameters
-    ----------
-    ax : Axes
-    table : DataFrame
-        Columns comparison, direction, algorithm, size, predicted_size; drawn in its order.
-    names : pair of str
-        What to call algorithms 1 and 2.
-
-    Returns
-    -------
-    Axes
+    ``table`` has ``comparison`` ("1_minus_2", "2_minus_1", or another for random directions),
+    ``direction, algorithm, size, predicted_size``.
     """
+    if table.empty:
+        return draw_if(None, None, ax)
     names = label_texts(names)
-    need_columns(table, ("comparison", "direction", "algorithm", "size", "predicted_size"))
     keys = table[["comparison", "direction"]].drop_duplicates()
     groups = keys["comparison"].to_numpy()
     x = np.arange(len(keys)) + 0.7 * np.cumsum(np.r_[0, groups[1:] != groups[:-1]])
@@ -100,79 +116,8 @@ def tilt_sizes(ax: Axes, table: pd.DataFrame, *, names: Sequence[str] = DEFAULT_
     ax.set_xticks(x, [str(d) for d in keys["direction"]])
     for comparison in dict.fromkeys(groups):
         middle = x[groups == comparison].mean()
-        is_pair = "minus" in comparison
-        label = comparison_label(comparison, names) if is_pair else "random"
+        label = comparison_label(comparison, names) if comparison in COMPARISONS else "random"
         ax.text(middle, 1.02, label, ha="center", transform=ax.get_xaxis_transform())
     ax.set(xlabel="direction", ylabel="root mean square change\nof the margin")
     legend_below(ax, columns=3)
     return ax
-
-
-NO_MODELS = "These models were trained elsewhere, and cannot be trained again here."
-AIM = 0.8  # a correlation from which on a direction is said to mean what it should
-COLUMNS = {
-    "correlation": "correlation",
-    "ceiling": "at best",
-    "slope": "slope",
-    "size": "measured change (RMS)",
-    "predicted_size": "foretold change (RMS)",
-}
-
-
-def table(found: StudyTilts, names) -> pd.DataFrame | str:
-    """Every direction's correlation, slope and sizes under both algorithms."""
-    if found.table is None:
-        return NO_MODELS
-    rows = found.table.assign(algorithm=[names[a - 1] for a in found.table["algorithm"]])
-    labels = {name: comparison_label(name, names) for name in COMPARISONS} | {RANDOM: "random"}
-    rows["comparison"] = rows["comparison"].map(labels)
-    keys = ["comparison", "direction"]
-    rows["place"] = rows.groupby(keys, sort=False).ngroup()
-    rows = rows.sort_values("place", kind="stable").set_index([*keys, "algorithm"])
-    return rows[list(COLUMNS)].rename(columns=COLUMNS).round(2)
-
-
-def verdict(run: Run) -> Markdown:
-    """Whether measured changes follow the foretold ones, and which algorithm moves more."""
-    figures, names = run.results.get(TILTING, {}), escaped(algorithm_names(run))
-    if not any(f"{name}_algorithm_1" in figures for name in COMPARISONS):
-        return Markdown(NO_MODELS)
-    return Markdown("\n".join(_verdict(figures, name, names) for name in COMPARISONS))
-
-
-def _verdict(figures: dict, name: str, names) -> str:
-    own, other = (1, 2) if name == "1_minus_2" else (2, 1)
-    first, second = (figures[f"{name}_algorithm_{a}"] for a in (own, other))
-    holds = first["correlation_lowest"] >= AIM
-    words = "follow" if holds else "**do not all follow**"
-    more = "more" if first["size"] > second["size"] else "**not more**"
-    return (
-        f"- *{comparison_label(name, names)}*: under *{names[own - 1]}* the measured changes "
-        f"{words} the foretold ones: the correlation is {first['correlation']:.2f} on average and "
-        f"{first['correlation_lowest']:.2f} at the lowest of {first['n']} directions (at best "
-        f"{first['ceiling']:.2f}, with this many models). These directions move "
-        f"*{names[own - 1]}* by {first['size']:.2f} and *{names[other - 1]}* by "
-        f"{second['size']:.2f} (root mean square, margin units): {more}, as the proposition says."
-    )
-
-
-def draw_scatters(axes, found: StudyTilts, *, names) -> None:
-    """The first direction of each comparison."""
-    for ax, name in zip(axes, COMPARISONS, strict=True):
-        if found.changes is None:
-            ax.set_axis_off()
-            ax.text(0.5, 0.5, NO_MODELS, ha="center", wrap=True)
-            continue
-        rows = found.changes[found.changes["comparison"] == name]
-        first = rows["direction"].iloc[0]
-        title = f"{comparison_label(name, names)}, direction {first}"
-        tilt_scatter(ax, rows[rows["direction"] == first], names=names, title=title)
-
-
-def draw_sizes(ax, found: StudyTilts, *, names) -> None:
-    """All directions' sizes."""
-    if found.table is None:
-        ax.set_axis_off()
-        ax.text(0.5, 0.5, NO_MODELS, ha="center")
-    else:
-        tilt_sizes(ax, found.table, names=names)

@@ -21,17 +21,22 @@ from mdhelpers.stages.comparison import read_comparison
 from mdhelpers.stages.datamodels import how_fitted, read_datamodels
 from mdhelpers.stages.models import StudyModels, read_models
 from mdhelpers.training.mask_training import retrain
+from mdhelpers.training.store import ModelStore
 from mdhelpers.training.store_files import Trained
 
 RANDOM = "random"
-TABLES = ("tilts", "tilt_changes")
 _FIRST_KEY = 1_000_000  # beyond the keys of any run's own models
 _SUMMARY = ("correlation", "ceiling", "slope", "size", "predicted_size")
+_KEYS = {"comparison": str, "direction": int, "algorithm": int}
+TABLES = {
+    "tilts": _KEYS | dict.fromkeys(_SUMMARY, float),
+    "tilt_changes": _KEYS | {"example": int, "predicted": float, "measured": float},
+}
 
 
 @dataclass(frozen=True, eq=False)
 class StudyTilts:
-    """What stage 10 made; both are None for models that were trained elsewhere.
+    """What stage 10 made; both have no rows for models that were trained elsewhere.
 
     Attributes
     ----------
@@ -42,14 +47,8 @@ class StudyTilts:
         ``comparison, direction, algorithm, example, predicted, measured``: margins.
     """
 
-    table: pd.DataFrame | None
-    changes: pd.DataFrame | None
-
-    def correlations(self, comparison: str) -> pd.DataFrame:
-        """Correlations by direction (rows, in order) and algorithm (columns)."""
-        rows = self.table[self.table["comparison"] == comparison]
-        order = rows["direction"].drop_duplicates()
-        return rows.pivot(index="direction", columns="algorithm", values="correlation").loc[order]
+    table: pd.DataFrame
+    changes: pd.DataFrame
 
 
 def tilt_directions(
@@ -101,8 +100,30 @@ def tilt_directions(
             tables = dict(zip(TABLES, joined, strict=True))
             made = sorted(run.folder.glob("retrained/tilts_?-*/models_?.zarr"))  # the page reads
             stage.keep(tables=tables, made=made, figures=figures_of(tables["tilts"]))
-    tables = run.kept(TILTING)
-    return StudyTilts(*(tables.get(name) for name in TABLES))
+    none = {name: pd.DataFrame(columns=list(c)).astype(c) for name, c in TABLES.items()}
+    tables = none | run.kept(TILTING)
+    return StudyTilts(*(tables[name] for name in TABLES))
+
+
+def read_tilted(run: Run, algorithm: int) -> tuple[np.ndarray, np.ndarray]:
+    """What stage 10 trained: pairs of models along each direction and against it.
+
+    Returns
+    -------
+    masks : ndarray, shape (n_tilts, 2, n_pairs, n_train), bool
+    outputs : ndarray, shape (n_tilts, 2, n_pairs, n_test), float
+        What datamodels foretell: margins, perhaps relative to the class. Both arrays are empty
+        where models were trained elsewhere.
+
+    """
+    models, n_pairs = read_models(run), run.manifest(TILTING)["parameters"]["n_pairs"]
+    masks = np.empty((0, models.plan.n_train), bool)
+    outputs = np.empty((0, models.plan.n_test))
+    for store in run.outputs(TILTING, f"retrained/tilts_{algorithm}-*/models_{algorithm}.zarr"):
+        n_tilts = (run.kept(TILTING)["tilts"]["algorithm"] == algorithm).sum()
+        trained = ModelStore.open(store, read_only=True).read(2 * n_pairs * int(n_tilts))
+        masks, outputs = trained.masks, models.outputs(trained, how_fitted(run).relative)
+    return tuple(each.reshape(-1, 2, n_pairs, each.shape[-1]) for each in (masks, outputs))
 
 
 def remove_changed(run: Run) -> None:

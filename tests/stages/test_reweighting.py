@@ -1,15 +1,15 @@
 import shutil
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pytest
 
 from mdhelpers.runs.run import Run
 from mdhelpers.runs.stage import TILTING
-from mdhelpers.show import checks
-from mdhelpers.show import reweighting as tilting_words
+from mdhelpers.show import reweighting as show
 from mdhelpers.stages import comparison as findings
 from mdhelpers.stages import data, datamodels, models
-from mdhelpers.stages.reweighting import StudyTilts, tilt_directions
+from mdhelpers.stages.reweighting import StudyTilts, read_tilted, tilt_directions
 from tests.stages.test_models import DATA, MODELS
 
 BUDGET = {"n_tilted": 1, "n_random_tilts": 1, "n_tilt_pairs": 4}
@@ -50,28 +50,63 @@ def test_it_is_read_when_it_is_done(run, found, monkeypatch):
     assert again.table.equals(found.table)
 
 
-def test_the_page_shows_it(run, found):
-    assert len(tilting_words.table(found, NAMES)) == 6
-    assert "a ∖ b" in tilting_words.verdict(run).data
-    fig, axes = plt.subplots(1, 2)
-    tilting_words.draw_scatters(axes, found, names=NAMES)
-    assert "r = " in axes[0].get_legend().get_texts()[0].get_text()
-    tilting_words.draw_sizes(axes[0], found, names=NAMES)
-    heights = [patch.get_height() for patch in axes[0].patches]
+def test_the_page_shows_it(found):
+    table = show.tilts(found, NAMES)
+    assert len(table) == 6
+    assert "a ∖ b" in table.index.get_level_values("comparison")
+    fig = show.tilt_panels(found, names=NAMES)
+    assert "r = " in fig.axes[0].get_legend().get_texts()[0].get_text()
+    assert "a ∖ b, direction" in fig.axes[0].get_title()
+    ax = plt.figure().subplots()
+    show.tilt_sizes(ax, found.table, names=NAMES)
+    heights = [patch.get_height() for patch in ax.patches]
     assert sorted(heights) == pytest.approx(
         sorted([*found.table["size"], *found.table["predicted_size"]])
     )
-    plt.close(fig)
-    assert len(checks.tilted_inclusion(run, found)) == 2
+    plt.close("all")
 
 
-def test_models_that_were_trained_elsewhere_have_no_page():
-    nothing = StudyTilts(None, None)
-    assert tilting_words.table(nothing, NAMES) == tilting_words.NO_MODELS
-    fig, ax = plt.subplots()
-    tilting_words.draw_sizes(ax, nothing, names=NAMES)
+def test_the_models_that_were_trained_are_read_in_pairs(run, found):
+    """Tilted towards its direction's images, all of one size, and as far apart as measured."""
+    directions = findings.read_comparison(run).comparison.one_minus_two.directions
+    for algorithm in (1, 2):
+        masks, outputs = read_tilted(run, algorithm)
+        assert masks.shape[:3] == outputs.shape[:3] == (3, 2, 4)
+        assert (masks.sum(-1) == masks.shape[-1] // 2).all()
+        along, against = masks[0][..., directions[0].argmax()].sum(-1)
+        assert along > against
+        measured = (outputs[:, 0] - outputs[:, 1]).mean(1)
+        listed = found.changes[found.changes["algorithm"] == algorithm]["measured"]
+        np.testing.assert_allclose(measured.ravel(), listed, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "correlation", "verdicts"),
+    [
+        ((2.0, 1.0), 0.9, ["follows, moved more", "follows"]),
+        ((1.0, 2.0), 0.1, ["does not follow, not moved more", "does not follow"]),
+    ],
+)
+def test_the_verdict_is_of_the_algorithm_that_is_named_first(found, sizes, correlation, verdicts):
+    rows = found.table.head(1).loc[[0, 0]].assign(algorithm=[1, 2], size=sizes)
+    given = StudyTilts(rows.assign(correlation=correlation), found.changes)
+    assert show.tilts(given, NAMES)["verdict"].tolist() == verdicts
+
+
+def test_models_that_were_trained_elsewhere_have_no_page(run, monkeypatch):
+    monkeypatch.setattr(models.StudyModels, "made_elsewhere", property(lambda _: True))
+    monkeypatch.setattr("mdhelpers.stages.reweighting.retrain", None)
+    other = Run("s", runs_dir=run.path.parent)
+    nothing = tilt_directions(other, **BUDGET | {"n_tilt_pairs": 2})
+    assert show.tilts(nothing, NAMES) == show.NO_MODELS
+    ax = plt.figure().subplots()
+    show.tilt_sizes(ax, nothing.table, names=NAMES)
     assert not ax.axison
-    plt.close(fig)
+    assert not any(ax.axison for ax in show.tilt_panels(nothing).axes)
+    assert [each.shape[:3] for each in read_tilted(other, 1)] == [(0, 2, 2)] * 2
+    plt.close("all")
+    monkeypatch.undo()
+    tilt_directions(run, **BUDGET, workers=1)
 
 
 @pytest.mark.parametrize("harm", ["lost", "of other models"])

@@ -145,9 +145,9 @@ def test_a_study_of_own_kinds_is_checked_estimated_and_sent_as_any_other(capsys)
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("algorithm_1", {"kind": "my_algorithms:NearestCentriod"}, "mean 'NearestCentroid'"),
-        ("algorithm_1", {"kind": "my_algorithms:np"}, "unknown kind of my_algorithms 'np'"),
-        ("algorithm_1", {"kind": "my_logarithms:A"}, "cannot import 'my_logarithms'"),
+        ("algorithm_1", {"kind": "my_centroids:NearestCentriod"}, "mean 'NearestCentroid'"),
+        ("algorithm_1", {"kind": "my_centroids:np"}, "unknown kind of my_centroids 'np'"),
+        ("algorithm_1", {"kind": "my_nowhere:A"}, "cannot import 'my_nowhere'"),
         ("algorithm_1", {"kind": "netwrok"}, "did you mean 'network'.*your own as module:name"),
         ("algorithm_1", {"scael": 1.0}, "algorithm_1: unknown key 'scael'; did you mean 'scale'"),
         ("algorithm_2", {"architecture": "my_networks:liner"}, "did you mean 'linear'"),

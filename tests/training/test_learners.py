@@ -34,6 +34,7 @@ from mdhelpers.training.recipe import Task, TrainingData, stack_logits, train_st
 from mdhelpers.training.tasks import load_kept
 
 PAGE = (Path(__file__).parents[2] / "book" / "your_own_algorithm.md").read_text()
+KINDS = (Path(__file__).parents[2] / "CONTRIBUTING.md").read_text()
 FOREST = {"kind": "sklearn", "name": "f", "classifier": "RandomForestClassifier"}
 FOREST |= {"options": {"n_estimators": 20, "max_features": 0.1}}
 OWN = {"kind": "python", "name": "p", "function": "my_algorithms:random_features"}
@@ -69,15 +70,17 @@ def module(tmp_path, monkeypatch):
     """Writes a module of the user's beside the working directory; gives its name."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
+    names = []
 
     def write(source: str, name: str = "users_own") -> str:
         monkeypatch.delitem(sys.modules, name, raising=False)
         monkeypatch.setattr(sys, "dont_write_bytecode", True)
         (tmp_path / f"{name}.py").write_text(source)
+        names.append(name)
         return name
 
     yield write
-    for name in ("users_own", "my_algorithms"):
+    for name in names:
         sys.modules.pop(name, None)
 
 
@@ -336,7 +339,9 @@ def page_blocks(language: str) -> list[str]:
 
 
 @pytest.mark.parametrize("block", page_blocks("yaml"))
-def test_every_yaml_of_the_page_is_a_study(block):
+def test_every_yaml_of_the_page_is_a_study(block, module):
+    for name, code in re.findall(r"```python\n# (\w+)\.py\n(.*?)```", KINDS, re.S):
+        module(code, name)
     given = yaml.safe_load(block)
     study = Study(study="page", **given)
     names = (study.algorithm_1.name, study.algorithm_2.name)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
+from scipy.stats import mode
 
 from mdhelpers.method.comparison import Comparison, DirectionSet, compare
 from mdhelpers.method.datamodels import Datamodels
@@ -34,11 +35,7 @@ def most_common_predictions(predictions: np.ndarray) -> np.ndarray:
     ValueError
         For other shapes or types, no models, scores that are NaN, or negative classes.
     """
-    chosen = _chosen_classes(np.asarray(predictions))
-    n_test, n_classes = chosen.shape[1], int(chosen.max(initial=0)) + 1
-    cells = chosen + n_classes * np.arange(n_test)
-    votes = np.bincount(cells.ravel(), minlength=n_test * n_classes)
-    return votes.reshape(n_test, n_classes).argmax(axis=1)
+    return mode(_chosen_classes(np.asarray(predictions)), axis=0).mode
 
 
 def _chosen_classes(predictions: np.ndarray) -> np.ndarray:
@@ -114,19 +111,18 @@ def directions_without(
     ValueError
         If ``kept`` is not one bool a test example, or too few test examples stay.
     """
-    weights = [
-        np.asarray(d.weights if isinstance(d, Datamodels) else d)
-        for d in (datamodels_1, datamodels_2)
-    ]
+    weights = [np.asarray(getattr(d, "weights", d)) for d in (datamodels_1, datamodels_2)]
     n_directions = max(len(directions) for directions in comparison)
-    kept = _checked(kept, len(weights[0]), n_directions)
-    options = {"n_directions": n_directions, "center": center, "seed": seed}
-    without = compare(*(w[kept] for w in weights), **options)
-    rng = np.random.default_rng(seed)
-    controls = []
-    for _ in range(n_random):
-        chosen = np.sort(rng.permutation(len(kept))[: kept.sum()])
-        controls.append(compare(*(w[chosen] for w in weights), **options))
+    kept = _enough(kept, len(weights[0]), n_directions)
+
+    def compared(rows: np.ndarray) -> Comparison:
+        pair = (w[rows] for w in weights)
+        return compare(*pair, n_directions=n_directions, center=center, seed=seed)
+
+    without, rng = compared(kept), np.random.default_rng(seed)
+    controls = [
+        compared(np.sort(rng.permutation(len(kept))[: kept.sum()])) for _ in range(n_random)
+    ]
     tables = [
         _table(directions, without[directions.name], [c[directions.name] for c in controls])
         for directions in comparison
@@ -151,7 +147,7 @@ def _table(before: DirectionSet, after: DirectionSet, controls: list[DirectionSe
     )
 
 
-def _checked(kept: np.ndarray, n_test: int, n_directions: int) -> np.ndarray:
+def _enough(kept: np.ndarray, n_test: int, n_directions: int) -> np.ndarray:
     kept = np.asarray(kept)
     if kept.shape != (n_test,) or kept.dtype != bool:
         raise ValueError(

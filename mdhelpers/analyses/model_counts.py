@@ -9,8 +9,9 @@ reader would find who trained as many models anew.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -18,11 +19,10 @@ import torch
 
 from mdhelpers.analyses.similarity import datamodel_cosines
 from mdhelpers.method.comparison import COMPARISONS, Comparison, compare
-from mdhelpers.method.datamodels import fit_all
+from mdhelpers.method.datamodels import FitOn, fit_all
 from mdhelpers.method.engines.moments import split_models
 from mdhelpers.method.engines.principal import ResidualPair, Rows, as_weights, principal_components
 
-Fit = Callable[[np.ndarray], np.ndarray]
 _FEWEST = 8
 
 
@@ -85,8 +85,8 @@ def default_sizes(n_models: int, slots: np.ndarray | None = None, *, n: int = 3)
 
 
 def fit_samples(
-    fit_1: Fit,
-    fit_2: Fit,
+    fit_1: FitOn,
+    fit_2: FitOn,
     n_models: int,
     *,
     sizes: Sequence[int] | None = None,
@@ -153,11 +153,10 @@ def effect_of_model_count(
     """
     shape = np.shape(samples.everyone[0])
     n_directions, n_components = (min(n, *shape) for n in (n_directions, n_components))
-    options = {"n_directions": n_directions, "center": center}
     return ModelCounts(
         cosines=_cosine_table(samples),
         components=_component_table(samples, n_components),
-        directions=_direction_table(samples, options),
+        directions=_direction_table(samples, n_directions, center),
     )
 
 
@@ -210,10 +209,11 @@ def _variance_along(weights: np.ndarray, directions: torch.Tensor) -> np.ndarray
     return (along.square().sum(0) / n_rows).cpu().numpy()
 
 
-def _direction_table(samples: Samples, options: dict) -> pd.DataFrame:
-    everyone, tables = compare(*samples.everyone, **options), []
+def _direction_table(samples: Samples, n_directions: int, center: bool) -> pd.DataFrame:
+    compared = partial(compare, n_directions=n_directions, center=center)
+    everyone, tables = compared(*samples.everyone), []
     for size, halves in samples.halves.items():
-        one, other = (compare(*half, **options) for half in halves)
+        one, other = (compared(*half) for half in halves)
         for against, pairs in (
             ("all", [(one, everyone), (other, everyone)]),
             ("others", [(one, other), (other, one)]),

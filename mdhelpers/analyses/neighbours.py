@@ -1,4 +1,4 @@
-"""Which training images a prediction rests on most, and whether a test image leaked into them.
+"""Which examples lie together: a test image and its copy in training, and test images alike.
 
 Where a near-copy of a test image lies in the training set, the test image's datamodel gives it a
 large weight (Ilyas et al., 2022, section 4.2). Some training images have large weights for many
@@ -6,11 +6,9 @@ test images, though, and hide copies behind them. A copy is worth something to i
 above all, so a weight is compared with what the same training image is worth to other test images.
 The study ``duplicates`` measures what that finds.
 
-Datamodels as features: test examples that rest on the same training examples lie together.
-
-The row of a test example, normalised, is an embedding that the learning algorithm made and not the
-pixels (Ilyas et al., 2022, section 4.3). Clusters of such rows are subpopulations as the algorithm
-sees them.
+The normalised row of a test example is an embedding that the learning algorithm made and not the
+pixels (section 4.3): test examples that rest on the same training examples lie together. Clusters
+of such rows are subpopulations as the algorithm sees them.
 """
 
 from __future__ import annotations
@@ -22,32 +20,7 @@ from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 
 from mdhelpers.method.comparison import normalise_rows
-
-
-def pixel_distances(test_images: np.ndarray, train_images: np.ndarray) -> np.ndarray:
-    """Root mean squared difference of every pair of images, (n_test, n_train), in grey levels."""
-    test, train = (
-        np.asarray(x, np.float32).reshape(len(x), -1) for x in (test_images, train_images)
-    )
-    squares = (test**2).sum(1)[:, None] + (train**2).sum(1) - 2 * test @ train.T
-    return np.sqrt(np.maximum(squares, 0) / test.shape[1])
-
-
-def distinctive_weights(weights: np.ndarray) -> np.ndarray:
-    """Weights in standard deviations of what the training example is worth to all test examples.
-
-    Parameters
-    ----------
-    weights : ndarray, shape (n_test, n_train)
-
-    Returns
-    -------
-    ndarray, shape (n_test, n_train), float64
-        Each column has mean 0 and variance 1; one without any spread is zero.
-    """
-    weights = np.asarray(weights, np.float64)
-    centred, spread = weights - weights.mean(axis=0), weights.std(axis=0)
-    return np.divide(centred, spread, out=np.zeros_like(centred), where=spread > 0)
+from mdhelpers.method.subpopulations import main_class
 
 
 def leakage_table(
@@ -84,6 +57,23 @@ def leakage_table(
     return pd.DataFrame(table)
 
 
+def distinctive_weights(weights: np.ndarray) -> np.ndarray:
+    """Weights in standard deviations of what the training example is worth to all test examples.
+
+    Parameters
+    ----------
+    weights : ndarray, shape (n_test, n_train)
+
+    Returns
+    -------
+    ndarray, shape (n_test, n_train), float64
+        Each column has mean 0 and variance 1; one without any spread is zero.
+    """
+    weights = np.asarray(weights, np.float64)
+    centred, spread = weights - weights.mean(axis=0), weights.std(axis=0)
+    return np.divide(centred, spread, out=np.zeros_like(centred), where=spread > 0)
+
+
 def duplicate_ranks(values: np.ndarray, duplicate_of: np.ndarray) -> np.ndarray:
     """The rank of each known copy among the training examples of the test example it copies.
 
@@ -105,6 +95,15 @@ def duplicate_ranks(values: np.ndarray, duplicate_of: np.ndarray) -> np.ndarray:
     return (rows >= own[:, None]).sum(1)
 
 
+def pixel_distances(test_images: np.ndarray, train_images: np.ndarray) -> np.ndarray:
+    """Root mean squared difference of every pair of images, (n_test, n_train), in grey levels."""
+    test, train = (
+        np.asarray(x, np.float32).reshape(len(x), -1) for x in (test_images, train_images)
+    )
+    squares = (test**2).sum(1)[:, None] + (train**2).sum(1) - 2 * test @ train.T
+    return np.sqrt(np.maximum(squares, 0) / test.shape[1])
+
+
 def embed_rows(weights: np.ndarray, *, n_components: int = 16, seed: int = 0) -> np.ndarray:
     """Principal components of the normalised rows, (n_test, n_components) float64.
 
@@ -117,7 +116,7 @@ def embed_rows(weights: np.ndarray, *, n_components: int = 16, seed: int = 0) ->
     seed : int
         Of the randomised solver, where scikit-learn takes that one.
     """
-    rows = normalise_rows(np.asarray(weights, np.float64))
+    rows = normalise_rows(weights)
     n_components = min(n_components, *rows.shape)
     return PCA(n_components, random_state=seed).fit_transform(rows)
 
@@ -166,11 +165,10 @@ def grade_clusters(clusters: np.ndarray, labels: np.ndarray, truth: pd.DataFrame
         f1, best = max(graded, key=lambda pair: (pair[0], -pair[1]))
         inside = clusters == best
         hits = (inside & carries).sum()
-        label = np.bincount(labels[carries]).argmax()
         rows.append(
             {"feature": feature, "n": carries.sum(), "cluster": best, "size": inside.sum()}
             | {"precision": hits / inside.sum(), "recall": hits / carries.sum(), "f1": f1}
-            | {"f1_of_class": _f1(labels == label, carries)}
+            | {"f1_of_class": _f1(main_class(labels, carries), carries)}
         )
     columns = ["feature", "n", "cluster", "size", "precision", "recall", "f1", "f1_of_class"]
     return pd.DataFrame(rows, columns=columns)

@@ -13,10 +13,9 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
-from scipy.stats import rankdata
 
 from mdhelpers.analyses.predictions import Predictions, specialisation_angle
-from mdhelpers.method.subpopulations import grade_scores
+from mdhelpers.method.subpopulations import aucs, grade_scores, main_class
 
 SCORES = ("confidence", "angle", "margin")
 SHOWN = 12
@@ -102,7 +101,7 @@ def _best_grades(
     chance, first = [], []
     for row in best.itertuples():
         carries = truth[row.feature].to_numpy()
-        inside = _main_class(labels, carries)
+        inside = main_class(labels, carries)
         n_carriers = int(carries[inside].sum())
         chance.append(chance_level(values.to_numpy()[inside], n_carriers, seed=seed))
         towards = (-1 if row.end == "top" else 1) * values.iloc[:, row.score].to_numpy()
@@ -135,12 +134,12 @@ def grade_members(
     for key, part in members.groupby(KEYS, sort=False):
         carries = np.zeros(len(labels), bool)
         carries[part["index"]] = True
-        in_class = _main_class(labels, carries)
+        in_class = main_class(labels, carries)
         inside, n = carries[in_class], int(carries[in_class].sum())
         row = dict(zip(KEYS, key, strict=True)) | {"label": labels[in_class][0], "n": n}
         values = scores.to_numpy()[in_class]
-        aucs = _aucs(rankdata(values, axis=0), inside[None])[0]
-        row |= dict(zip(scores.columns, np.maximum(aucs, 1 - aucs), strict=True))
+        found = aucs(values, inside[None])[0]
+        row |= dict(zip(scores.columns, np.maximum(found, 1 - found), strict=True))
         rows.append(row | {"chance": chance_level(values[:, :1], n, seed=seed)})
     return pd.DataFrame(rows)
 
@@ -167,18 +166,5 @@ def chance_level(
         return float("nan")
     rng = np.random.default_rng(seed)
     order = rng.random((n_draws, n)).argsort(axis=1)
-    aucs = _aucs(rankdata(scores, axis=0), order < n_carriers)
-    return float(np.quantile(np.maximum(aucs, 1 - aucs).max(axis=1), 0.95))
-
-
-def _aucs(ranks: np.ndarray, carries: np.ndarray) -> np.ndarray:
-    """AUC of each score for each set of carriers: (n_sets, n_scores) of ``carries`` (n_sets, n)."""
-    n = carries.sum(axis=1, keepdims=True).astype(float)
-    others = carries.shape[1] - n
-    places = carries @ ranks - n * (n + 1) / 2
-    return np.divide(places, n * others, out=np.full(places.shape, np.nan), where=n * others > 0)
-
-
-def _main_class(labels: np.ndarray, carries: np.ndarray) -> np.ndarray:
-    """Which examples belong to the class that has most carriers."""
-    return labels == np.bincount(labels[carries]).argmax()
+    found = aucs(scores, order < n_carriers)
+    return float(np.quantile(np.maximum(found, 1 - found).max(axis=1), 0.95))

@@ -1,17 +1,15 @@
-"""How alike learning algorithms use their training data, in one number a pair (appendix F.1).
+"""How alike algorithms use their training data: one number a pair, and a curve of components.
 
-The cosine of two datamodels of a test example says how far two algorithms depend on the same
-training examples for it. Noise of the estimates lowers it, so that even an algorithm does not reach
-1 with itself. Where each algorithm has several fits on models that no two of them share, its
-cosine with itself is measured too, and a pair's mean can be divided by the geometric mean of its
-two selves', as is usual for correlations of noisy measurements.
+*Cosines* (appendix F.1). The cosine of two datamodels of a test example says how far two algorithms
+depend on the same training examples for it. Noise of the estimates lowers it, so that even an
+algorithm does not reach 1 with itself. Where each algorithm has several fits on models that no two
+of them share, its cosine with itself is measured too, and a pair's mean can be divided by the
+geometric mean of its two selves', as is usual for correlations of noisy measurements.
 
-Explained variance of many components of the residuals, under both algorithms (appendix F.2).
-
-The paper's Figure 19 shows the first 100 components of the residuals 1∖2 to explain more of the
-variance of algorithm 1's datamodels than of 2's, and those of 2∖1 less. A direction that was found
-in a set of datamodels explains more of that set than it should: measured on fits to other models,
-the curves are lower, and nearer to each other.
+*Variance curves* (appendix F.2). The paper's Figure 19 shows the first 100 components of the
+residuals 1∖2 to explain more of the variance of algorithm 1's datamodels than of 2's, and those of
+2∖1 less. A direction that was found in a set of datamodels explains more of that set than it
+should: measured on fits to other models, the curves are lower, and nearer to each other.
 """
 
 from __future__ import annotations
@@ -29,9 +27,10 @@ from mdhelpers.method.comparison import Comparison, compare, most_directions
 from mdhelpers.method.datamodels import Datamodels
 from mdhelpers.method.engines.principal import ResidualPair, as_weights
 
+N_COMPONENTS = 100  # as in the paper's Figure 19
 _LEAST = 0.1
-
-Fits = Datamodels | np.ndarray | Tensor | Sequence
+Weights = Datamodels | np.ndarray | Tensor
+Fits = Weights | Sequence
 
 
 @dataclass(frozen=True)
@@ -71,30 +70,6 @@ class Similarity:
         own = np.where(own >= _LEAST, own, np.nan)
         return matrix / np.sqrt(np.outer(own, own))
 
-    @property
-    def summary(self) -> pd.DataFrame:
-        """``first, second, mean, median, low, high``: percentiles 5 and 95 over test examples."""
-        groups = self.cosines.groupby(["first", "second"], sort=False)["cosine"]
-        table = groups.agg(["mean", "median"])
-        table["low"], table["high"] = groups.quantile(0.05), groups.quantile(0.95)
-        return table.reset_index()
-
-    def distribution(self, first: str, second: str) -> np.ndarray:
-        """Cosines of a pair, shape (n_test,), in the order of the test examples."""
-        pairs = self.cosines[["first", "second"]].apply(frozenset, axis=1)
-        rows = self.cosines[pairs == frozenset((first, second))]
-        if not len(rows):
-            known = sorted({" and ".join(sorted(pair)) for pair in pairs})
-            raise ValueError(f"no cosines of {first!r} and {second!r}; there are: {known}.")
-        return rows.sort_values("test")["cosine"].to_numpy()
-
-
-def datamodel_cosines(
-    first: Datamodels | np.ndarray | Tensor, second: Datamodels | np.ndarray | Tensor
-) -> np.ndarray:
-    """Cosine of the two datamodels of each test example, (n_test,) float64; 0 for a zero one."""
-    return ResidualPair(as_weights(first), as_weights(second)).cosines.cpu().numpy()
-
 
 def similarity(algorithms: Mapping[str, Fits]) -> Similarity:
     """Compare any number of algorithms by the cosines of their datamodels (F.1, Figure 18).
@@ -128,20 +103,9 @@ def similarity(algorithms: Mapping[str, Fits]) -> Similarity:
     return Similarity(tuple(fits), pd.concat(tables, ignore_index=True))
 
 
-def _listed(given: Fits) -> list:
-    return list(given) if isinstance(given, list | tuple) else [given]
-
-
-def _pairs(n_first: int, n_second: int, *, same: bool) -> list[tuple[int, int]]:
-    if same:
-        return [(i, j) for i, j in product(range(n_first), repeat=2) if i < j]
-    pairs = list(product(range(n_first), range(n_second)))
-    return [(i, j) for i, j in pairs if i != j] or pairs
-
-
-N_COMPONENTS = 100  # as in the paper's Figure 19
-
-Weights = Datamodels | np.ndarray | Tensor
+def datamodel_cosines(first: Weights, second: Weights) -> np.ndarray:
+    """Cosine of the two datamodels of each test example, (n_test,) float64; 0 for a zero one."""
+    return ResidualPair(as_weights(first), as_weights(second)).cosines.cpu().numpy()
 
 
 def variance_curves(
@@ -195,6 +159,17 @@ def curves_of(
         table = table.sort_values("component", ignore_index=True)
         tables.append(table.assign(cumulative_gap=table["gap"].cumsum()))
     return pd.concat(tables, ignore_index=True)
+
+
+def _listed(given: Fits) -> list:
+    return list(given) if isinstance(given, list | tuple) else [given]
+
+
+def _pairs(n_first: int, n_second: int, *, same: bool) -> list[tuple[int, int]]:
+    if same:
+        return [(i, j) for i, j in product(range(n_first), repeat=2) if i < j]
+    pairs = list(product(range(n_first), range(n_second)))
+    return [(i, j) for i, j in pairs if i != j] or pairs
 
 
 def _fractions(datamodels: tuple[Weights, Weights], directions: np.ndarray) -> np.ndarray:

@@ -1,5 +1,7 @@
 """Pairs of models: which, what each shows, and what intervals cover."""
 
+from itertools import product
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -7,9 +9,9 @@ import torch
 from sklearn.metrics import accuracy_score
 
 from mdhelpers.analyses.predictions import (
-    KINDS,
     MEASURES,
     OUTCOMES,
+    PAIRS,
     Predictions,
     choose_pairs,
     class_angles,
@@ -101,7 +103,7 @@ def made_table(effect: float, n=40, seed=0) -> pd.DataFrame:
     parts = rng.normal(0.1, 0.02, n)
     pairs = choose_pairs(np.full(n, -1), limit=300)
     tables = []
-    for pair, masks in KINDS:
+    for masks, pair in product(("equal", "other"), PAIRS):
         rows = pairs if masks == "other" else np.repeat(np.arange(n)[:, None], 2, axis=1)
         table = pd.DataFrame(rows, columns=["model_1", "model_2"])
         noise = rng.normal(0, 0.005, len(rows))

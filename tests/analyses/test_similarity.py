@@ -56,18 +56,6 @@ def test_fits_of_equal_place_are_not_compared():
     assert matrix.loc["a", "b"] < 0.3
 
 
-def test_distributions_and_their_summary():
-    fits = {name: several[0] for name, several in draw().items()}
-    found = similarity(fits)
-    values = datamodel_cosines(fits["b"], fits["c"])
-    np.testing.assert_allclose(found.distribution("c", "b"), values)
-    row = found.summary.set_index(["first", "second"]).loc[("b", "c")]
-    assert row["median"] == pytest.approx(np.median(values))
-    assert [row["low"], row["high"]] == pytest.approx(list(np.percentile(values, [5, 95])))
-    with pytest.raises(ValueError, match="no cosines of 'a' and 'd'; there are"):
-        found.distribution("a", "d")
-
-
 def test_refuses_a_single_fit():
     with pytest.raises(ValueError, match="expected two algorithms, or two fits"):
         similarity({"a": np.ones((3, 4))})

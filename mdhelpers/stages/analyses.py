@@ -33,7 +33,7 @@ from mdhelpers.stages.models import StudyModels
 from mdhelpers.training.tasks import TrainingPlan
 
 FOLDER = "analyses"
-_TABLES = ("similarity", "curves", "cosines", "components", "directions", "disagreement")
+_COUNTS = ("cosines", "components", "directions")  # tables of ModelCounts
 
 
 @dataclass(frozen=True, eq=False)
@@ -244,19 +244,16 @@ def _disagreement_figures(table: pd.DataFrame) -> list[dict]:
 def tables_of(found: Analyses) -> dict[str, pd.DataFrame]:
     """The tables of the analyses that there are, by names to keep them under."""
     tables = {"curves": found.curves, "disagreement": found.disagreement}
-    if found.similarity is not None:
-        tables["similarity"] = found.similarity.cosines
-    if found.counts is not None:
-        tables |= {name: getattr(found.counts, name) for name in _TABLES[2:5]}
+    tables["similarity"] = found.similarity and found.similarity.cosines
+    tables |= {name: getattr(found.counts, name, None) for name in _COUNTS}
     return {f"{FOLDER}/{name}": table for name, table in tables.items() if table is not None}
 
 
 def analyses_of(tables: dict[str, pd.DataFrame]) -> Analyses | None:
     """The analyses of which :func:`tables_of` gave these tables, or None where there are none."""
-    names = {name: f"{FOLDER}/{name}" for name in _TABLES}
-    tables = {name: tables[kept] for name, kept in names.items() if kept in tables}
+    tables = {name.removeprefix(f"{FOLDER}/"): table for name, table in tables.items()}
     if "curves" not in tables:
         return None
     alike = Similarity(("1", "2"), tables["similarity"]) if "similarity" in tables else None
-    counts = ModelCounts(*(tables[n] for n in _TABLES[2:5])) if "cosines" in tables else None
+    counts = ModelCounts(*(tables[name] for name in _COUNTS)) if "cosines" in tables else None
     return Analyses(tables["curves"], alike, counts, tables.get("disagreement"))

@@ -7,7 +7,7 @@ test images are clustered by what they learn from; and training sets are chosen 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -37,14 +37,13 @@ from mdhelpers.analyses.selection import (
 )
 from mdhelpers.data.datasets import Dataset, Split
 from mdhelpers.formats.own import load_datamodels, save_datamodels
-from mdhelpers.method.datamodels import Datamodels, fit_datamodels
+from mdhelpers.method.datamodels import Datamodels
 from mdhelpers.runs.run import Run
 from mdhelpers.runs.stage import APPLICATIONS, DATAMODELS, MODELS
-from mdhelpers.stages.datamodels import HowFitted, how_fitted, read_datamodels
+from mdhelpers.stages.datamodels import how_fitted, read_datamodels
 from mdhelpers.stages.models import StudyModels, read_models
 from mdhelpers.stages.study import check_targets
 from mdhelpers.training.mask_training import retrain
-from mdhelpers.training.store_files import Trained
 
 EFFECTS, MARGINS = "removal_effects", "datamodels_of_margins.safetensors"
 LEAKAGE_ROWS = 40
@@ -130,7 +129,9 @@ def apply_datamodels(
         if needed:
             models, how = read_models(run, device=device), how_fitted(run)
             fits, fitting = read_datamodels(run), models.fitting(algorithm)
-            own = fit_margins(models, how, fitting, seed) if how.relative else fits[algorithm - 1]
+            # A prediction flips where its margin does: what is relative cannot say when.
+            of_margins = replace(how, relative=False, seed=seed)
+            own = of_margins.fit(models, fitting) if how.relative else fits[algorithm - 1]
             means, weights = fitting.margins.mean(axis=0), own.weights
             train = trainer(models, algorithm, workers, scheduler, cluster)
             targets = members_of(models.dataset, selection_targets, selection_sizes, means)
@@ -164,22 +165,6 @@ def read_applications(run: Run) -> StudyApplications:
     fit = load_datamodels(run.output(APPLICATIONS, MARGINS))
     algorithm = run.manifest(APPLICATIONS)["parameters"]["algorithm"]
     return StudyApplications(removals=removals, datamodels=fit, algorithm=algorithm, **tables)
-
-
-def fit_margins(models: StudyModels, how: HowFitted, fitting: Trained, seed: int) -> Datamodels:
-    """Datamodels of the margins themselves, fitted as stage 03 fitted its own.
-
-    A prediction flips where its margin does: what is relative to a class's mean cannot say when.
-    """
-    return fit_datamodels(
-        fitting.masks,
-        fitting.margins,
-        method=how.method,
-        slots=models.slots(fitting),
-        options=how.options,
-        seed=seed,
-        device=models.plan.device,
-    )
 
 
 def trainer(

@@ -131,25 +131,7 @@ def load_clip(
 ) -> Encoder | None:
     """The encoder that a study asks for; None where its captions are off (``model: none``).
 
-    Parameters
-    ----------
-    spec
-        ``model`` is "small" (trained on generated scenes and kept in ``cache_dir``), "none", or
-        an open_clip model with ``pretrained``, a tag or the path of a checkpoint.
-    cache_dir
-        Folder for the small CLIP's weights.
-    size
-        Height and width of the scenes in pixels; for the small CLIP.
-    seed, steps
-        Of the small CLIP's training.
-    device
-        For a named model; the small CLIP stays on the CPU.
-
-    Raises
-    ------
-    ValueError
-        See `encoders.load_named`.
-
+    The small CLIP, of images of ``size`` pixels, is kept in ``cache_dir`` and stays on the CPU.
     """
     if spec.model == "none":
         return None

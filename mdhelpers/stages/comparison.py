@@ -125,7 +125,7 @@ def compare_algorithms(
                 pairs = zip(SCORES, datamodels, strict=True)
                 files = {name: partial(save_datamodels, scores) for name, scores in pairs}
             else:
-                given = models_given(read_models(run), how_fitted(run), seed)
+                given = models_given(read_models(run), replace(how_fitted(run), seed=seed))
                 found = cross_fit(given, comparison, n_splits, n_null_splits, seed)
                 comparison = crossfit.order_by_gap(comparison, found.gaps)
                 tables = {"gaps": ordered(found.gaps), "null": found.null}
@@ -215,12 +215,12 @@ def cross_fit(
     return CrossFitted(split.directions, split.totals, null)
 
 
-def models_given(models: StudyModels, how: HowFitted, seed: int) -> ModelsGiven:
+def models_given(models: StudyModels, how: HowFitted) -> ModelsGiven:
     """Fits on any of the models as stage 03 made them; all models' margins, and predictions."""
     trained = [models.all(a) for a in (1, 2)]
     fitting = [each.rows(slice(models.n_heldout, None)) for each in trained]
     return ModelsGiven(
-        fits=tuple(how.fitter(models, each, seed=seed) for each in fitting),
+        fits=tuple(how.fitter(models, each) for each in fitting),
         n_models=len(fitting[0].masks),
         slots=models.slots(fitting[0]),
         margins=tuple(each.margins for each in trained),

@@ -8,7 +8,8 @@ Last, `needs` reads from the curves how many models a wanted quality takes.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+import re
+from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from typing import Any
 
@@ -19,7 +20,7 @@ from mdhelpers.base.places import shown
 from mdhelpers.base.threads import spread
 from mdhelpers.formats.own import load_datamodels, save_datamodels
 from mdhelpers.method import datamodels as dm
-from mdhelpers.method.datamodels import Datamodels, Fitter
+from mdhelpers.method.datamodels import Datamodels
 from mdhelpers.method.engines.estimators import FitOptions
 from mdhelpers.method.lds import LDS, NoiseCeiling, lds, noise_ceiling, repeat_keys
 from mdhelpers.method.learning_curves import (
@@ -59,17 +60,27 @@ class HowFitted:
         sparse = self.method in ("lasso", "fast_l1")
         return found | {"options": asdict(self.options)} if sparse else found
 
-    def fitter(
-        self, models: StudyModels, fitting: Trained, *, seed: int, method: str = ""
-    ) -> Fitter:
-        """Fits on any choice of the models that datamodels are fitted on."""
+    def fit(self, models: StudyModels, fitting: Trained) -> Datamodels:
+        """Datamodels of one algorithm's models."""
+        return dm.fit_datamodels(
+            fitting.masks,
+            models.outputs(fitting, self.relative),
+            slots=models.slots(fitting),
+            method=self.method,
+            options=self.options,
+            seed=self.seed,
+            device=models.plan.device,
+        )
+
+    def fitter(self, models: StudyModels, fitting: Trained) -> dm.Fitter:
+        """The same on any choice of these models."""
         return dm.Fitter(
             fitting.masks,
             models.outputs(fitting, self.relative),
             slots=models.slots(fitting),
-            method=method or self.method,
+            method=self.method,
             options=self.options,
-            seed=seed,
+            seed=self.seed,
         )
 
 
@@ -132,24 +143,11 @@ def fit_datamodels(
         if not needed:
             return grade_fits(models, read_datamodels(run), how)
         at_once = 2 if models.plan.device == "cpu" else 1
-        fitted = tuple(spread(partial(fit_algorithm, models, how), (1, 2), at_once=at_once))
-        fits = grade_fits(models, fitted, how)
-        files = zip(FILES, (partial(save_datamodels, fit) for fit in fitted), strict=True)
+        fitted = spread(lambda a: how.fit(models, models.fitting(a)), (1, 2), at_once=at_once)
+        fits = grade_fits(models, tuple(fitted), how)
+        files = zip(FILES, (partial(save_datamodels, fit) for fit in fits.datamodels), strict=True)
         stage.keep(files=dict(files), figures=fit_figures(fits, method))
     return fits
-
-
-def fit_algorithm(models: StudyModels, how: HowFitted, algorithm: int) -> Datamodels:
-    fitting = models.fitting(algorithm)
-    return dm.fit_datamodels(
-        fitting.masks,
-        models.outputs(fitting, how.relative),
-        method=how.method,
-        slots=models.slots(fitting),
-        options=how.options,
-        seed=how.seed,
-        device=models.plan.device,
-    )
 
 
 def read_datamodels(run: Run) -> tuple[Datamodels, Datamodels]:
@@ -326,7 +324,7 @@ class Measurement:
         return noise_ceiling(np.stack(trainings), self.fit.predict(masks), seed=self.seed)
 
     def curve(self, n_splits: int, method: str) -> LearningCurve:
-        fit = self.how.fitter(self.models, self.fitting, seed=self.how.seed, method=method)
+        fit = replace(self.how, method=method).fitter(self.models, self.fitting)
         n_models = len(self.fitting.masks)
         full = self.fit.weights if method == self.how.method else fit(np.arange(n_models))
         return learning_curve(
@@ -382,11 +380,9 @@ class Measurement:
         if len(laws):
             law = Law(**laws.iloc[0][[f.name for f in fields(Law)]])
             found |= {"cosine_of_all": law.cosine(len(self.fitting.masks)), "plateau": law.plateau}
-        ends = ("_low", "_high")
-        keys = {key: next((end for end in ends if key.endswith(end)), "") for key in found}
         return {
-            f"{key.removesuffix(end)}_{self.algorithm}{end}": found[key]
-            for key, end in keys.items()
+            re.sub("(_low|_high|)$", rf"_{self.algorithm}\1", key, count=1): value
+            for key, value in found.items()
         }
 
 

@@ -1,12 +1,15 @@
 """Figures of the further analyses show the numbers they were given."""
 
+from types import SimpleNamespace
+
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from mdhelpers.show import analyses as analysis_plots
+from mdhelpers.show import analyses as show
 from mdhelpers.show.style import ALGORITHM_COLORS, use_style
 
 NAMES = ("fixed", "shifted")
@@ -21,6 +24,14 @@ def ax():
         figure.canvas.draw()
 
 
+@pytest.fixture(autouse=True)
+def in_style():
+    with rc_context():
+        use_style()
+        yield
+        plt.close("all")
+
+
 def legend(ax):
     return [text.get_text() for text in ax.get_legend().get_texts()]
 
@@ -32,11 +43,11 @@ def lines(ax):
 def test_similarity_is_written_in_the_cells(ax):
     values = np.array([[0.8, 0.31], [0.31, np.nan]])
     matrix = pd.DataFrame(values, index=["a", "b"], columns=["a", "b"])
-    assert analysis_plots.similarity_heatmap(ax, matrix) is ax
+    assert show.similarity_heatmap(ax, matrix) is ax
     assert [text.get_text() for text in ax.texts] == ["0.80", "0.31", "0.31", "–"]
     assert [text.get_text() for text in ax.get_yticklabels()] == ["a", "b"]
     with pytest.raises(ValueError, match="the same algorithms in both"):
-        analysis_plots.similarity_heatmap(ax, matrix.rename(index={"a": "c"}))
+        show.similarity_heatmap(ax, matrix.rename(index={"a": "c"}))
 
 
 def curves(scale=1.0):
@@ -49,9 +60,10 @@ def curves(scale=1.0):
     )
 
 
-def test_curves_of_one_comparison_in_percent(ax):
-    shown = analysis_plots.variance_curves(ax, curves(), "2_minus_1", names=NAMES)
-    assert shown is ax
+def test_curves_of_each_comparison_in_percent():
+    further = SimpleNamespace(curves=curves().assign(on="all"))
+    shown = show.variance_curves(further, names=NAMES)
+    ax = shown.axes[1]
     drawn = lines(ax)
     assert list(drawn) == ["under fixed", "under shifted"]
     np.testing.assert_allclose(drawn["under shifted"].get_ydata(), 16 / np.arange(1, 5))
@@ -59,15 +71,14 @@ def test_curves_of_one_comparison_in_percent(ax):
     assert ax.get_title(loc="left") == "shifted ∖ fixed"
 
 
-def test_curves_on_other_models_are_dashed(ax):
-    analysis_plots.variance_curves(ax, curves(), "1_minus_2", names=NAMES, others=curves(0.5))
-    drawn = lines(ax)
+def test_curves_on_other_models_are_dashed():
+    both = [curves().assign(on="all"), curves(0.5).assign(on="others")]
+    shown = show.variance_curves(SimpleNamespace(curves=pd.concat(both)), names=NAMES)
+    drawn = lines(shown.axes[0])
     assert len(drawn) == 4
     other = drawn["under fixed, other models"]
     assert other.get_linestyle() == "--"
     np.testing.assert_allclose(other.get_ydata(), 4 / np.arange(1, 5))
-    with pytest.raises(ValueError, match="expected one of"):
-        analysis_plots.variance_curves(ax, curves(), "1-2")
 
 
 def test_cosines_by_number_of_models(ax):
@@ -79,13 +90,13 @@ def test_cosines_by_number_of_models(ax):
     ]
     columns = ["algorithm", "n_models", "against", "low", "median", "high"]
     table = pd.DataFrame(rows, columns=columns)
-    assert analysis_plots.cosines_by_models(ax, table, names=NAMES) is ax
+    assert show.cosines_by_models(ax, table, names=NAMES) is ax
     drawn = lines(ax)["shifted: two samples without a common model"]
     np.testing.assert_allclose(drawn.get_xdata(), [128, 256])
     np.testing.assert_allclose(drawn.get_ydata(), [0.328, 0.456])
     assert [text.get_text() for text in ax.get_xticklabels()] == ["128", "256"]
     with pytest.raises(ValueError, match="median"):
-        analysis_plots.cosines_by_models(ax, table.drop(columns="median"))
+        show.cosines_by_models(ax, table.drop(columns="median"))
 
 
 def test_directions_by_number_of_models(ax):
@@ -98,7 +109,7 @@ def test_directions_by_number_of_models(ax):
     ]
     columns = ["comparison", "n_models", "against", "direction", "cosine"]
     table = pd.DataFrame(rows, columns=columns)
-    assert analysis_plots.directions_by_models(ax, table, names=NAMES, n=2) is ax
+    assert show.directions_by_models(ax, table, names=NAMES, n=2) is ax
     assert len(ax.get_lines()) == 6
     assert legend(ax) == ["fixed ∖ shifted: all directions", "shifted ∖ fixed: all directions"]
     first = lines(ax)["fixed ∖ shifted: all directions"]
@@ -116,7 +127,7 @@ def test_components_found_with_fewest_and_with_all_models(ax):
     ]
     columns = ["algorithm", "found_with", "measured_with", "component", "variance"]
     table = pd.DataFrame(rows, columns=columns)
-    assert analysis_plots.components_by_models(ax, table, 2, names=NAMES) is ax
+    assert show.components_by_models(ax, table, 2, names=NAMES) is ax
     drawn = lines(ax)
     assert len(drawn) == 4
     line = drawn["256 → 64"]

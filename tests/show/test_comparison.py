@@ -1,50 +1,160 @@
+"""Page 04's figures about directions show the numbers they were given, and tables a verdict."""
+
+from types import SimpleNamespace
+
+import numpy as np
 import pandas as pd
 import pytest
+from matplotlib import rc_context
+from matplotlib.figure import Figure
+from matplotlib.text import Annotation
 
-from mdhelpers.runs.stage import DATAMODELS
-from mdhelpers.show import comparison as sentences
+from mdhelpers.method.comparison import Comparison, DirectionSet
+from mdhelpers.show import comparison as show
+from mdhelpers.show.style import use_style
+
+NAMES = ("fixed", "shifted")
 
 
-class FakeRun:
-    def __init__(self, **results):
-        self.results = results
+@pytest.fixture
+def ax():
+    """Axes in the book's style; drawn at the end, since many faults show only then."""
+    with rc_context():
+        use_style()
+        figure = Figure(figsize=(5, 5))
+        yield figure.subplots()
+        figure.canvas.draw()
+
+
+def legend(ax):
+    return [text.get_text() for text in ax.get_legend().get_texts()]
+
+
+def annotations(ax):
+    return [text for text in ax.texts if isinstance(text, Annotation)]
+
+
+def gaps(pair, gap, n_splits=3):
+    rows = [
+        (pair, comparison, direction, 0.08 / direction, gap + 0.001 * split, split)
+        for comparison in ("1_minus_2", "2_minus_1")
+        for direction in (1, 2)
+        for split in range(n_splits)
+    ]
+    columns = ["pair", "comparison", "direction", "naive_gap", "gap", "split"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def directions(one, two, components=None):
+    """A comparison of which only explained variances and numbers matter."""
+    components = components or [np.arange(1, len(values) + 1) for values in (one, two)]
+    sets = [
+        DirectionSet(name, values, values, values, numbers)
+        for name, values, numbers in zip(
+            ("1_minus_2", "2_minus_1"), (one, two), components, strict=True
+        )
+    ]
+    return Comparison(*sets, cosines=np.zeros(1), n_zero=np.zeros(2))
+
+
+def test_explained_variance_is_drawn_in_percent_on_equal_axes(ax):
+    one, two = np.array([[0.05, 0.01], [0.03, 0.01]]), np.array([[0.01, 0.04]])
+    assert show.explained_variance_scatter(ax, directions(one, two), names=NAMES) is ax
+    np.testing.assert_allclose(ax.collections[0].get_offsets(), 100 * one)
+    np.testing.assert_allclose(ax.collections[1].get_offsets(), 100 * two)
+    assert ax.get_xlim() == ax.get_ylim()
+    assert [note.get_text() for note in annotations(ax)] == ["1", "2", "1"]
+    assert legend(ax) == ["directions of fixed ∖ shifted", "directions of shifted ∖ fixed"]
+
+
+def test_explained_variance_numbers_are_those_of_the_components(ax):
+    one, two = np.array([[0.05, 0.01], [0.03, 0.01]]), np.array([[0.01, 0.04]])
+    show.explained_variance_scatter(ax, directions(one, two, ([7, 2], [5])))
+    assert [note.get_text() for note in annotations(ax)] == ["7", "2", "5"]
+
+
+def test_labels_of_crowded_points_do_not_cover_each_other(ax):
+    rng = np.random.default_rng(0)
+    one = 0.05 + 0.004 * rng.random((8, 2))
+    show.explained_variance_scatter(ax, directions(one, one[:, ::-1] * 0.5))
+    ax.figure.canvas.draw()
+    boxes = [note.get_window_extent() for note in annotations(ax)]
+    centres = np.array([(box.x0 + box.x1, box.y0 + box.y1) for box in boxes]) / 2
+    apart = np.linalg.norm(centres[:, None] - centres[None], axis=2) + 1e3 * np.eye(len(boxes))
+    assert apart.min() > 0.6 * boxes[0].height
+
+
+def test_gap_curves_draw_both_gaps_of_the_pair_and_of_the_null(ax):
+    pairs = {"1 against 2": 0.02, "1 against 1": 0.0, "2 against 2": 0.0}
+    table = pd.concat([gaps(pair, gap) for pair, gap in pairs.items()])
+    assert show.gap_curves(ax, table, names=NAMES) is ax
+    assert legend(ax) == [
+        "fixed ∖ shifted",
+        "shifted ∖ fixed",
+        "null: fixed ∖ itself",
+        "null: shifted ∖ itself",
+    ]
+    means = [container[0].get_ydata() for container in ax.containers]
+    np.testing.assert_allclose(means[0], [8, 4])  # naive, per cent
+    np.testing.assert_allclose(means[1], [2.1, 2.1])  # cross-fitted, mean over splits
+    np.testing.assert_allclose(means[5], [0.1, 0.1])  # the null, cross-fitted
+
+
+def test_gap_curves_take_one_table_of_all_pairs(ax):
+    table = pd.concat([gaps("1 against 2", 0.02), gaps("1 against 1", 0.0)])
+    show.gap_curves(ax, table)
+    assert len(legend(ax)) == 3
+    with pytest.raises(ValueError, match="split"):
+        show.gap_curves(ax, table.drop(columns="split"))
+
+
+@pytest.mark.parametrize("replication", [True, False])
+def test_gap_bars_show_naive_and_cross_fitted(ax, replication):
+    table = pd.DataFrame(
+        {
+            "comparison": ["1_minus_2", "1_minus_2", "2_minus_1"],
+            "direction": [1, 4, 2],
+            "naive_gap": [0.08, 0.07, 0.06],
+            "gap": [0.02, 0.01, -0.001],
+            "low": [0.01, 0.0, -0.002],
+            "high": [0.03, 0.02, 0.001],
+            "replication": [0.9, 0.55, 1.0],
+        }
+    )
+    table = table if replication else table.drop(columns="replication")
+    assert show.gap_bars(ax, table, names=NAMES) is ax
+    heights = [patch.get_height() for patch in ax.patches]
+    np.testing.assert_allclose(heights, [8, 7, 2, 1, 6, -0.1])
+    labels = [text.get_text() for text in ax.get_xticklabels()]
+    assert labels == (["1\n.90", "4\n.55", "2\n1.00"] if replication else ["1", "4", "2"])
+
+
+def test_cosine_histogram_takes_one_array_or_several(ax):
+    assert show.cosine_histogram(ax, np.array([0.1, 0.2, 0.9])) is ax
+    assert legend(ax) == ["median 0.20"]
+    show.cosine_histogram(ax, {"a": np.array([0.5]), "b": np.array([0.7])})
+    assert legend(ax)[-2:] == ["a: median 0.50", "b: median 0.70"]
 
 
 def null(gap: float, naive: float = 15.0) -> dict:
     return {"naive_gap": naive, "gap": gap, "low": gap - 0.5, "high": gap + 0.5}
 
 
-def comparison(real: float, itself: float) -> dict:
-    figures = {"gap_1_minus_2": real}
+def figures(real: float, itself: float) -> dict:
+    found = {"gap_1_minus_2": real}
     for name in ("1_minus_2", "2_minus_1"):
-        figures[f"null_1_against_2_{name}"] = null(real)
-        figures |= {f"null_{a}_against_{a}_{name}": null(itself) for a in (1, 2)}
-    return {"04_residual_pca": figures}
+        found[f"null_1_against_2_{name}"] = null(real)
+        found |= {f"null_{a}_against_{a}_{name}": null(itself) for a in (1, 2)}
+    return {"04_residual_pca": found}
 
 
 @pytest.mark.parametrize(
-    ("real", "itself", "words"), [(8, 0.3, "well above"), (1, 0.9, "**not clearly above**")]
+    ("real", "itself", "words"), [(8, 0.3, "well above"), (1, 0.9, "not clearly above")]
 )
 def test_gaps_are_called_what_they_are(real, itself, words):
-    text = sentences.null_comparison(FakeRun(**comparison(real, itself))).data
-    assert text.count(words) == 2
-    assert "15.0%" in text
-
-
-def test_datamodels_that_foretell_nothing_are_called_so():
-    good = {f"lds_{a}{end}": v for a in (1, 2) for end, v in (("", 0.4), ("_low", 0.3),
-                                                              ("_high", 0.5))}  # fmt: skip
-    assert "do foretell" in sentences.datamodel_quality(FakeRun(**{DATAMODELS: good})).data
-    bad = good | {"lds_2_low": -0.1}
-    assert "chance" in sentences.datamodel_quality(FakeRun(**{DATAMODELS: bad})).data
-
-
-@pytest.mark.parametrize(
-    ("effect", "low", "high", "words"),
-    [(0.3, -0.4, 1.0, "alike"), (1.5, 1.0, 2.0, "alike"), (4.0, 3.0, 5.0, "does not move")],
-)
-def test_a_placebo_that_moves_one_algorithm_is_reported(effect, low, high, words):
-    row = {"kind": "placebo", "algorithm": 0, "class_name": "boat"}
-    table = pd.DataFrame([row | {"effect": effect, "low": low, "high": high}])
-    found = type("Found", (), {"table": table})
-    assert words in sentences.placebo(found).data
+    run = SimpleNamespace(names=NAMES, results=figures(real, itself))
+    table = show.null_gaps(run)
+    assert table["verdict"].str.startswith(words).sum() == 2
+    assert set(table["naive gap, %"]) == {15.0}
+    run.results["04_residual_pca"] = {}
+    assert "Without models" in show.null_gaps(run)

@@ -1,43 +1,61 @@
+"""Page 02's tables and figures show the numbers they were given."""
+
 from types import SimpleNamespace
 
 import numpy as np
-import pandas as pd
+import pytest
+from matplotlib import rc_context
+from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
 
-from mdhelpers.show import data, subpopulations
-from mdhelpers.show import models as show_models
+from mdhelpers.show import models as show
+from mdhelpers.show.style import ALGORITHM_COLORS, use_style
 from mdhelpers.training.algorithms import NetworkSpec
 
-ROWS = [
-    ("1_minus_2", 2, "top", "tag", 0.97, 0.9, 0.5),
-    ("1_minus_2", 2, "bottom", "ring", 0.8, 0.7, 0.0),
-    ("1_minus_2", 1, "top", "ring", 0.6, 0.6, 0.1),
-    ("1_minus_2", 1, "bottom", "tag", 0.7, 0.6, 0.1),
-]
-COLUMNS = ["comparison", "direction", "end", "feature", "auc_within_class", "auc", "precision_at_k"]
+
+@pytest.fixture
+def ax():
+    """Axes in the book's style; drawn at the end, since many faults show only then."""
+    with rc_context():
+        use_style()
+        figure = Figure()
+        yield figure.subplots()
+        figure.canvas.draw()
 
 
-def test_matches_keep_the_order_of_evidence_and_mark_what_is_found():
-    weaker = [(*row[:3], "stripes", row[4] - 0.2, *row[5:]) for row in ROWS]
-    grades = pd.DataFrame([*ROWS, *weaker], columns=COLUMNS).assign(n=10)
-    table = subpopulations.matches(SimpleNamespace(grades=grades), ("plain", "augmented"))
-    assert list(table.columns) == ["top", "bottom"]
-    assert table.index.tolist() == [("plain ∖ augmented", 2), ("plain ∖ augmented", 1)]
-    assert table.iloc[0].tolist() == ["tag ★ 0.97, 0.90, 50%", "ring 0.80, 0.70, 0%"]
-    assert not table.iloc[1].str.contains("★").any()
-    assert "No truth" in subpopulations.matches(
-        SimpleNamespace(grades=None), ("plain", "augmented")
-    )
+def legend(ax):
+    return [text.get_text() for text in ax.get_legend().get_texts()]
 
 
 def test_what_both_algorithms_leave_open_does_not_differ():
     one, two = (NetworkSpec(name=name, epochs=n) for name, n in (("plain", 20), ("more", 40)))
     models = SimpleNamespace(plan=SimpleNamespace(algorithms=(one, two)))
-    table = show_models.algorithms(models)
+    table = show.algorithms(models)
     assert table.index[table["differs"] == "yes"].tolist() == ["name", "epochs"]
     assert table.loc["width"].tolist() == ["–", "–", ""]
 
 
-def test_where_nothing_is_known_or_tested_a_sentence_says_so():
-    split = SimpleNamespace(truth=pd.DataFrame(index=range(3)), labels=np.zeros(3, int))
-    table = data.planted(SimpleNamespace(train=split, test=split, class_names=("boat",)))
-    assert len(table) == 0
+def test_accuracy_histogram_says_the_means_and_shares_add_up(ax):
+    accuracies = {"fixed": np.array([0.8, 0.9]), "shifted": np.array([0.9, 0.95, 1.0])}
+    assert show.accuracy_histogram(ax, accuracies) is ax
+    assert legend(ax) == ["fixed: mean 85.0%", "shifted: mean 95.0%"]
+    bars = [patch for patch in ax.patches if hasattr(patch, "get_height")]
+    assert sum(bar.get_height() for bar in bars) == pytest.approx(200)
+    lines = [line for line in ax.lines if line.get_linestyle() == "--"]
+    assert [to_hex(line.get_color(), False).upper() for line in lines] == list(
+        ALGORITHM_COLORS.values()
+    )
+
+
+def test_margin_histogram_takes_matrices_and_equal_values(ax):
+    margins = {"fixed": np.full((3, 4), 2.0), "shifted": np.full((2, 4), 2.0)}
+    assert show.margin_histogram(ax, margins) is ax
+    assert legend(ax) == ["fixed: mean 2.0", "shifted: mean 2.0"]
+
+
+def test_loss_curves_have_a_line_a_model_and_a_label_an_algorithm(ax):
+    losses = {"fixed": np.array([[2.0, 1.0], [2.0, 0.5]]), "shifted": np.array([[2.0, 1.5, 1.2]])}
+    assert show.loss_curves(ax, losses) is ax
+    assert legend(ax) == ["fixed", "shifted"]
+    np.testing.assert_array_equal(ax.lines[1].get_xydata(), [[1, 2], [2, 0.5]])
+    assert len(ax.lines) == 3

@@ -1,34 +1,34 @@
+"""Page 05's rows of images, tables and grades."""
+
 from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
+import pytest
+from matplotlib import rc_context
+from matplotlib.figure import Figure
 
-from mdhelpers.data.scenes import CLASS_NAMES, PLANTED, make_scenes
-from mdhelpers.show import data, effects, subpopulations
+from mdhelpers.runs.stage import SUBPOPULATIONS
+from mdhelpers.show import subpopulations
+from mdhelpers.show.style import use_style
 
-TEST = make_scenes(n_train=12, n_test=90, size=16, seed=0).test
-
-
-def index_of(image: np.ndarray) -> int:
-    return int(np.flatnonzero((TEST.images == image).all(axis=(1, 2, 3)))[0])
-
-
-def test_class_samples_carry_no_feature():
-    rows = data.class_samples(TEST, CLASS_NAMES, n=5)
-    for label, name in enumerate(CLASS_NAMES):
-        chosen = [index_of(image) for image in rows[name]]
-        assert (TEST.labels[chosen] == label).all()
-        assert not TEST.truth.iloc[chosen].to_numpy().any()
+NAMES = ("fixed", "shifted")
+ROWS = [
+    ("1_minus_2", 2, "top", "tag", 0.97, 0.9, 0.5),
+    ("1_minus_2", 2, "bottom", "ring", 0.8, 0.7, 0.0),
+    ("1_minus_2", 1, "top", "ring", 0.6, 0.6, 0.1),
+    ("1_minus_2", 1, "bottom", "tag", 0.7, 0.6, 0.1),
+]
+COLUMNS = ["comparison", "direction", "end", "feature", "auc_within_class", "auc", "precision_at_k"]
 
 
-def test_feature_samples_pair_carriers_with_their_class():
-    rows = data.feature_samples(TEST, CLASS_NAMES, n=4)
-    for feature, name in PLANTED.items():
-        carriers = [index_of(image) for image in rows[f"{name}, {feature}"]]
-        others = [index_of(image) for image in rows[f"{name}, none"]]
-        assert TEST.truth[feature].iloc[carriers].all()
-        assert not TEST.truth[feature].iloc[others].any()
-        assert set(TEST.labels[carriers]) == set(TEST.labels[others])
+@pytest.fixture
+def ax():
+    with rc_context():
+        use_style()
+        figure = Figure(figsize=(5, 5))
+        yield figure.subplots()
+        figure.canvas.draw()
 
 
 def test_members_come_outermost_first():
@@ -37,18 +37,6 @@ def test_members_come_outermost_first():
          "rank": [2, 1, 1], "index": [7, 5, 9]}
     )  # fmt: skip
     assert subpopulations.members_at(members, "1_minus_2", 3, "top").tolist() == [5, 7]
-
-
-def test_transformations_are_shown_from_untouched_to_strongest():
-    hypotheses = [{"name": "tag", "transformation": "tag", "intensities": [3, 5]}]
-    placebo = {"transformation": "scrambled_square", "intensities": [4]}
-    images = TEST.images[(TEST.metadata["tag_corner"] == "").to_numpy()]
-    rows = list(effects.transformation_rows(hypotheses, placebo, images, seed=0, n=1).values())
-    assert [len(row) for row in rows] == [3, 2]
-    assert np.array_equal(rows[0][0], images[0])
-    changed = [(row != rows[0][0]).any(axis=-1).sum() for row in rows[0]]
-    assert changed == sorted(changed)
-    assert changed[0] == 0
 
 
 def test_an_end_that_holds_all_of_its_classes_has_no_others_beside_it():
@@ -66,3 +54,61 @@ def test_an_end_that_holds_all_of_its_classes_has_no_others_beside_it():
         "1 ▼": 1,
         "random as 1 ▼": 1,
     }
+
+
+def test_matches_keep_the_order_of_evidence_and_mark_what_is_found():
+    weaker = [(*row[:3], "stripes", row[4] - 0.2, *row[5:]) for row in ROWS]
+    grades = pd.DataFrame([*ROWS, *weaker], columns=COLUMNS).assign(n=10)
+    table = subpopulations.matches(SimpleNamespace(grades=grades), names=("plain", "augmented"))
+    assert list(table.columns) == ["top", "bottom"]
+    assert table.index.tolist() == [("plain ∖ augmented", 2), ("plain ∖ augmented", 1)]
+    assert table.iloc[0].tolist() == ["tag ★ 0.97, 0.90, 50%", "ring 0.80, 0.70, 0%"]
+    assert not table.iloc[1].str.contains("★").any()
+    assert "No truth" in subpopulations.matches(
+        SimpleNamespace(grades=None), names=("plain", "augmented")
+    )
+
+
+def test_auc_heatmap_writes_the_better_end(ax):
+    rows = [
+        ("1_minus_2", 1, "top", "tag", 0.99),
+        ("1_minus_2", 1, "bottom", "tag", 0.01),
+        ("1_minus_2", 1, "top", "yellow_square", 0.3),
+        ("1_minus_2", 1, "bottom", "yellow_square", 0.7),
+        ("2_minus_1", 1, "top", "tag", 0.5),
+        ("2_minus_1", 1, "top", "yellow_square", np.nan),
+    ]
+    columns = ["comparison", "direction", "end", "feature", "auc_within_class"]
+    assert subpopulations.auc_heatmap(ax, pd.DataFrame(rows, columns=columns), names=NAMES) is ax
+    texts = [text.get_text() for text in ax.texts]
+    assert texts == ["0.99 ▲", "0.70 ▼", "0.50 ▲", "–", "fixed ∖ shifted", "shifted ∖ fixed"]
+    assert [text.get_text() for text in ax.get_xticklabels()] == ["tag", "yellow square"]
+
+
+def test_what_was_found_is_called_so():
+    row = {"comparison": "1_minus_2", "direction": 2, "end": "top", "precision_at_k": 0.7, "n": 50}
+    best = [row | {"feature": f, "auc_within_class": a} for f, a in (("tag", 0.96), ("ring", 0.7))]
+    run = SimpleNamespace(names=NAMES, results={SUBPOPULATIONS: {"best": best}})
+    table = subpopulations.best_directions(run)
+    assert table.loc[("fixed ∖ shifted", "tag"), "verdict"] == "found"
+    assert table.loc[("fixed ∖ shifted", "ring"), "verdict"] == "not found"
+    run.results[SUBPOPULATIONS]["best"] = []
+    assert "No truth is known" in subpopulations.best_directions(run)
+
+
+def test_influence_is_told_of_each_comparison():
+    row = {"comparison": "2_minus_1", "direction": 3, "end": "top", "influence_1": 0.2}
+    row |= {"influence_2": 1.5, "in_1": 0.1, "in_2": 0.75, "in_both": 0.05}
+    run = SimpleNamespace(names=NAMES, results={SUBPOPULATIONS: {"influence": [row]}})
+    table = subpopulations.influence(run)
+    assert table.index.tolist() == [("shifted ∖ fixed", 3, "top")]
+    assert table.iloc[0].tolist() == [1.5, 0.2, 0.75, 0.1, 0.05]
+
+
+def test_classes_of_the_first_directions():
+    rows = [("1_minus_2", d, end, d % 2, 0.5, 0.25) for d in (4, 2, 1) for end in ("top", "bottom")]
+    columns = ["comparison", "direction", "end", "label", "share", "expected"]
+    holder = SimpleNamespace(classes=pd.DataFrame(rows, columns=columns))
+    table = subpopulations.classes(holder, ["boat", "fish"], names=NAMES, n=2)
+    assert table.index.get_level_values("direction").tolist() == [4, 4, 2, 2]
+    assert table["class"].tolist() == ["boat"] * 4

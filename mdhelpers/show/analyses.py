@@ -14,11 +14,11 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from mdhelpers.method.comparison import COMPARISONS
 from mdhelpers.runs.run import Run
 from mdhelpers.runs.stage import COMPARISON
 from mdhelpers.show.style import (
     ALGORITHM_COLORS,
-    COMPARISONS,
     DEFAULT_NAMES,
     INK,
     MARKERS,

@@ -11,12 +11,11 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from mdhelpers.method.comparison import Comparison
+from mdhelpers.method.comparison import COMPARISONS, Comparison
 from mdhelpers.runs.run import Run
 from mdhelpers.runs.stage import COMPARISON
 from mdhelpers.show.style import (
     ALGORITHM_COLORS,
-    COMPARISONS,
     DEFAULT_NAMES,
     INK,
     MARKERS,

@@ -17,8 +17,9 @@ import pandas as pd
 import traitlets
 from PIL import Image
 
+from mdhelpers.method.comparison import COMPARISONS
 from mdhelpers.method.subpopulations import random_same_class
-from mdhelpers.show.style import COMPARISONS, DEFAULT_NAMES
+from mdhelpers.show.style import DEFAULT_NAMES
 
 _HERE = Path(__file__).parent
 _ENDS = ("top", "bottom")

@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
+from mdhelpers.method.comparison import COMPARISONS
 from mdhelpers.show.style import (
     ALGORITHM_COLORS,
-    COMPARISONS,
     DEFAULT_NAMES,
     INK,
     NULL_COLOR,

@@ -36,7 +36,6 @@ INK = "#222222"
 CAPTION_COLOR = "#4C6A7D"
 EXAMPLE_COLORS = ("#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0072B2", "#D55E00")
 DEFAULT_NAMES = ("algorithm 1", "algorithm 2")
-COMPARISONS = ("1_minus_2", "2_minus_1")
 MARKERS = {"1_minus_2": "o", "2_minus_1": "s"}
 FONT = "DejaVu Sans"  # comes with matplotlib
 SCRIPT_FONTS = (  # for what FONT lacks, where they are installed

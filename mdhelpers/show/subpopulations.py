@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from mdhelpers.data.datasets import Dataset, Split
+from mdhelpers.method.comparison import COMPARISONS
 from mdhelpers.method.subpopulations import (
     ENDS,
     match_features,
@@ -25,7 +26,6 @@ from mdhelpers.show.explorer import Explorer, explorer
 from mdhelpers.show.gallery import Rows, image_rows
 from mdhelpers.show.style import (
     ALGORITHM_COLORS,
-    COMPARISONS,
     DEFAULT_NAMES,
     INK,
     compared,

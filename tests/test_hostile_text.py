@@ -22,21 +22,19 @@ from myst_parser.parsers.mdit import create_md_parser
 from mdhelpers.book import build as book
 from mdhelpers.book import pages as book_pages
 from mdhelpers.book import pages as book_tables
+from mdhelpers.method.comparison import Comparison, DirectionSet
 from mdhelpers.show import analyses as analysis_plots
 from mdhelpers.show import applications as application_plots
 from mdhelpers.show import captions as show_captions
 from mdhelpers.show import comparison as comparison_plots
-from mdhelpers.show import comparison as sentences
 from mdhelpers.show import datamodels as plots
-from mdhelpers.show import datamodels as quality_plots
-from mdhelpers.show import datamodels as quality_text
 from mdhelpers.show import effects as show_effects
-from mdhelpers.show import gallery, style
-from mdhelpers.show import predictions as prediction_grade_plots
+from mdhelpers.show import gallery, style, subpopulations
+from mdhelpers.show import models as model_plots
 from mdhelpers.show import predictions as prediction_plots
 from mdhelpers.show import reweighting as tilting_plots
 from mdhelpers.show.explorer import explorer
-from mdhelpers.show.style import escape_markdown, one_line, shortened, without_script_ends
+from mdhelpers.show.style import escape_markdown, one_line, without_script_ends
 from tests.book.test_build import make_run
 
 NAMES = {
@@ -138,34 +136,6 @@ def test_plain_words_are_left_alone():
         assert escape_markdown(text) == text
 
 
-def run_of(name, **figures):
-    named = {"02_mask_training": {"name_1": name, "name_2": "plain"}}
-    return SimpleNamespace(results=named | figures)
-
-
-@each_name
-def test_sentences_hold_it_as_text(name):
-    ends = {"": 0.5, "_low": 0.2, "_high": 0.8}
-    lds = {f"lds_{a}{end}": value for a in (1, 2) for end, value in ends.items()}
-    quality = {f"share_{a}{end}": value for a in (1, 2) for end, value in ends.items()}
-    quality |= {"ceiling_1": 0.8, "ceiling_2": 0.8} | lds
-    run = run_of(name, **{"03_datamodel_fitting": quality})
-    best = {"comparison": "1_minus_2", "feature": name, "direction": 1, "end": "top", "n": 3}
-    best |= {"auc_within_class": 0.9, "precision_at_k": 0.5}
-    graded = run_of(name, **{"05_subpopulation_inspection": {"best": [best]}})
-    shown = [
-        sentences.datamodel_quality(run),
-        quality_text.ceiling(run),
-        sentences.grades(graded),
-    ]
-    ours = {"paragraph", "inline", "bullet_list", "list_item", "strong", "em", "text", "softbreak"}
-    for markdown in shown:
-        tokens = list(flat(PARSERS["commonmark"]().parse(markdown.data)))
-        assert {re.sub("_(open|close)$", "", t.type) for t in tokens} - TEXT <= ours
-        text = "".join(token.content for token in tokens if token.type in TEXT)
-        assert shortened(one_line(name), 60)[:20].strip() in text
-
-
 @each_name
 def test_tables_of_pandas_escape_it(name):
     with rc_context():
@@ -244,8 +214,34 @@ def components():
 
 
 def variances():
-    return frame(comparison=np.repeat(BOTH, 2), component=[1, 2] * 2, variance_1=[0.2] * 4,
-                 variance_2=[0.1] * 4)  # fmt: skip
+    numbers = {"component": [1, 2] * 2, "variance_1": [0.2] * 4, "variance_2": [0.1] * 4}
+    table = frame(comparison=np.repeat(BOTH, 2), **numbers)
+    return pd.concat([table.assign(on=on) for on in ("all", "others")])
+
+
+def further(names):
+    """What stage 04's further analyses find."""
+    similar = pd.DataFrame(SIMILAR, list(names), list(names))
+    return SimpleNamespace(
+        curves=variances(),
+        named=lambda _: SimpleNamespace(matrix=similar, corrected=similar),
+        counts=SimpleNamespace(
+            cosines=model_counts(algorithm=[1, 1, 2, 2]),
+            directions=model_counts(comparison=np.repeat(BOTH, 2), direction=[0] * 4),
+            components=pd.concat([components().assign(algorithm=a) for a in (1, 2)]),
+        ),
+    )
+
+
+def compared():
+    sets = [DirectionSet(name, SIMILAR, SIMILAR, SIMILAR, np.array([1, 2])) for name in BOTH]
+    return Comparison(*sets, cosines=np.zeros(2), n_zero=np.zeros(2))
+
+
+def fits():
+    margins = RNG.normal(size=(2, 6, 9))
+    lds = [SimpleNamespace(per_example=RNG.random(9)) for _ in BOTH]
+    return SimpleNamespace(true=margins, predicted=margins, lds=lds)
 
 
 def pairs_of_models():
@@ -258,7 +254,7 @@ def pairs_of_models():
 
 
 def scores(names):
-    rows = [(n, s, 0.8, 0.6) for n in names for s in prediction_grade_plots.SCORE_STYLES]
+    rows = [(n, s, 0.8, 0.6) for n in names for s in prediction_plots.SCORE_STYLES]
     return pd.DataFrame(rows, columns=["feature", "score", "auc_within_class", "chance"])
 
 
@@ -274,34 +270,40 @@ def tilts():
 
 
 def quality():
-    curves = frame(n_models=[32, 64], lds=[0.3, 0.4], lds_low=[0.2] * 2, lds_high=[0.5] * 2)
-    figures = {"ceiling_1": 0.7, "ceiling_2": 0.8}
+    curves = frame(n_models=[32, 64])
+    for score in ("lds", "cosine"):
+        ends = {score: [0.3, 0.4], f"{score}_low": [0.2] * 2, f"{score}_high": [0.5] * 2}
+        curves = curves.assign(**ends)
     return SimpleNamespace(
-        curves=curves, figures=figures, curve=lambda _: curves, law=lambda _: None
+        curves=curves,
+        figures={"ceiling_1": 0.7, "ceiling_2": 0.8},
+        curve=lambda _: curves,
+        law=lambda _: None,
+        half_cosines=per_name,
     )
 
 
-A, C, P, G = analysis_plots, comparison_plots, prediction_plots, prediction_grade_plots
+A, C, P = analysis_plots, comparison_plots, prediction_plots
 SIMILAR = np.array([[0.8, 0.3], [0.3, 0.7]])
 DRAW = {
-    plots.accuracy_histogram: lambda f, ax, n: f(ax, per_name(n)),
-    plots.margin_histogram: lambda f, ax, n: f(ax, per_name(n)),
-    plots.loss_curves: lambda f, ax, n: f(ax, per_name(n)),
+    model_plots.accuracy_histogram: lambda f, ax, n: f(ax, per_name(n)),
+    model_plots.margin_histogram: lambda f, ax, n: f(ax, per_name(n)),
+    model_plots.loss_curves: lambda f, ax, n: f(ax, per_name(n)),
     plots.lds_histogram: lambda f, ax, n: f(ax, per_name(n)),
-    plots.cosine_histogram: lambda f, ax, n: f(ax, per_name(n)),
+    plots.half_cosines: lambda f, ax, n: f(ax, quality(), names=n),
+    C.cosine_histogram: lambda f, ax, n: f(ax, per_name(n)),
     show_captions.caption_bars: lambda f, ax, n: f(ax, frame(caption=list(n), score=[0.5, 0.2])),
     show_effects.effect_curves: lambda f, ax, n: f(ax, effects(), names=n, placebo=effects()),
     A.similarity_heatmap: lambda f, ax, n: f(ax, pd.DataFrame(SIMILAR, list(n), list(n))),
-    A.variance_curves: lambda f, ax, n: f(ax, variances(), BOTH[0], names=n, others=variances()),
     A.cosines_by_models: lambda f, ax, n: f(ax, model_counts(algorithm=[1, 1, 2, 2]), names=n),
     A.directions_by_models: lambda f, ax, n: f(
         ax, model_counts(comparison=np.repeat(BOTH, 2), direction=[0] * 4), names=n
     ),
     A.components_by_models: lambda f, ax, n: f(ax, components(), 1, names=n),
-    C.explained_variance_scatter: lambda f, ax, n: f(ax, SIMILAR, SIMILAR / 2, names=n),
+    C.explained_variance_scatter: lambda f, ax, n: f(ax, compared(), names=n),
     C.gap_curves: lambda f, ax, n: f(ax, gap_splits(), names=n),
     C.gap_bars: lambda f, ax, n: f(ax, gaps(), names=n),
-    C.auc_heatmap: lambda f, ax, n: f(ax, grades(n), names=n),
+    subpopulations.auc_heatmap: lambda f, ax, n: f(ax, grades(n), names=n),
     P.error_inconsistencies: lambda f, ax, n: f(ax, pairs_of_models(), pairs_of_models(), names=n),
     P.ensemble_scatter: lambda f, ax, n: f(ax, pairs_of_models(), names=n),
     P.confidence_confidence: lambda f, ax, n: f(
@@ -309,9 +311,8 @@ DRAW = {
     ),
     P.angle_histograms: lambda f, ax, n: f(ax, pairs_of_models(), outcome="both wrong", names=n),
     P.class_angles: lambda f, ax, n: f(ax, pairs_of_models(), n, names=n),
-    G.feature_grades: lambda f, ax, n: f(ax, scores(n)),
-    G.member_grades: lambda f, ax, n: f(ax, members(), names=n),
-    quality_plots.learning_curves: lambda f, ax, n: f(ax, quality(), score="lds", names=n),
+    P.feature_grades: lambda f, ax, n: f(ax, scores(n)),
+    P.member_grades: lambda f, ax, n: f(ax, members(), names=n),
     tilting_plots.tilt_scatter: lambda f, ax, n: f(ax, tilts(), names=n),
     tilting_plots.tilt_sizes: lambda f, ax, n: f(ax, tilts(), names=n),
     application_plots.image_map: lambda f, ax, n: f(
@@ -323,6 +324,16 @@ DRAW = {
         ax, IMAGES[0], IMAGES, dict(zip(n, RNG.random((2, 12)), strict=True)), captions=n * 6
     ),
 }
+FIGURES = {  # that are made, not drawn on axes
+    A.similarity: lambda f, n: f(further(n), names=n),
+    A.variance_curves: lambda f, n: f(further(n), names=n),
+    A.model_counts: lambda f, n: f(further(n), names=n),
+    A.components: lambda f, n: f(further(n), names=n),
+    plots.foretold: lambda f, n: f(fits(), names=n),
+    plots.deviations: lambda f, n: f(fits(), names=n),
+    plots.learning_curves: lambda f, n: f(quality(), names=n),
+    subpopulations.mosaic: lambda f, n: f(dict.fromkeys(n, IMAGES), height=3),
+}
 WITHOUT_NAMES = {
     plots.predicted_against_true,
     application_plots.removal_scatter,
@@ -332,16 +343,17 @@ WITHOUT_NAMES = {
 
 
 def test_every_figure_is_drawn_here():
-    modules = (plots, A, C, P, G, quality_plots, tilting_plots, application_plots, gallery)
-    modules += (show_captions, show_effects)
+    modules = (plots, A, C, P, model_plots, tilting_plots, application_plots, gallery)
+    modules += (show_captions, show_effects, subpopulations)
     public = {
-        function
+        function: inspect.signature(function)
         for module in modules
         for name, function in inspect.getmembers(module, inspect.isfunction)
         if function.__module__ == module.__name__ and not name.startswith("_")
-        if next(iter(inspect.signature(function).parameters), "") == "ax"
     }
-    assert public - WITHOUT_NAMES == set(DRAW)
+    on_axes = {f for f, given in public.items() if next(iter(given.parameters), "") == "ax"}
+    assert on_axes - WITHOUT_NAMES == set(DRAW)
+    assert {f for f, given in public.items() if given.return_annotation == "Figure"} == set(FIGURES)
 
 
 def texts_of(figure):
@@ -350,33 +362,34 @@ def texts_of(figure):
 
 
 PANELS = {
-    plots.accuracy_histogram: (1, (6.4, 3.2)),
-    plots.loss_curves: (1, (6.4, 3.2)),
+    model_plots.accuracy_histogram: (1, (6.4, 3.2)),
+    model_plots.loss_curves: (1, (6.4, 3.2)),
     show_captions.caption_bars: (2, (9, 3.6)),
-    A.variance_curves: (2, (10, 4.6)),
     A.cosines_by_models: (2, (10, 5)),
     A.directions_by_models: (2, (10, 5)),
     P.ensemble_scatter: (2, (9.5, 4.4)),
     P.confidence_confidence: (3, (11.5, 4.8)),
     P.angle_histograms: (3, (11.5, 4.6)),
-    G.feature_grades: (1, (7.5, 3.8)),
-    quality_plots.learning_curves: (2, (9, 4.4)),
+    P.feature_grades: (1, (7.5, 3.8)),
     tilting_plots.tilt_scatter: (2, (9, 4.8)),
     gallery.datamodel_neighbours: (1, (9, 3)),
 }  # and sizes, as in the notebooks; others have a figure of their own
 
 
 @pytest.mark.parametrize("kind", PAIRS)
-@pytest.mark.parametrize("function", DRAW, ids=lambda function: function.__name__)
+@pytest.mark.parametrize("function", [*DRAW, *FIGURES], ids=lambda function: function.__name__)
 def test_in_a_figure_it_is_text(function, kind):
     with rc_context():
         style.use_style()
-        n, size = PANELS.get(function, (1, (7, 4.5)))
-        figure, axes = plt.subplots(1, n, figsize=size, squeeze=False)
-        for ax in axes.flat:
-            DRAW[function](function, ax, PAIRS[kind])
+        if function in FIGURES:
+            figure = FIGURES[function](function, PAIRS[kind])
+        else:
+            n, size = PANELS.get(function, (1, (7, 4.5)))
+            figure, axes = plt.subplots(1, n, figsize=size, squeeze=False)
+            for ax in axes.flat:
+                DRAW[function](function, ax, PAIRS[kind])
         figure.canvas.draw()  # a missing glyph or too little room is a warning, so a failure
-        assert n * ax.get_position().width > 0.1
+        assert len(figure.axes) * figure.axes[-1].get_position().width > 0.1
         for text in texts_of(figure):
             lines = text.get_text().split("\n")
             assert not is_math_text(text.get_text())

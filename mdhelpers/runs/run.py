@@ -168,7 +168,7 @@ class Run:
 
     def manifest(self, name: str) -> dict[str, Any]:
         """Return the manifest of a finished stage, empty where it has none or it is damaged."""
-        found = read_or_empty(self._manifest_path(name))
+        found = read_or_empty(self.folder / "stages" / f"{name}.json")
         said = found.pop("sha256", None)
         if said is not None and said != digest(found):
             return {}
@@ -178,9 +178,6 @@ class Run:
     def of_notebook(self, name: str) -> list[dict[str, Any]]:
         """Return the manifests of the stages that a notebook finishes: those of its number."""
         return [manifest for manifest in self.manifests() if manifest["stage"][:3] == name[:3]]
-
-    def _manifest_path(self, name: str) -> Path:
-        return self.folder / "stages" / f"{name}.json"
 
     def stage(self, name: str, parameters: Mapping[str, Any], after: Sequence[str] = ()) -> Stage:
         """Return the stage `name` of this run, with the key that its inputs give it.
@@ -478,7 +475,7 @@ def store_locations(folder: Path) -> list[Path | str]:
     No other place that a plan names is believed: the run may come from elsewhere.
     """
     plan = read_plan(folder)
-    given = read_or_empty(folder / "stages" / "02_mask_training.json").get("parameters", {})
+    given = read_or_empty(folder / "stages" / f"{MODELS}.json").get("parameters", {})
     if url := plan.get("models_url") or given.get("models_url"):
         return [store_in(url, f"models_{a}.zarr") for a in (1, 2)]
     if plan:

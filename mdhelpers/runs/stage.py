@@ -37,34 +37,17 @@ if TYPE_CHECKING:
 
 
 # The stages, each named as the notebook that carries it out; quality is the second of notebook 03.
-STAGES = (
-    "01_data_prep",
-    "02_mask_training",
-    "03_datamodel_fitting",
-    "03_quality",
-    "04_residual_pca",
-    "05_subpopulation_inspection",
-    "06_clip_captioning",
-    "07_counterfactual_verification",
-    "08_datamodel_applications",
-    "09_prediction_level",
-    "10_reweighting",
-)
-(
-    DATA,
-    MODELS,
-    DATAMODELS,
-    QUALITY,
-    COMPARISON,
-    SUBPOPULATIONS,
-    CAPTIONS,
-    EFFECTS,
-    APPLICATIONS,
-    PREDICTIONS,
-    TILTING,
-) = STAGES
-
-
+DATA = "01_data_prep"
+MODELS = "02_mask_training"
+DATAMODELS = "03_datamodel_fitting"
+QUALITY = "03_quality"
+COMPARISON = "04_residual_pca"
+SUBPOPULATIONS = "05_subpopulation_inspection"
+CAPTIONS = "06_clip_captioning"
+EFFECTS = "07_counterfactual_verification"
+APPLICATIONS = "08_datamodel_applications"
+PREDICTIONS = "09_prediction_level"
+TILTING = "10_reweighting"
 STORE = ".zarr"
 
 
@@ -178,13 +161,8 @@ class Stage:
         return self.run.manifest(self.name)
 
     @property
-    def is_current(self) -> bool:
-        """Whether this stage was finished from the same parameters and its outputs are whole."""
-        return not self.reason
-
-    @property
     def reason(self) -> str:
-        """Why this stage must run, in words; empty where it need not."""
+        """Why this stage must run, in words; empty where its results are whole."""
         old = self.manifest
         if not old:
             path = self.run.folder / "stages" / f"{self.name}.json"

@@ -158,9 +158,9 @@ def test_force_runs_all_and_discards_what_the_stages_finished(executed):
     stage = Run("tiny").stage("02_train", {})
     stage.finish([])
     run(executed)
-    assert stage.is_current
+    assert not stage.reason
     assert run(executed, force=True) == ALL
-    assert not stage.is_current
+    assert stage.reason
 
 
 def test_stages_estimate_and_discard_by_default(executed, monkeypatch, capsys):
@@ -201,7 +201,7 @@ def test_from_with_force_discards_only_from_there(executed):
         stage.finish([])
     run(executed)
     run(executed, start="03", force=True)
-    assert [stage.is_current for stage in stages] == [True, True, False]
+    assert [bool(stage.reason) for stage in stages] == [False, False, True]
 
 
 def test_what_takes_seconds_is_announced(executed, capsys):

@@ -65,11 +65,11 @@ def test_a_stage_is_current_only_from_the_same_parameters(run, capsys):
     assert stage.reason == "never run"
     finish(run, "03_fit", {"lam_min_ratio": 0.01})
     same = run.stage("03_fit", {"lam_min_ratio": np.float64(0.01)})
-    assert same.is_current
+    assert not same.reason
     assert not work(same)
     assert "03_fit: finished before with these parameters (" in capsys.readouterr().out
     other = run.stage("03_fit", {"lam_min_ratio": 0.001})
-    assert not other.is_current
+    assert other.reason
     assert work(other)
     assert capsys.readouterr().out == ("03_fit: running (lam_min_ratio changed: 0.01 → 0.001)\n")
 
@@ -77,7 +77,7 @@ def test_a_stage_is_current_only_from_the_same_parameters(run, capsys):
 def test_a_stage_that_was_begun_no_longer_counts_as_finished(run):
     finish(run, "03_fit", {"seed": 0}, lds=0.5)
     assert work(run.stage("03_fit", {"seed": 1}))  # begun with other parameters, and cut short
-    assert not run.stage("03_fit", {"seed": 0}).is_current
+    assert run.stage("03_fit", {"seed": 0}).reason
     assert "03_fit" not in run.results
     assert "03_fit" not in json.loads((run.path / "results.json").read_text())
 
@@ -86,7 +86,7 @@ def test_a_stage_that_is_stopped_before_it_writes_loses_nothing(run):
     stage = finish(run, "03_fit", {"seed": 0}, lds=0.5)
     with contextlib.suppress(KeyboardInterrupt), run.stage("03_fit", {"seed": 1}).working():
         raise KeyboardInterrupt
-    assert stage.is_current
+    assert not stage.reason
     assert run.results["03_fit"]["lds"] == 0.5
 
 
@@ -96,7 +96,7 @@ def test_a_lost_output_and_a_withdrawn_stage_run_again(run):
     (run.path / "datamodels_1.safetensors").unlink()
     assert stage.reason == "output datamodels_1.safetensors is missing"
     (run.path / "datamodels_1.safetensors").write_bytes(content)
-    assert stage.is_current
+    assert not stage.reason
     stage.withdraw()
     assert stage.reason == "never run"
 
@@ -209,7 +209,7 @@ def test_a_run_without_its_mark_is_known_by_what_it_holds(run):
         for name in ("run.json", {"results.json": "none", "stages": "results.json"}[keep]):
             (run.folder / name).unlink(missing_ok=True)
         assert is_run(run.folder)
-    assert run.stage("03_fit", {}).is_current
+    assert not run.stage("03_fit", {}).reason
     assert (run.path / "run.json").exists()
 
 
@@ -217,7 +217,7 @@ def test_a_copy_of_a_run_is_whole_and_has_a_mark_of_its_own(run, tmp_path):
     finish(run, "03_fit", lds=0.5)
     shutil.copytree(tmp_path / "tiny-smoke", tmp_path / "copy" / "tiny-smoke")
     copy = Run("tiny", profile="smoke", runs_dir=tmp_path / "copy")
-    assert copy.stage("03_fit", {}).is_current
+    assert not copy.stage("03_fit", {}).reason
     assert copy.results == run.results
     assert copy.id != run.id
     assert str(tmp_path) not in "".join(p.read_text() for p in copy.path.rglob("*.json"))
@@ -286,7 +286,7 @@ def test_a_new_schema_makes_old_stages_run_again(run, monkeypatch):
 def test_what_a_stage_reads_decides_whether_it_is_current(run):
     finish(run, "02_train", {"n_models": 128}, output="models")
     finish(run, "03_fit", after=["02_train"])
-    assert run.stage("03_fit", {}, after=["02_train"]).is_current
+    assert not run.stage("03_fit", {}, after=["02_train"]).reason
     finish(run, "02_train", {"n_models": 256}, output="models")
     again = run.stage("03_fit", {}, after=["02_train"])
     assert again.reason == "02_train was run again"
@@ -333,7 +333,7 @@ def test_outputs_must_exist_and_lie_in_the_run(run, tmp_path):
     (tmp_path / "out.txt").write_text("")
     with pytest.raises(ValueError, match="lies outside"):
         stage.finish([tmp_path / "out.txt"])
-    assert not stage.is_current
+    assert stage.reason
 
 
 def test_results_hold_figures_parameters_and_what_made_them(run):

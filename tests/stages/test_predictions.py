@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
@@ -12,10 +13,7 @@ from sklearn.metrics import confusion_matrix
 from mdhelpers.analyses.predictions import MEASURES
 from mdhelpers.runs import stage
 from mdhelpers.runs.run import Run
-from mdhelpers.show import checks as prediction_checks
-from mdhelpers.show import predictions as prediction_panels
-from mdhelpers.show import predictions as prediction_sentences
-from mdhelpers.show import predictions as prediction_tables
+from mdhelpers.show import predictions as show
 from mdhelpers.stages import comparison, data, datamodels, predictions, subpopulations
 from mdhelpers.stages import models as stages_models
 from mdhelpers.training import tasks
@@ -117,7 +115,7 @@ def test_without_reinitialisations_the_rest_is_there(run):
     kinds = bare.tables.kinds
     assert set(kinds[kinds["masks"] == "equal"]["pair"]) == {"1 against 2"}
     assert set(kinds[kinds["masks"] == "other"]["measure"]) == set(MEASURES)
-    assert "On the same mask" not in prediction_sentences.errors(run).data
+    assert set(show.kinds(bare, NAMES).loc["same", "verdict"]) == {"–"}
     run.stage(stage.PREDICTIONS, {}).withdraw()
     predictions.compare_predictions(run, n_reinitialised=4, workers=1)
 
@@ -154,95 +152,66 @@ def test_without_checkpoints_margins_tell_errors(run, found, models):
 
 def assert_page_holds(without, bare):
     names = bare.dataset.class_names
-    assert "nothing to count" in prediction_checks.pairs(bare, without)
-    assert "Without checkpoints" in prediction_sentences.classes(without, names, NAMES).data
-    assert len(prediction_tables.kinds(without, NAMES)) == 4
-    assert "angle" not in prediction_tables.members(without, names, NAMES)
+    assert "Without checkpoints" in show.classes(without, names, NAMES)
+    assert len(show.kinds(without, NAMES)) == 4
+    assert "angle" not in show.members(without, names, NAMES)
     figure = Figure()
-    axes = figure.subplots(1, 3)
-    prediction_panels.draw_confidences(axes, without, names=NAMES)
-    prediction_panels.draw_angles(axes, without, ("both wrong",) * 3, names=NAMES)
-    prediction_panels.draw_ensembles(axes[:2], without, names=NAMES)
-    prediction_panels.draw_classes(axes[2], without, names, names=NAMES)
-    assert all("none of these" in ax.texts[0].get_text() for ax in axes)
-    figure.canvas.draw()
+    show.class_angles(figure.subplots(), without.tables.classes, names, names=NAMES)
+    panels = (show.confidence_panels, show.angle_panels, show.ensemble_panels)
+    for drawn in (figure, *(panel(without, names=NAMES) for panel in panels)):
+        assert all("none of these" in ax.texts[0].get_text() for ax in drawn.axes)
+        drawn.canvas.draw()
+    plt.close("all")
 
 
-def test_the_checks_agree_and_see_what_is_wrong(found, models):
-    table = prediction_checks.pairs(models, found)
-    assert len(table) == 4
-    np.testing.assert_allclose(table["gain"], table["gain, counted"])
-    assert (
-        len(prediction_checks.features(models, found)) == found.tables.grades["feature"].nunique()
-    )
-    kept = found.tables.pairs["gain"].copy()
-    found.tables.pairs["gain"] += 0.01
-    with pytest.raises(AssertionError, match="gain of 1 against 1"):
-        prediction_checks.pairs(models, found)
-    found.tables.pairs["gain"] = kept
-
-
-@pytest.mark.parametrize(
-    ("probabilities", "votes"),
-    [([0.5, 0.3, 0.2], [True, False, False]), ([0.4, 0.4, 0.2], [False, False, False])],
-)
-def test_the_check_counts_a_tie_as_an_error(probabilities, votes):
-    scores = torch.tensor(probabilities)
-    assert [prediction_checks.chooses(scores, label) for label in range(3)] == votes
-
-
-def test_tables_and_sentences_speak_of_the_algorithms(found, models):
-    kinds = prediction_tables.kinds(found, NAMES)
+def test_tables_speak_of_the_algorithms(found, models):
+    kinds = show.kinds(found, NAMES)
     assert list(kinds.columns) == ["two plain", "two flipped", "plain and flipped",
-                                   "across less within"]  # fmt: skip
+                                   "across less within", "verdict"]  # fmt: skip
     assert kinds.loc[("same", "put right by the ensemble, %"), "two plain"] == "–"
-    accuracy = prediction_tables.accuracies(found, NAMES)
+    accuracy = show.accuracies(found, NAMES)
     assert accuracy.loc[("different", "two plain"), "pairs"] == 24
     names = models.dataset.class_names
-    assert len(prediction_tables.members(found, names, NAMES, n_directions=1)) == 4
-    features = prediction_tables.features(found, NAMES)
+    assert len(show.members(found, names, NAMES, n_directions=1)) == 4
+    features = show.features(found, NAMES)
     assert features["carriers of the first 12"].between(0, 12).all()
     assert "∖" in features.xs("direction", level="score")["which"].iloc[0]
-    rows = prediction_tables.seen_rows(found, models.dataset.test, NAMES, n=5)
+    rows = show.seen_rows(found, models.dataset.test, NAMES, n=5)
     assert [len(images) for images in rows.values()] == [5] * 4
-    text = prediction_sentences.classes(found, names, NAMES).data
-    assert any(name in text for name in names)
+    assert set(show.classes(found, names, NAMES).index) == set(names)
 
 
 def test_real_images_have_no_features_to_grade(found, models, tmp_path):
     pd.DataFrame().to_parquet(tmp_path / "none.parquet")
     tables = replace(found.tables, grades=pd.read_parquet(tmp_path / "none.parquet"))
     bare = replace(found, tables=tables)
-    assert "nothing to grade" in prediction_tables.features(bare, NAMES)
-    assert "nothing to grade" in prediction_checks.features(models, bare)
+    assert "nothing to grade" in show.features(bare, NAMES)
     assert predictions.prediction_figures(tables, models)["features"] == []
     ax = Figure().subplots()
-    prediction_panels.draw_features(ax, bare)
+    show.feature_grades(ax, bare.tables.grades)
     assert "none of these" in ax.texts[0].get_text()
 
 
 def test_panels_are_drawn(found):
-    figure = Figure()
-    prediction_panels.draw_confidences(figure.subplots(1, 3), found, names=NAMES)
+    figure = show.confidence_panels(found, names=NAMES)
     assert [ax.get_title() for ax in figure.axes] == ["two plain", "two flipped",
                                                       "plain and flipped"]  # fmt: skip
-    figure = Figure()
-    prediction_panels.draw_angles(figure.subplots(1, 2), found, OUTCOMES, names=NAMES)
+    figure = show.angle_panels(found, names=NAMES)
     assert [ax.get_title() for ax in figure.axes] == list(OUTCOMES)
     figure.canvas.draw()
-    figure = Figure()
-    prediction_panels.draw_ensembles(figure.subplots(1, 2), found, names=NAMES)
+    figure = show.ensemble_panels(found, names=NAMES)
     assert [ax.get_legend() is not None for ax in figure.axes] == [True, True]
     figure = Figure()
     ax = figure.subplots()
-    prediction_panels.draw_classes(ax, found, ["boat", "fish", "house"], names=NAMES)
+    show.class_angles(ax, found.tables.classes, ["boat", "fish", "house"], names=NAMES)
     assert [text.get_text() for text in ax.get_xticklabels()] == ["boat", "fish", "house"]
     figure = Figure()
     above, below = figure.subplots(2, 1)
-    prediction_panels.draw_features(above, found)
-    prediction_panels.draw_members(below, found, names=NAMES)
+    show.feature_grades(above, found.tables.grades)
+    show.member_grades(below, found.tables.members, names=NAMES)
     assert len(above.get_yticklabels()) == found.tables.grades["feature"].nunique()
     figure.canvas.draw()
+    plt.close("all")
 
 
-OUTCOMES = ("only 1 right", "both wrong")
+OUTCOMES = ("only 1 right", "only 2 right", "both wrong")

@@ -315,6 +315,7 @@ def disagreement(run: Run) -> pd.DataFrame | str:
             "rule": "left out where",
             "left_out": "left out",
             "n": "kept",
+            "n_models": "models asked",
             "cosine": "median |cos|",
             "least": "least",
             "random": "median at random",

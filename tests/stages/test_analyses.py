@@ -3,19 +3,18 @@
 from collections import Counter
 from dataclasses import replace
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from matplotlib import rc_context
-from matplotlib.figure import Figure
 
 from mdhelpers.base.records import plain
 from mdhelpers.method.comparison import compare
 from mdhelpers.method.datamodels import Fitter, fit_datamodels
 from mdhelpers.runs.run import Run
-from mdhelpers.show import analyses as analysis_panels
-from mdhelpers.show import analyses as analysis_sentences
+from mdhelpers.show import analyses as show
 from mdhelpers.show.style import use_style
 from mdhelpers.stages import data as stages_data
 from mdhelpers.stages import models as stages_models
@@ -34,12 +33,10 @@ N_MODELS, N_TRAIN, N_TEST, NAMES = 400, 40, 60, ("plain", "augmented")
 
 
 class FakeRun:
-    def __init__(self, figures=None, influence=()):
-        names = {f"name_{a}": name for a, name in enumerate(NAMES, 1)}
-        self.results = {"02_mask_training": names}
-        self.results["05_subpopulation_inspection"] = {"influence": list(influence)}
-        if figures is not None:
-            self.results["04_residual_pca"] = plain(figures)
+    names = NAMES
+
+    def __init__(self, figures=None):
+        self.results = {} if figures is None else {"04_residual_pca": plain(figures)}
 
 
 def world(n_models=N_MODELS, seed=0):
@@ -122,22 +119,22 @@ def test_predictions_leave_out_what_both_get_wrong_in_different_ways_too(predict
 
 
 def test_the_page_says_by_which_rule(predicted, found):
-    text = analysis_sentences.disagreement(FakeRun(figures_of(predicted))).data
-    assert text.startswith("**20 of 60** test images are left out: those on which the most common")
-    assert "over 12 kept models of each" in text
-    assert list(analysis_sentences.without_disagreement(predicted, NAMES)) == [
+    table = show.disagreement(FakeRun(figures_of(predicted)))
+    assert set(table["left out where"]) == {"most common predictions differ"}
+    assert table[["left out", "kept", "models asked"]].to_numpy().tolist() == 2 * [[20, 40, 12]]
+    assert list(show.without_disagreement(predicted, names=NAMES)) == [
         "predictions agree (40 images)",
         "as many at random (predictions agree)",
     ]
-    text = analysis_sentences.disagreement(FakeRun(figures_of(found))).data
-    assert text.startswith("**10 of 60** test images are left out")
-    assert "by the signs of margins" in text
+    table = show.disagreement(FakeRun(figures_of(found)))
+    assert set(table["left out where"]) == {"signs of margins differ"}
+    assert table[["left out", "kept"]].to_numpy().tolist() == 2 * [[10, 50]]
 
 
 def test_runs_made_before_there_was_a_rule_can_be_shown(found):
     added = ["rule", "left_out", "n_models"]
     old = replace(found, disagreement=found.disagreement.drop(columns=added))
-    assert next(iter(analysis_sentences.without_disagreement(old, NAMES))).startswith("signs of")
+    assert next(iter(show.without_disagreement(old, names=NAMES))).startswith("signs of")
 
 
 @pytest.fixture(scope="module")
@@ -213,77 +210,51 @@ def test_too_few_models_for_halves_leave_the_rest():
     assert set(figures_of(found)["analyses"]) == {"curves", "disagreement"}
 
 
-def test_sentences_quote_the_figures(found):
+def test_tables_hold_the_figures(found):
     figures = figures_of(found)
-    run, alike = FakeRun(figures), figures["analyses"]["similarity"]
-    text = analysis_sentences.similarity(run).data
-    assert f"**{alike['pair']:.2f}**" in text
-    assert f"about **{alike['pair_corrected']:.2f}**" in text
-    text = analysis_sentences.model_counts(run).data
-    assert text.startswith("From 50 to 200 models")
-    assert "*plain ∖ augmented*" in text
-    text = analysis_sentences.curves(run).data
-    assert text.count("on the other.") == 2
-    assert "40 components explain more under *plain*" in text
-    assert analysis_sentences.disagreement(run).data.count("no further than") == 2
+    run = FakeRun(figures)
+    table = show.model_counts_table(run)
+    assert table.index[[0, -1]].tolist() == [50, 200]
+    assert "found again, plain ∖ augmented" in table
+    rows = [row for row in figures["analyses"]["model_counts"] if row["against"] == "others"]
+    first = {row["n_models"]: row["mean"] for row in rows if row["algorithm"] == 1}
+    assert table["cosine, plain"].to_dict() == pytest.approx(first, abs=1e-3)
+    table = show.curves_table(run)
+    assert table.loc[("plain ∖ augmented", "all models"), "components"] == 40
+    assert table.index.get_level_values("measured on").tolist().count("the other half") == 2
+    assert (show.disagreement(run)["directions turn"] == "no further than by chance").all()
 
 
-def test_sentences_say_what_is_missing(nothing):
+def test_tables_say_what_is_missing(nothing):
     run = FakeRun(figures_of(nothing))
-    for say in ("similarity", "model_counts", "disagreement"):
-        expected = "TOO_FEW" if say == "disagreement" else "NOTHING"
-        for empty in (run, FakeRun()):
-            text = getattr(analysis_sentences, say)(empty).data
-            assert text == getattr(analysis_sentences, expected)
-    assert "on the other" not in analysis_sentences.curves(run).data
-    assert analysis_sentences.without_disagreement(nothing, NAMES) == analysis_sentences.TOO_FEW
+    for empty in (run, FakeRun()):
+        assert show.model_counts_table(empty) == show.NOTHING
+        assert show.disagreement(empty) == show.TOO_FEW
+    assert show.curves_table(FakeRun()) == show.NOTHING
+    assert set(show.curves_table(run).index.get_level_values("measured on")) == {"all models"}
+    assert show.without_disagreement(nothing, names=NAMES) == show.TOO_FEW
 
 
 def test_directions_that_turn_are_said_to():
     row = {"kept": "agree", "comparison": "1_minus_2", "n": 50, "cosine": 0.6, "random": 0.98}
-    run = FakeRun({"analyses": {"disagreement": [row | {"least": 0.5}]}})
-    assert "**further than by" in analysis_sentences.disagreement(run).data
-
-
-def test_noise_that_cannot_be_corrected_for_is_said(found):
-    figures = figures_of(found)["analyses"]["similarity"] | {"pair_corrected": float("nan")}
-    run = FakeRun({"analyses": {"similarity": figures}})
-    assert "cannot be corrected for" in analysis_sentences.similarity(run).data
+    table = show.disagreement(FakeRun({"analyses": {"disagreement": [row | {"least": 0.5}]}}))
+    assert table["directions turn"].tolist() == ["further than by chance"]
+    assert "left out where" not in table
 
 
 def test_table_of_disagreement(found):
-    table = analysis_sentences.without_disagreement(found, NAMES)
+    table = show.without_disagreement(found, names=NAMES)
     assert next(iter(table)) == "signs of margins agree (50 images)"
     assert table.index.names == ["comparison", "direction"]
     assert ("augmented ∖ plain", 3) in table.index
 
 
-def test_influence_is_told_of_each_comparison():
-    row = {"comparison": "2_minus_1", "direction": 3, "end": "top", "influence_1": 0.2}
-    row |= {"influence_2": 1.5, "in_1": 0.1, "in_2": 0.75, "in_both": 0.05}
-    text = analysis_sentences.influence(FakeRun({}, [row])).data
-    assert "direction 3 (top): these training images hold 1.50" in text
-    assert "75% belong to the subpopulation under the first, 10% under the second" in text
-
-
-def test_classes_of_the_first_directions():
-    rows = [("1_minus_2", d, end, d % 2, 0.5, 0.25) for d in (4, 2, 1) for end in ("top", "bottom")]
-    columns = ["comparison", "direction", "end", "label", "share", "expected"]
-    holder = type("Found", (), {"classes": pd.DataFrame(rows, columns=columns)})
-    table = analysis_sentences.classes(holder, ["boat", "fish"], NAMES, n=2)
-    assert table.index.get_level_values("direction").tolist() == [4, 4, 2, 2]
-    assert table["class"].tolist() == ["boat"] * 4
-
-
-@pytest.mark.parametrize(
-    "draw", ["draw_similarity", "draw_curves", "draw_counts", "draw_components"]
-)
-def test_panels_with_and_without_results(draw, found, nothing):
-    for further, is_drawn in ((found, True), (nothing, draw == "draw_curves"), (None, False)):
+@pytest.mark.parametrize("draw", ["similarity", "variance_curves", "model_counts", "components"])
+def test_figures_with_and_without_results(draw, found, nothing):
+    for further, is_drawn in ((found, True), (nothing, draw == "variance_curves"), (None, False)):
         with rc_context():
             use_style()
-            figure = Figure(figsize=(9, 5))
-            axes = figure.subplots(1, 2)
-            getattr(analysis_panels, draw)(axes, further, NAMES)
+            figure = getattr(show, draw)(further, names=NAMES)
             figure.canvas.draw()
-        assert all(ax.axison == is_drawn for ax in axes)
+        assert all(ax.axison == is_drawn for ax in figure.axes)
+        plt.close(figure)

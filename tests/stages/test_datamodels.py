@@ -4,8 +4,7 @@ import pandas as pd
 import pytest
 
 from mdhelpers.runs.run import Run
-from mdhelpers.show import datamodels as quality_text
-from mdhelpers.show.datamodels import learning_curves
+from mdhelpers.show import datamodels as show
 from mdhelpers.stages import data, datamodels, models
 from mdhelpers.stages import datamodels as quality_stage
 
@@ -47,18 +46,19 @@ def test_quality_is_measured_written_and_read_again(run, capsys):
     np.testing.assert_allclose(ceilings, [figures["ceiling_1"], figures["ceiling_2"]], rtol=1e-5)
 
 
-def test_the_notebooks_table_sentences_and_figures_tell_what_was_measured(run):
+def test_the_notebooks_tables_and_figures_tell_what_was_measured(run):
     figures, names = run.results[BLOCK], ("a", "b")
-    table = quality_text.quality_table(run)
+    table = show.quality_table(run)
     assert table.loc["noise ceiling of the LDS", "b"] == pytest.approx(
         figures["ceiling_2"], abs=1e-3
     )
-    assert f"{figures['share_1']:.0%}" in quality_text.ceiling(run).data
-    assert f"cosine of {figures['half_cosine_1']:.2f}" in quality_text.reliability(run).data
-    assert "0.9 between fits" in quality_text.planner(run).data
+    assert table.loc["LDS over ceiling", "a"] == pytest.approx(figures["share_1"], abs=1e-3)
+    half = table.loc["cosine between halves", "a"]
+    assert half == pytest.approx(figures["half_cosine_1"], abs=1e-3)
     found = quality_stage.read_quality(run)
-    for score in ("lds", "cosine"):
-        ax = learning_curves(plt.figure().gca(), found, score=score, names=names)
+    needed = show.models_needed(run, found, cosine=0.9, share=0.95)
+    assert set(needed.index.get_level_values("algorithm")) <= set(names)
+    for ax in show.learning_curves(found, names=names).axes:
         assert {"a", "b"} <= set(ax.get_legend_handles_labels()[1])
     plt.close("all")
 
@@ -69,15 +69,15 @@ def test_another_fit_is_measured_anew_and_without_repeats_has_no_ceiling(run):
     assert "ceiling_1" not in run.results[BLOCK]
     assert found.examples["ceiling"].isna().all()
     assert found.curve(1)["n_fits"].to_list() == [2, 1]
-    assert "no ceiling" in quality_text.ceiling(run).data
+    assert "noise ceiling of the LDS" not in show.quality_table(run).index
 
 
 def test_too_few_models_to_halve_are_told(run):
     none = quality_stage.read_quality(run).curves.iloc[:0]
     unknown = pd.DataFrame({"algorithm": [1, 2], "half_cosine": np.nan})
     few = quality_stage.StudyQuality(none, unknown, none, {})
-    ax = learning_curves(plt.figure().gca(), few, score="lds")
-    assert "too few models" in ax.texts[0].get_text()
+    for ax in show.learning_curves(few).axes:
+        assert "too few models" in ax.texts[0].get_text()
     assert few.half_cosines(("a", "b")) is None
     plt.close("all")
 

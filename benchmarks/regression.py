@@ -191,7 +191,7 @@ def run_ours(
     problem = case.timed("products with margins", lambda: case.moments.problem(margins))
     start = time.process_time()
     refit, _ = lasso.solve_lasso(problem, path.lam, start=path.weights, tol=REFIT_TOL)
-    problem_module.raw_weights(problem, refit)
+    problem_module.intercepts(problem, refit * problem.y_scale[:, None] / problem.x_scale)
     return seconds + time.process_time() - start, path, refit
 
 

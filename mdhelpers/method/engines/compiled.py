@@ -1,21 +1,11 @@
-"""numba's compiler, with a cache of what it made where there is a place for one.
+"""What numba compiles: counts of pairs from bits, and the lasso by coordinate descent.
 
-A cache saves seconds at each start and decides nothing. An installation that is read-only, used by
-someone without a home that can be written, has no place: then one is made among the temporary
-files, and where that fails too, everything is compiled anew.
+*Counts.* How many models saw both of two training examples is the number of ones in the conjunction
+of two columns of bits: 64 models an instruction, or 512 where the processor counts bits in vectors,
+and exact by nature. On one core it was 20 times as fast as the product of the masks as floats.
 
-Counts of models that saw both of two training examples, from bits, compiled.
-
-A pair's count is the number of ones in the conjunction of two columns of bits: 64 models an
-instruction, or 512 where the processor counts bits in vectors, and exact by nature. On one core it
-was 20 times as fast as the product of the masks as floats.
-
-What :mod:`mdhelpers.method.engines.compiled` passes from function to function: arrays by name.
-
-The lasso on a CPU: coordinate descent on working sets, compiled.
-
-The engine under :mod:`mdhelpers.method.engines.lasso` where numba is installed. One target at a
-time, its arrays small enough for the caches. At each penalty of the path
+*The lasso on a CPU*, the engine under :mod:`mdhelpers.method.engines.lasso` where numba is
+installed. One target at a time, its arrays small enough for the caches. At each penalty of the path
 
 - the *working set* takes in the columns whose gradient, extrapolated along the path, says that they
   will have weight; their part of the Gram matrix is kept in a contiguous block of its own;
@@ -23,6 +13,10 @@ time, its arrays small enough for the caches. At each penalty of the path
 - the full gradient is formed afresh from the weights, so that rounding does not add up along the
   path, and from it the true gap. While that is too large, the columns that violate optimality
   join the set and descent goes on, so that nothing is taken on trust.
+
+*The cache* of what was compiled saves seconds at each start and decides nothing. An installation
+that is read-only, used by someone without a home that can be written, has no place for it: then one
+is made among the temporary files, and where that fails too, everything is compiled anew.
 """
 
 from __future__ import annotations
@@ -122,7 +116,7 @@ def add_pairs(words, sign, counts):
                         counts[j, i] = counts[i, j]
 
 
-class Validation(NamedTuple):
+class Scored(NamedTuple):
     """Models that score the penalties; of length 0 where there is nothing to choose.
 
     ``masks`` (n_train, n_valid), ``means`` (n_train, n_slots), ``scale`` (n_train,), ``slots``

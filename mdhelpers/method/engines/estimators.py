@@ -1,21 +1,15 @@
-r"""A fit of datamodels: what it is asked for and what it gives.
-
-The lasso's penalty for each test example, by how well it predicts models left out.
-
-Appendix B.3 of the paper leaves out a share of the models once. Cross-validation leaves out every
-model once, a fold at a time; the Gram matrix of the rest is that of all models less the fold's.
-
-Estimators of datamodels' weights from masks and margins: difference of means, and the lasso.
+r"""Estimators of datamodels' weights from masks and margins: lasso, ridge, difference of means.
 
 Each takes :class:`mdhelpers.method.engines.moments.Moments` of the masks and the margins of the
-same models, goes through the test examples a block at a time, and returns a
-:class:`mdhelpers.method.engines.estimators.Fit`. Ridge regression is in
-:mod:`mdhelpers.method.engines.estimators`, the adapter of fast_l1 in
-:mod:`mdhelpers.method.engines.fast_l1`.
+same models, goes through the test examples a block at a time, and returns a :class:`Fit`. The
+adapter of fast_l1 is in :mod:`mdhelpers.method.engines.fast_l1`.
 
-Ridge regression of margins on masks, the penalty of each target by exact leave-one-out.
+*Lasso* (:mod:`mdhelpers.method.engines.lasso` solves it). Each test example's penalty is chosen by
+how well it predicts models left out. Appendix B.3 of the paper leaves out a share of the models
+once. Cross-validation leaves out every model once, a fold at a time; the Gram matrix of the rest is
+that of all models less the fold's.
 
-With masks and margins standardised as in :mod:`mdhelpers.method.engines.lasso`, each target solves
+*Ridge regression.* With masks and margins standardised in the same way, each target solves
 
 .. math:: \min_w \; \frac{1}{2m} \lVert y - X w \rVert_2^2 + \frac{\lambda}{2} \lVert w \rVert_2^2,
    \qquad w = (G + \lambda I)^{-1} c .
@@ -41,12 +35,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mdhelpers.method.engines import lasso
-from mdhelpers.method.engines.lasso import Engine, lasso_path
+from mdhelpers.method.engines.lasso import Engine, lasso_path, solve_lasso
 from mdhelpers.method.engines.moments import Moments, split_validation
 from mdhelpers.method.engines.problem import Grid, LassoProblem, Path, Validation, intercepts
 
 _BLOCK = {"cpu": 256, "cuda": 2048}
+_LEAST_TOL = 1e-6
+_N_LAMS = 33
+_DECADES = (-3.0, 5.0)
+_NEGLIGIBLE = 1e-6
+_ROWS = 1024
 
 
 @dataclass(frozen=True)
@@ -135,10 +133,62 @@ class Fit:
         self.effects[:, block] = effects.cpu().numpy()
 
 
-def blocks(n_test: int, device: torch.device) -> Iterator[slice]:
-    """Test examples in blocks that suit a device."""
-    step = _BLOCK.get(device.type, _BLOCK["cpu"])
-    return (slice(low, min(low + step, n_test)) for low in range(0, n_test, step))
+def fit_lasso(
+    moments: Moments,
+    margins: np.ndarray,
+    options: FitOptions,
+    *,
+    seed: int = 0,
+    engine: Engine | None = None,
+) -> Fit:
+    """Choose each test example's penalty on models left out, then fit on all (App. B.3)."""
+    fit = Fit.empty(margins.shape[1], moments)
+    choose = choose_by_folds if options.folds > 1 else choose_by_split
+    choose(moments, margins, options, fit, seed=seed, engine=engine)
+    moments.select(moments.everyone)
+    solve = partial(solve_lasso, tol=max(options.tol / 10, _LEAST_TOL), engine=engine)
+    for block in blocks(margins.shape[1], moments.device):
+        _refit(moments, margins[:, block], fit, block, solve)
+    return fit
+
+
+def fit_ridge(moments: Moments, margins: np.ndarray) -> Fit:
+    """Ridge regression on all models; ``lam`` has no unit, masks and margins being standardised.
+
+    It does better than the lasso where many training examples matter a little. Beside the
+    eigenvectors it holds a float for each model and eigenvector.
+    """
+    moments.select(moments.everyone)
+    by_kernel = len(moments.models) < moments.n_train
+    basis = _of_kernel(moments) if by_kernel else _of_gram(moments)
+    # Noise in the gradient, and with it a sensible penalty, grows with n_train / n_models.
+    decades = torch.logspace(*_DECADES, _N_LAMS, device=moments.device)
+    lams = decades * (moments.n_train / len(moments.models))
+    leverages = _leverages(moments, basis, lams)
+    fit = Fit.empty(margins.shape[1], moments)
+    for block in blocks(margins.shape[1], moments.device):
+        problem = moments.problem(margins[:, block], form="none")
+        targets = moments.standardised(margins[:, block])[0]
+        on_basis = targets.T @ basis.masks / len(targets)
+        best = _left_out_errors(basis, lams, leverages, targets, on_basis).argmin(0)
+        shrunk = on_basis / (basis.values + lams[best][:, None])
+        fit.put(block, problem, _weights(moments, basis, shrunk, by_kernel))
+        varies = problem.variance > 0
+        fit.lam[block] = torch.where(varies, lams[best], torch.nan).cpu().numpy()
+        fit.lam_at_edge[block] = (varies & ((best == 0) | (best == _N_LAMS - 1))).cpu().numpy()
+    return fit
+
+
+def fit_difference_of_means(moments: Moments, margins: np.ndarray) -> Fit:
+    """Mean margin of the models that saw a training example less that of those that did not.
+
+    Feldman and Zhang (2020), section 2. Within slots it is the slope on the mask within slots.
+    """
+    fit = Fit.empty(margins.shape[1], moments)
+    for block in blocks(margins.shape[1], moments.device):
+        problem = moments.problem(margins[:, block], form="none")
+        fit.put(block, problem, problem.cross)
+    return fit
 
 
 def choose_by_split(
@@ -275,46 +325,6 @@ def split_folds(groups: np.ndarray, n_folds: int, seed: int) -> list[np.ndarray]
     return [np.sort(by_slot[fold::n_folds]) for fold in range(n_folds)]
 
 
-_LEAST_TOL = 1e-6
-
-
-def fit_difference_of_means(moments: Moments, margins: np.ndarray) -> Fit:
-    """Mean margin of the models that saw a training example less that of those that did not.
-
-    Feldman and Zhang (2020), section 2. Within slots it is the slope on the mask within slots.
-    """
-    fit = Fit.empty(margins.shape[1], moments)
-    for block in blocks(margins.shape[1], moments.device):
-        problem = moments.problem(margins[:, block], form="none")
-        fit.put(block, problem, problem.cross)
-    return fit
-
-
-def fit_lasso(
-    moments: Moments,
-    margins: np.ndarray,
-    options: FitOptions,
-    *,
-    seed: int = 0,
-    engine: lasso.Engine | None = None,
-) -> Fit:
-    """Choose each test example's penalty on models left out, then fit on all (App. B.3)."""
-    fit = Fit.empty(margins.shape[1], moments)
-    choose = choose_by_folds if options.folds > 1 else choose_by_split
-    choose(moments, margins, options, fit, seed=seed, engine=engine)
-    moments.select(moments.everyone)
-    tol = max(options.tol / 10, _LEAST_TOL)
-    for block in blocks(margins.shape[1], moments.device):
-        _refit(
-            moments,
-            margins[:, block],
-            fit,
-            block,
-            partial(lasso.solve_lasso, tol=tol, engine=engine),
-        )
-    return fit
-
-
 def _refit(moments: Moments, margins: np.ndarray, fit: Fit, block: slice, solve) -> None:
     """Fit a block of test examples at the penalties chosen; a function, so that it frees all."""
     problem = moments.problem(margins)
@@ -325,10 +335,10 @@ def _refit(moments: Moments, margins: np.ndarray, fit: Fit, block: slice, solve)
     fit.lam[block] = lam.cpu().numpy()
 
 
-_N_LAMS = 33
-_DECADES = (-3.0, 5.0)
-_NEGLIGIBLE = 1e-6
-_ROWS = 1024
+def blocks(n_test: int, device: torch.device) -> Iterator[slice]:
+    """Test examples in blocks that suit a device."""
+    step = _BLOCK.get(device.type, _BLOCK["cpu"])
+    return (slice(low, min(low + step, n_test)) for low in range(0, n_test, step))
 
 
 @dataclass(frozen=True)
@@ -338,33 +348,6 @@ class _Basis:
     values: Tensor
     vectors: Tensor
     masks: Tensor
-
-
-def fit_ridge(moments: Moments, margins: np.ndarray) -> Fit:
-    """Ridge regression on all models; ``lam`` has no unit, masks and margins being standardised.
-
-    It does better than the lasso where many training examples matter a little. Beside the
-    eigenvectors it holds a float for each model and eigenvector.
-    """
-    moments.select(moments.everyone)
-    by_kernel = len(moments.models) < moments.n_train
-    basis = _of_kernel(moments) if by_kernel else _of_gram(moments)
-    # Noise in the gradient, and with it a sensible penalty, grows with n_train / n_models.
-    decades = torch.logspace(*_DECADES, _N_LAMS, device=moments.device)
-    lams = decades * (moments.n_train / len(moments.models))
-    leverages = _leverages(moments, basis, lams)
-    fit = Fit.empty(margins.shape[1], moments)
-    for block in blocks(margins.shape[1], moments.device):
-        problem = moments.problem(margins[:, block], form="none")
-        targets = moments.standardised(margins[:, block])[0]
-        on_basis = targets.T @ basis.masks / len(targets)
-        best = _left_out_errors(basis, lams, leverages, targets, on_basis).argmin(0)
-        shrunk = on_basis / (basis.values + lams[best][:, None])
-        fit.put(block, problem, _weights(moments, basis, shrunk, by_kernel))
-        varies = problem.variance > 0
-        fit.lam[block] = torch.where(varies, lams[best], torch.nan).cpu().numpy()
-        fit.lam_at_edge[block] = (varies & ((best == 0) | (best == _N_LAMS - 1))).cpu().numpy()
-    return fit
 
 
 def _of_gram(moments: Moments) -> _Basis:

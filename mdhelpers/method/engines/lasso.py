@@ -9,7 +9,7 @@ their population standard deviation, each target solves, as glmnet and fast_l1 d
 
 where ``G = X^T X / m`` is shared by all targets and ``c = X^T y / m``. The paper's eq. (5) is this
 objective with its lambda equal to twice ours. :class:`mdhelpers.method.engines.moments.Moments`
-makes ``G`` and ``c`` from masks, :func:`make_problem` from any design.
+makes ``G`` and ``c`` from masks.
 
 Two engines solve it and agree: coordinate descent on working sets
 (:mod:`mdhelpers.method.engines.compiled`), on a CPU where numba is installed; and accelerated
@@ -19,7 +19,7 @@ far its objective lies above the optimum, is at most ``tol`` times its variance.
 violates optimality by more than ``sqrt(2 * tol)``: a step along one that did would gain half its
 square.
 
-Weights and penalties in this module are in standardised units; :func:`raw_weights` converts.
+Weights and penalties in this module are in standardised units.
 """
 
 from __future__ import annotations
@@ -35,12 +35,7 @@ import torch
 from torch import Tensor
 
 from mdhelpers.method.engines import proximal
-from mdhelpers.method.engines.problem import (
-    Grid,
-    LassoProblem,
-    Path,
-    Validation,
-)
+from mdhelpers.method.engines.problem import Grid, LassoProblem, Path, Validation
 
 
 @cache
@@ -175,30 +170,28 @@ def lasso_path(
 
 def _follow(problem, validation, lams, grid, tol, engine, weights) -> Path:
     """Hand arrays to the compiled engine, in as many parts as there are threads."""
-    from mdhelpers.method.engines import (
-        compiled as working_set,  # numba takes half a second to import
-    )
+    from mdhelpers.method.engines import compiled  # numba takes half a second to import
 
     n_targets, n_lams = lams.shape
-    found = working_set.Found(
+    found = compiled.Found(
         weights=weights.numpy(),
         errors=np.full((n_targets, n_lams), np.nan),
         gaps=np.full((n_targets, n_lams), np.nan),
         index=np.zeros(n_targets, np.int64),
     )
-    scored = _scored(working_set, problem, validation)
+    scored = _scored(problem, validation)
     dtype = problem.cross.dtype
     arrays = [v.to(dtype).contiguous().numpy() for v in (problem.cross, problem.variance, lams)]
     reach = grid.reaches(problem).numpy()
     first = int(grid.top is None and n_lams > 1)
 
     def follow(part: slice) -> None:
-        rules = working_set.Rules(
+        rules = compiled.Rules(
             first, grid.n_lams, grid.patience, reach[part], float(tol), engine.max_iter
         )
         own = scored._replace(targets=scored.targets[part])
-        results = working_set.Found(*(v[part] for v in found))
-        working_set.follow(problem.gram.numpy(), *(v[part] for v in arrays), own, rules, results)
+        results = compiled.Found(*(v[part] for v in found))
+        compiled.follow(problem.gram.numpy(), *(v[part] for v in arrays), own, rules, results)
 
     with ThreadPoolExecutor(engine.threads) as pool:
         list(pool.map(follow, _parts(n_targets, engine.threads)))
@@ -207,14 +200,16 @@ def _follow(problem, validation, lams, grid, tol, engine, weights) -> Path:
     return Path(lams[torch.arange(n_targets), index], weights, index, errors, gaps)
 
 
-def _scored(working_set, problem: LassoProblem, validation: Validation):
+def _scored(problem: LassoProblem, validation: Validation):
     """Validation models for the compiled engine: columns as rows, masks as bytes."""
+    from mdhelpers.method.engines import compiled
+
     x, dtype = validation.x, problem.cross.dtype
     if x.dtype is torch.bool:
         x = x.view(torch.uint8)
     elif x.dtype is not torch.uint8:
         x = x.to(dtype)
-    return working_set.Validation(
+    return compiled.Scored(
         masks=x.T.contiguous().numpy(),
         means=problem.x_mean.T.contiguous().to(dtype).numpy(),
         scale=problem.x_scale.to(dtype).numpy(),

@@ -1,21 +1,18 @@
 """Principal components of matrices that need not be formed: exact, or found with a checked error.
 
-Where the smaller side of a matrix ``R`` is at most :data:`EXACT_UP_TO`, its Gram matrix is summed
-in double precision over slabs and decomposed. Elsewhere components come from a block Lanczos
-iteration on the covariance ``C = R^T H R`` (``H`` takes the mean row away), which needs products
-with ``R`` only. A component ``v`` of variance ``theta`` is checked by its residual
+*Components.* Where the smaller side of a matrix ``R`` is at most :data:`EXACT_UP_TO`, its Gram
+matrix is summed in double precision over slabs and decomposed. Elsewhere components come from a
+block Lanczos iteration on the covariance ``C = R^T H R`` (``H`` takes the mean row away), which
+needs products with ``R`` only. A component ``v`` of variance ``theta`` is checked by its residual
 ``r = ||C v - theta v||``: the sine of its angle to the true component is at most ``r`` over the
 distance of ``theta`` to the other variances (Davis and Kahan). Iterations go on until that bound
-holds for all, or say that it does not.
-
-Several matrices that share their data, such as the residuals of two algorithms, are decomposed side
+holds for all, or say that it does not. Several matrices that share their data are decomposed side
 by side, so that the data are read once for all of them.
 
-Residual datamodels of two algorithms, by what is done with them (paper, section 3, step 2).
-
-Rows being divided by their length, the residual of ``a`` with respect to ``b`` is ``a - c b`` with
-``c`` their cosine. So the residual matrices are ``A - diag(c) B`` and ``B - diag(c) A``, and a
-product with either is two products with the datamodels as they came: nothing of their size is made.
+*Residuals* of two algorithms' datamodels are such matrices (paper, section 3, step 2). Rows being
+divided by their length, the residual of ``a`` with respect to ``b`` is ``a - c b`` with ``c`` their
+cosine. So the residual matrices are ``A - diag(c) B`` and ``B - diag(c) A``, and a product with
+either is two products with the datamodels as they came: nothing of their size is made.
 """
 
 from __future__ import annotations
@@ -38,7 +35,10 @@ _ONE_OWN, _ONE_LARGEST = 0.01, 1e-4
 _WIDTH = 16  # Blocks are whole multiples: a product with fewer columns takes as long.
 _RESTART = 8  # blocks in the basis before it is cut back to two
 _SLAB_ELEMENTS = 1 << 21
-
+_ELEMENTS = 1 << 20  # of the rows that are looked at together
+_LONGEST_SUM = 8192
+_ROUNDING = 1e-5  # of the datamodels' own variance: what is left where they are all but equal
+_SAFE = (1e-25, 1e25)  # sizes of sums of squares that single precision holds
 Blocks = dict[int, Tensor]
 
 
@@ -85,6 +85,106 @@ class Rows:
         if self._single is None:
             self._single = self.rows.float()
         return self._single
+
+
+class ResidualPair:
+    """Residuals 1∖2 (number 0) and 2∖1 (number 1), as :class:`Matrices`.
+
+    Parameters
+    ----------
+    first, second : Tensor, shape (n_test, n_train), float
+        Datamodels of algorithms 1 and 2 on one device, of any row lengths. Kept as they are where
+        they are float32, else copied to it once they are multiplied.
+
+    Attributes
+    ----------
+    cosines : Tensor, shape (n_test,), float64
+        Of the two datamodels of each test example; 0 where one of them is zero.
+    scales : tuple of two Tensors, shape (n_test,), float64
+        One over the length of each row; 0 for a zero row.
+
+    Raises
+    ------
+    ValueError
+        If the shapes disagree or a weight is not finite.
+    """
+
+    count = 2
+
+    def __init__(self, first: Tensor, second: Tensor):
+        _check_shapes(first, second)
+        dtype = torch.promote_types(first.dtype, second.dtype)
+        self._given = (first.to(dtype), second.to(dtype))
+        self.shape, self.device = tuple(first.shape), first.device
+        lengths = [_lengths(weights) for weights in self._given]
+        for number, length in enumerate(lengths, 1):
+            _check_finite(length, number)
+        self.scales = tuple(torch.where(n > 0, 1 / n, 0.0) for n in lengths)
+        self.cosines = _dots(*self._given) * self.scales[0] * self.scales[1]
+        self.rounding = _ROUNDING * self.shape[0]
+        self._single: tuple[Tensor, Tensor] | None = None
+
+    @property
+    def n_zero(self) -> tuple[int, int]:
+        """Test examples whose datamodel is zero, under algorithms 1 and 2."""
+        return tuple(int((scale == 0).sum()) for scale in self.scales)
+
+    def datamodels_times(self, block: Tensor) -> tuple[Tensor, Tensor]:
+        """Normalised datamodels of both algorithms times a block (n_train, k), float32."""
+        return tuple(
+            _product(weights, block).mul_(scale[:, None].float())
+            for weights, scale in zip(self._float32(), self.scales, strict=True)
+        )
+
+    def products(self, blocks: Blocks) -> Blocks:
+        """Residuals times a block (n_train, k) each; keys 0 and 1 say which residuals."""
+        both = self.datamodels_times(torch.cat(list(blocks.values()), 1))
+        cosines, low, results = self.cosines[:, None].float(), 0, {}
+        for number, block in blocks.items():
+            columns = slice(low, low := low + block.shape[1])
+            results[number] = both[number][:, columns] - cosines * both[1 - number][:, columns]
+        return results
+
+    def back(self, blocks: Blocks) -> Blocks:
+        """Transposed residuals times a block (n_test, k) each."""
+        cosines, total = self.cosines[:, None].float(), 0
+        for algorithm, weights in enumerate(self._float32()):
+            parts = [b if n == algorithm else -cosines * b for n, b in blocks.items()]
+            scaled = torch.cat(parts, 1).mul_(self.scales[algorithm][:, None].float())
+            total = total + weights.T @ scaled
+        widths = [block.shape[1] for block in blocks.values()]
+        return dict(zip(blocks, total.split(widths, dim=1), strict=True))
+
+    def slab(self, rows: slice, columns: slice) -> list[Tensor]:
+        """Some rows and columns of both residuals, float64."""
+        first, second = (
+            weights[rows, columns].double() * scale[rows, None]
+            for weights, scale in zip(self._given, self.scales, strict=True)
+        )
+        cosines = self.cosines[rows, None]
+        return [first - cosines * second, second - cosines * first]
+
+    def _float32(self) -> tuple[Tensor, Tensor]:
+        if self._single is None:
+            self._single = tuple(weights.float() for weights in self._given)
+        return self._single
+
+
+def as_weights(datamodels: Any) -> Tensor:
+    """Weights (n_test, n_train) as a tensor of floats that shares memory where it can.
+
+    Given are weights, or what has them as its ``weights``.
+    """
+    weights = getattr(datamodels, "weights", datamodels)
+    if not isinstance(weights, Tensor):
+        weights = np.asarray(weights)
+        if weights.dtype not in (np.float16, np.float32, np.float64):
+            weights = weights.astype(np.float32)
+        with warnings.catch_warnings():
+            # A memory map opened for reading is only read from.
+            warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+            weights = torch.from_numpy(weights)
+    return weights
 
 
 @dataclass(frozen=True)
@@ -302,112 +402,6 @@ def _orthogonal(block: Tensor, basis: Tensor) -> tuple[Tensor, Tensor]:
     block, first = torch.linalg.qr(block - basis @ (basis.T @ block))
     block, second = torch.linalg.qr(block - basis @ (basis.T @ block))
     return block, second.double() @ first.double()
-
-
-_ELEMENTS = 1 << 20  # of the rows that are looked at together
-_LONGEST_SUM = 8192
-_ROUNDING = 1e-5  # of the datamodels' own variance: what is left where they are all but equal
-_SAFE = (1e-25, 1e25)  # sizes of sums of squares that single precision holds
-
-
-class ResidualPair:
-    """Residuals 1∖2 (number 0) and 2∖1 (number 1), as :class:`Matrices`.
-
-    Parameters
-    ----------
-    first, second : Tensor, shape (n_test, n_train), float
-        Datamodels of algorithms 1 and 2 on one device, of any row lengths. Kept as they are where
-        they are float32, else copied to it once they are multiplied.
-
-    Attributes
-    ----------
-    cosines : Tensor, shape (n_test,), float64
-        Of the two datamodels of each test example; 0 where one of them is zero.
-    scales : tuple of two Tensors, shape (n_test,), float64
-        One over the length of each row; 0 for a zero row.
-
-    Raises
-    ------
-    ValueError
-        If the shapes disagree or a weight is not finite.
-    """
-
-    count = 2
-
-    def __init__(self, first: Tensor, second: Tensor):
-        _check_shapes(first, second)
-        dtype = torch.promote_types(first.dtype, second.dtype)
-        self._given = (first.to(dtype), second.to(dtype))
-        self.shape, self.device = tuple(first.shape), first.device
-        lengths = [_lengths(weights) for weights in self._given]
-        for number, length in enumerate(lengths, 1):
-            _check_finite(length, number)
-        self.scales = tuple(torch.where(n > 0, 1 / n, 0.0) for n in lengths)
-        self.cosines = _dots(*self._given) * self.scales[0] * self.scales[1]
-        self.rounding = _ROUNDING * self.shape[0]
-        self._single: tuple[Tensor, Tensor] | None = None
-
-    @property
-    def n_zero(self) -> tuple[int, int]:
-        """Test examples whose datamodel is zero, under algorithms 1 and 2."""
-        return tuple(int((scale == 0).sum()) for scale in self.scales)
-
-    def datamodels_times(self, block: Tensor) -> tuple[Tensor, Tensor]:
-        """Normalised datamodels of both algorithms times a block (n_train, k), float32."""
-        return tuple(
-            _product(weights, block).mul_(scale[:, None].float())
-            for weights, scale in zip(self._float32(), self.scales, strict=True)
-        )
-
-    def products(self, blocks: Blocks) -> Blocks:
-        """Residuals times a block (n_train, k) each; keys 0 and 1 say which residuals."""
-        both = self.datamodels_times(torch.cat(list(blocks.values()), 1))
-        cosines, low, results = self.cosines[:, None].float(), 0, {}
-        for number, block in blocks.items():
-            columns = slice(low, low := low + block.shape[1])
-            results[number] = both[number][:, columns] - cosines * both[1 - number][:, columns]
-        return results
-
-    def back(self, blocks: Blocks) -> Blocks:
-        """Transposed residuals times a block (n_test, k) each."""
-        cosines, total = self.cosines[:, None].float(), 0
-        for algorithm, weights in enumerate(self._float32()):
-            parts = [b if n == algorithm else -cosines * b for n, b in blocks.items()]
-            scaled = torch.cat(parts, 1).mul_(self.scales[algorithm][:, None].float())
-            total = total + weights.T @ scaled
-        widths = [block.shape[1] for block in blocks.values()]
-        return dict(zip(blocks, total.split(widths, dim=1), strict=True))
-
-    def slab(self, rows: slice, columns: slice) -> list[Tensor]:
-        """Some rows and columns of both residuals, float64."""
-        first, second = (
-            weights[rows, columns].double() * scale[rows, None]
-            for weights, scale in zip(self._given, self.scales, strict=True)
-        )
-        cosines = self.cosines[rows, None]
-        return [first - cosines * second, second - cosines * first]
-
-    def _float32(self) -> tuple[Tensor, Tensor]:
-        if self._single is None:
-            self._single = tuple(weights.float() for weights in self._given)
-        return self._single
-
-
-def as_weights(datamodels: Any) -> Tensor:
-    """Weights (n_test, n_train) as a tensor of floats that shares memory where it can.
-
-    Given are weights, or what has them as its ``weights``.
-    """
-    weights = getattr(datamodels, "weights", datamodels)
-    if not isinstance(weights, Tensor):
-        weights = np.asarray(weights)
-        if weights.dtype not in (np.float16, np.float32, np.float64):
-            weights = weights.astype(np.float32)
-        with warnings.catch_warnings():
-            # A memory map opened for reading is only read from.
-            warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-            weights = torch.from_numpy(weights)
-    return weights
 
 
 def _product(weights: Tensor, block: Tensor) -> Tensor:

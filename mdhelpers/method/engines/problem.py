@@ -170,41 +170,6 @@ class Path:
         return self.index == len(self.errors) - 1
 
 
-def make_problem(
-    x: Tensor, y: Tensor, *, dtype: torch.dtype | None = None, gram: bool = True
-) -> LassoProblem:
-    """Standardise a design and its targets, and form the moments that the lasso needs.
-
-    For masks :class:`mdhelpers.method.engines.moments.Moments` does the same in less memory and
-    time.
-
-    Parameters
-    ----------
-    x : Tensor, shape (n_models, n_train)
-    y : Tensor, shape (n_models, n_targets)
-    dtype : torch.dtype, optional
-        Of the result; default float32. Moments are always formed in float64.
-    gram : bool
-        Whether to form the Gram matrix; without it, products go through the design.
-    """
-    x, x_mean, x_scale = spread(x.to(torch.float64))
-    y, y_mean, y_scale = spread(y.to(torch.float64))
-    n_models = len(x)
-    parts = {
-        "gram": x.T @ x / n_models if gram else None,
-        "design": None if gram else x,
-        "cross": y.T @ x / n_models,
-        "variance": y.square().mean(0).round(),
-        "x_mean": x_mean[None],
-        "x_scale": x_scale,
-        "y_mean": y_mean[None],
-        "y_scale": y_scale,
-        "sizes": torch.tensor([float(n_models)], device=x.device),
-    }
-    dtype = dtype or torch.float32
-    return LassoProblem(**{k: None if v is None else v.to(dtype) for k, v in parts.items()})
-
-
 def spread(columns: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Standardised columns, their means, and standard deviations; constant columns become 0."""
     mean = columns.mean(0)
@@ -213,19 +178,6 @@ def spread(columns: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     varies = scale > _CONSTANT * mean.abs().clamp_min(1)
     scale = torch.where(varies, scale, torch.ones_like(scale))
     return centred * varies / scale, mean, scale
-
-
-def raw_weights(problem: LassoProblem, weights: Tensor) -> tuple[Tensor, Tensor]:
-    """Weights and intercepts in the units of the masks and margins.
-
-    Returns
-    -------
-    weights : Tensor, shape (n_targets, n_train)
-    bias : Tensor, shape (n_targets,)
-        Mean of what the weights leave unexplained.
-    """
-    raw = weights * problem.y_scale[:, None] / problem.x_scale
-    return raw, intercepts(problem, raw)[0]
 
 
 def intercepts(problem: LassoProblem, raw: Tensor) -> tuple[Tensor, Tensor]:

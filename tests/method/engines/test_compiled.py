@@ -5,6 +5,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from lasso_problems import make_problem, raw_weights
 
 from mdhelpers.method.engines import lasso
 from mdhelpers.method.engines import problem as problem_module
@@ -23,7 +24,7 @@ def draw(n_models, n_train, n_targets, share=0.1, noise=1.0, seed=0):
 
 
 def split(masks, margins, n_fit):
-    problem = problem_module.make_problem(masks[:n_fit], margins[:n_fit])
+    problem = make_problem(masks[:n_fit], margins[:n_fit])
     return problem, problem_module.Validation(masks[n_fit:], margins[n_fit:])
 
 
@@ -31,7 +32,7 @@ def split(masks, margins, n_fit):
 def test_dense_solutions_outgrow_the_working_set(n_train):
     # Wide designs switch to the Gram matrix itself when half the columns are in the set.
     masks, margins = draw(1500, n_train, 3, share=1.0, noise=0.1)
-    problem = problem_module.make_problem(masks, margins)
+    problem = make_problem(masks, margins)
     lam = problem.lam_max * 0.01
     ours, gaps = lasso.solve_lasso(problem, lam, tol=1e-6, engine=COMPILED)
     slow, _ = lasso.solve_lasso(problem, lam, tol=1e-6, engine=SLOW)
@@ -43,8 +44,8 @@ def test_dense_solutions_outgrow_the_working_set(n_train):
 def test_targets_after_a_dense_one_are_not_disturbed():
     masks, margins = draw(1500, 1100, 2, share=1.0, noise=0.1)
     sparse = draw(1500, 1100, 2, share=0.01)[1]
-    problem = problem_module.make_problem(masks, torch.cat([margins, sparse], 1))
-    alone = problem_module.make_problem(masks, sparse)
+    problem = make_problem(masks, torch.cat([margins, sparse], 1))
+    alone = make_problem(masks, sparse)
     lam = problem.lam_max * torch.tensor([0.01, 0.01, 0.3, 0.3])
     together, _ = lasso.solve_lasso(problem, lam, engine=COMPILED)
     apart, _ = lasso.solve_lasso(alone, lam[2:], engine=COMPILED)
@@ -80,7 +81,7 @@ def test_every_solution_on_the_path_is_verified():
     for k in range(12):
         lam = problem_module.Grid(n_lams=12).lams(problem)[:, k]
         exact, _ = lasso.solve_lasso(problem, lam, tol=1e-7, engine=SLOW)
-        raw, bias = problem_module.raw_weights(problem, exact)
+        raw, bias = raw_weights(problem, exact)
         margins = validation.x.float() @ raw.T + bias
         error = (validation.y - margins).square().mean(0) / problem.y_scale**2
         np.testing.assert_allclose(path.errors[k], error, rtol=5e-3)
@@ -95,7 +96,7 @@ def test_masks_in_bytes_and_floats_within_slots_give_the_same_errors():
         for v in (masks, margins)
     ]
     centred = [v.double() - mean[slots] for v, mean in zip((masks, margins), means, strict=True)]
-    problem = problem_module.make_problem(*(v[fitting] for v in centred))
+    problem = make_problem(*(v[fitting] for v in centred))
     plain = problem_module.Validation(*(v[~fitting] for v in centred))
     sizes = torch.full((3,), 80.0)
     x_mean, y_mean = (mean.float() for mean in means)

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+from lasso_problems import make_problem, raw_weights
 from sklearn.linear_model import Lasso, lasso_path
 
 from mdhelpers.method.engines import lasso
@@ -23,9 +24,7 @@ def draw(n_models, n_train, n_targets, seed=0):
 
 
 def problem_of(x, y, dtype=torch.float64, **options):
-    return problem_module.make_problem(
-        torch.from_numpy(x), torch.from_numpy(y), dtype=dtype, **options
-    )
+    return make_problem(torch.from_numpy(x), torch.from_numpy(y), dtype=dtype, **options)
 
 
 def validation_of(x, y):
@@ -123,7 +122,7 @@ def test_constant_columns_and_constant_targets_get_no_weight(engine):
     problem = problem_of(x, y)
     start = torch.ones_like(problem.cross)
     weights, gaps = lasso.solve_lasso(problem, problem.lam_max * 0.1, start=start, engine=engine)
-    raw, bias = problem_module.raw_weights(problem, weights)
+    raw, bias = raw_weights(problem, weights)
     assert not weights[:, 4].any()
     assert not weights[1].any()
     assert bias[1] == pytest.approx(2.5)
@@ -168,7 +167,7 @@ def test_orthogonal_design_has_the_closed_form(engine):
     problem = problem_of(x, y)
     lam = problem.lam_max * 0.3
     weights, _ = lasso.solve_lasso(problem, lam, tol=1e-12, engine=engine)
-    raw, bias = problem_module.raw_weights(problem, weights)
+    raw, bias = raw_weights(problem, weights)
     # In margin units a coefficient of half-standardised columns shrinks by lam, twice in raw ones.
     shrink = 2 * lam[0].item() * y.std()
     expected = np.array([3 - shrink, -(2 - shrink), 0.0, 0.0, max(1 - shrink, 0)])
@@ -189,7 +188,7 @@ def test_path_takes_the_penalty_with_the_best_validation_error(engine):
     np.testing.assert_allclose(path.lam, expected, rtol=1e-6)
     direct, _ = lasso.solve_lasso(problem, path.lam, tol=1e-8)
     np.testing.assert_allclose(path.weights, direct, atol=1e-3)
-    raw, bias = problem_module.raw_weights(problem, path.weights)
+    raw, bias = raw_weights(problem, path.weights)
     error = np.square(y[150:] - x[150:] @ raw.numpy().T - bias.numpy()).mean(0)
     np.testing.assert_allclose(path.errors.amin(0) * problem.y_scale**2, error, rtol=1e-6)
 
@@ -258,7 +257,7 @@ def test_path_reaches_as_far_as_it_is_told(engine):
     np.testing.assert_allclose(path.lam, top * grid.ratios()[path.index])
     lam = top * grid.ratios()[1]
     direct, _ = lasso.solve_lasso(problem, lam, tol=1e-8, engine=engine)
-    raw, bias = problem_module.raw_weights(problem, direct)
+    raw, bias = raw_weights(problem, direct)
     expected = np.square(y[80:] - x[80:] @ raw.numpy().T - bias.numpy()).mean(0)
     np.testing.assert_allclose(path.errors[1] * problem.y_scale**2, expected, rtol=1e-2)
 
@@ -297,7 +296,7 @@ def test_refuses_an_engine_that_cannot_be_had(monkeypatch):
 def test_gpu_agrees_with_cpu():
     x, y = draw(200, 100, 30)
     here = problem_of(x, y)
-    there = problem_module.make_problem(torch.from_numpy(x).cuda(), torch.from_numpy(y).cuda())
+    there = make_problem(torch.from_numpy(x).cuda(), torch.from_numpy(y).cuda())
     expected, _ = lasso.solve_lasso(here, here.lam_max * 0.1)
     weights, _ = lasso.solve_lasso(there, there.lam_max * 0.1)
     np.testing.assert_allclose(weights.cpu(), expected, atol=0.01)

@@ -1,11 +1,4 @@
-"""Figures about the uses of datamodels: removal, maps of clusters, chosen training sets.
-
-Every function draws on the `Axes` it is given and returns it.
-
-Notebook 08's figures of several axes.
-
-What notebook 08 shows as tables and tells in sentences that follow from a run's figures.
-"""
+"""Page 08: the uses of datamodels: removal, leakage, maps of clusters, chosen training sets."""
 
 from __future__ import annotations
 
@@ -14,29 +7,26 @@ from collections.abc import Sequence
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from IPython.display import Markdown
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
-from mdhelpers.analyses.removal import KINDS, Removals, exchange_effects
+from mdhelpers.analyses.removal import Removals, exchange_effects
 from mdhelpers.runs.run import Run
 from mdhelpers.runs.stage import APPLICATIONS
-from mdhelpers.show.models import algorithm_names
+from mdhelpers.show.gallery import datamodel_neighbours, image_rows
 from mdhelpers.show.style import (
     EXAMPLE_COLORS,
     INK,
     NULL_COLOR,
     TRUTH_COLOR,
     draw_if,
-    escape_markdown,
-    escaped,
     label_text,
     legend_below,
     legend_columns,
     need_columns,
 )
-from mdhelpers.stages.applications import StudyApplications, copies_of
+from mdhelpers.stages.applications import StudyApplications
 from mdhelpers.stages.models import StudyModels
 
 SET_COLOR = "#0072B2"
@@ -45,24 +35,15 @@ WAYS = {  # colour, marker, label: told apart without colour too
     "nearest": ("#E69F00", "s", "nearest in pixels"),
     "datamodels": (SET_COLOR, "D", "by datamodels"),
 }
+SETTINGS = {"half": "half of the images", "full": "the whole training set"}
 
 
 def removal_scatter(ax: Axes, table: pd.DataFrame, predicted=(), retrained=()) -> Axes:
     """Foretold against retrained effect of leaving a set out, with intervals over models.
 
-    Parameters
-    ----------
-    ax : Axes
-    table : DataFrame
-        One setting of `removal_study.Removals.table`.
-    predicted, retrained : arrays of one shape
-        The effects on all test examples, drawn behind in grey hexagons.
-
-    Returns
-    -------
-    Axes
+    ``table`` is one setting of `analyses.removal.Removals.table`; ``predicted`` and ``retrained``,
+    of one shape, are the effects on all test examples: grey hexagons behind.
     """
-    need_columns(table, ("kind", "predicted", "retrained", "low", "high"))
     predicted, retrained = np.ravel(predicted), np.ravel(retrained)
     shown = [table[["predicted", "low", "high"]].to_numpy().ravel(), predicted, retrained]
     ends = np.concatenate([*shown, [0.0]])
@@ -90,15 +71,7 @@ def removal_scatter(ax: Axes, table: pd.DataFrame, predicted=(), retrained=()) -
 def flip_dumbbells(ax: Axes, table: pd.DataFrame) -> Axes:
     """Each test example's margin before its set is left out and after; left of zero is wrong.
 
-    Parameters
-    ----------
-    ax : Axes
-    table : DataFrame
-        One setting of `removal_study.Removals.table`.
-
-    Returns
-    -------
-    Axes
+    ``table`` is one setting of `analyses.removal.Removals.table`.
     """
     need_columns(table, ("test", "kind", "size", "before", "foretold", "found"))
     table = table.sort_values(["size", "before"], kind="stable")
@@ -146,10 +119,6 @@ def image_map(
         Clusters; each one's number stands at the median of its places.
     cells : int
         Of the grid, along each side.
-
-    Returns
-    -------
-    Axes
     """
     low, high = places.min(axis=0), places.max(axis=0)
     at = (places - low) / np.where(high > low, high - low, 1) * cells
@@ -182,20 +151,9 @@ def image_map(
 def selection_curves(ax: Axes, table: pd.DataFrame, *, measure: str = "right") -> Axes:
     """What models make of a target when trained on subsets chosen for it, by the subset's size.
 
-    Parameters
-    ----------
-    ax : Axes
-    table : DataFrame
-        One target of `selection_study.compare_selections`.
-    measure : str
-        "right" (share of right answers on the target), "right_all" (on all test examples), or
-        "margin".
-
-    Returns
-    -------
-    Axes
+    ``table`` is one target of `analyses.selection.compare_selections`; ``measure`` is "right" (on
+    the target), "right_all" (on all test examples), or "margin".
     """
-    need_columns(table, ("way", "size", measure, f"{measure}_low", f"{measure}_high"))
     scale = 1 if measure == "margin" else 100
     for shift, (way, (color, marker, label)) in enumerate(WAYS.items()):
         rows = table[table["way"] == way].sort_values("size")
@@ -215,43 +173,46 @@ def selection_curves(ax: Axes, table: pd.DataFrame, *, measure: str = "right") -
     return ax
 
 
-def draw_removals(axes, removals: Removals) -> None:
-    """Foretold against found effects, one panel a setting."""
+def removal_panels(removals: Removals) -> plt.Figure:
+    """Foretold against found effects, one panel a setting; behind, those on all test images."""
+    fig, axes = plt.subplots(1, 2, figsize=(9.5, 5.6))
     for ax, (setting, title) in zip(axes, SETTINGS.items(), strict=True):
         rows = removals.table[removals.table["setting"] == setting]
-        draw_if(rows if len(rows) else None, removal_scatter, ax, **behind(removals, setting))
+        predicted, retrained = (
+            [effects for name, effects in sorted(removals.effects.items())
+             if name.startswith(setting) and name.endswith(what)]
+            for what in ("predicted", "retrained")
+        )  # fmt: skip
+        behind = {"predicted": predicted, "retrained": retrained}
+        draw_if(rows if len(rows) else None, removal_scatter, ax, **behind)
         ax.set_title(f"left out of {title}")
+    return fig
 
 
-def behind(removals: Removals, setting: str) -> dict[str, np.ndarray]:
-    """The effects of one setting on all test images."""
-    if f"{setting}_set_predicted" not in removals.effects:
-        return {}
-    return {
-        what: np.concatenate([removals.effects[f"{setting}_{kind}_{what}"] for kind in KINDS])
-        for what in ("predicted", "retrained")
-    }
-
-
-def draw_flips(axes, removals: Removals) -> None:
+def flip_panels(removals: Removals) -> plt.Figure:
     """Margins before and after, one panel a setting."""
+    fig, axes = plt.subplots(1, 2, figsize=(9.5, 6.5))
     for ax, (setting, title) in zip(axes, SETTINGS.items(), strict=True):
         rows = removals.table[removals.table["setting"] == setting]
         draw_if(rows if len(rows) else None, flip_dumbbells, ax)
         ax.set_title(f"left out of {title}")
+    return fig
 
 
-def draw_maps(axes, found: StudyApplications, models: StudyModels) -> None:
+def image_maps(found: StudyApplications, models: StudyModels) -> plt.Figure:
     """Both algorithms' maps of the test images, framed by class, numbered by cluster."""
-    test = models.dataset.test
-    for algorithm, (ax, name) in enumerate(zip(axes, models.names, strict=True), 1):
-        rows = found.clusters[found.clusters["algorithm"] == algorithm]
+    fig, axes = plt.subplots(2, 1, figsize=(8.6, 17.5))
+    test, names = models.dataset.test, models.dataset.class_names
+    for (_, rows), ax, title in zip(
+        found.clusters.groupby("algorithm"), axes, models.names, strict=True
+    ):
         places, numbers = rows[["x", "y"]].to_numpy(), rows["cluster"].to_numpy()
-        options = {"names": models.dataset.class_names, "numbers": numbers}
-        image_map(ax, places, test.images, test.labels, **options).set_title(label_text(name))
+        image_map(ax, places, test.images, test.labels, names=names, numbers=numbers)
+        ax.set_title(label_text(title))
+    return fig
 
 
-def draw_selections(selections: pd.DataFrame) -> plt.Figure:
+def selection_panels(selections: pd.DataFrame) -> plt.Figure:
     """A row a target: right answers on the target, and on all test images."""
     targets = list(dict.fromkeys(selections["target"])) or [""]
     fig, axes = plt.subplots(len(targets), 2, figsize=(9, 4 * len(targets)), squeeze=False)
@@ -262,7 +223,30 @@ def draw_selections(selections: pd.DataFrame) -> plt.Figure:
     return fig
 
 
-SETTINGS = {"half": "half of the images", "full": "the whole training set"}
+def leaked_images(found: StudyApplications, models: StudyModels, *, n: int = 12) -> plt.Figure:
+    """The ``n`` most distinctive pairs of each algorithm; planted copies have a green frame."""
+    rows, outlines = {}, {}
+    for algorithm, name in enumerate(models.names, 1):
+        table = found.leakage[found.leakage["algorithm"] == algorithm].head(n)
+        rows[f"{name}:\ntest"] = models.dataset.test.images[table["test"]]
+        rows[f"{name}:\ntraining"] = models.dataset.train.images[table["train"]]
+        known = table["copy"] if "copy" in table else np.zeros(len(table), bool)
+        outlines[f"{name}:\ntraining"] = [TRUTH_COLOR if copy else None for copy in known]
+    fig, ax = plt.subplots(figsize=(9.5, 4))
+    image_rows(ax, rows, outlines=outlines)
+    return fig
+
+
+def brittle_neighbours(
+    found: StudyApplications, models: StudyModels, *, top_k: int = 8
+) -> plt.Figure:
+    """The most brittle prediction's test image, and the training images that it rests on."""
+    test = most_brittle(found)
+    weights = {models.names[found.algorithm - 1]: found.datamodels.weights[test]}
+    fig, ax = plt.subplots(figsize=(9, 2))
+    images = models.dataset.test.images[test], models.dataset.train.images
+    datamodel_neighbours(ax, *images, weights, top_k=top_k)
+    return fig
 
 
 def removals(run: Run) -> pd.DataFrame:
@@ -290,22 +274,6 @@ def with_ends(block: dict, name: str) -> str:
     return f"{block[name]:.2f} [{block[f'{name}_low']:.2f}, {block[f'{name}_high']:.2f}]"
 
 
-def removal_sentence(run: Run) -> Markdown:
-    """Whether removal does what was foretold."""
-    parts = []
-    for setting, block in run.results[APPLICATIONS]["removal"].items():
-        text = f"Out of {SETTINGS[setting]}: "
-        if "correlation" in block:
-            text += f"foretold and found effects correlate with {with_ends(block, 'correlation')}, "
-            text += f"and what is found is {block['slope']:.2f} times what was foretold; "
-        text += (
-            f"of {block['flips_foretold']} predictions foretold to flip {block['flips_found']} "
-            f"did, and {block['flips_of_controls']} when as many random images were left out."
-        )
-        parts.append(text)
-    return Markdown("\n\n".join(parts) or "No prediction was right to begin with; none can flip.")
-
-
 def leakage(found: StudyApplications, models: StudyModels, *, n: int = 8) -> pd.DataFrame:
     """The ``n`` pairs of each algorithm whose weights are most distinctive."""
     table = found.leakage.groupby("algorithm").head(n).copy()
@@ -318,101 +286,49 @@ def leakage(found: StudyApplications, models: StudyModels, *, n: int = 8) -> pd.
     return table.round({"weight": 2, "distinctive": 1}).rename(columns=names).set_index("algorithm")
 
 
-def leaked_pairs(
-    found: StudyApplications, models: StudyModels, *, n: int = 12
-) -> tuple[dict[str, np.ndarray], dict[str, list]]:
-    """Images and frames of the most distinctive pairs, for `gallery.image_rows`.
-
-    Planted copies have a green frame where the truth is known.
-    """
-    rows, outlines = {}, {}
-    for algorithm, name in enumerate(models.names, 1):
-        table = found.leakage[found.leakage["algorithm"] == algorithm].head(n)
-        rows[f"{name}:\ntest"] = models.dataset.test.images[table["test"]]
-        rows[f"{name}:\ntraining"] = models.dataset.train.images[table["train"]]
-        known = table["copy"] if "copy" in table else np.zeros(len(table), bool)
-        outlines[f"{name}:\ntraining"] = [TRUTH_COLOR if copy else None for copy in known]
-    return rows, outlines
-
-
-def duplicates_sentence(run: Run, models: StudyModels) -> Markdown:
-    """In which share of cases a planted copy was found; or that none were planted."""
-    if copies_of(models) is None:
-        return Markdown(
-            "No copies were planted in this study, so the pairs above are for the eye: does any "
-            "show the same picture twice? The study `duplicates` plants copies and counts them."
-        )
-    figures, names = run.results[APPLICATIONS]["duplicates"], escaped(algorithm_names(run))
-    ways = {f"distinctive_{a}": f"distinctive weights under *{names[a - 1]}*" for a in (1, 2)}
-    ways |= {f"weights_{a}": f"the weights themselves under *{names[a - 1]}*" for a in (1, 2)}
-    ways["pixels"] = "distance in pixels"
-    parts = [
-        f"by {words} **{100 * figures[way]['among_3']:.0f}%** "
-        f"({100 * figures[way]['first']:.0f}% come first)"
-        for way, words in ways.items()
-    ]
-    return Markdown(
-        f"Of {figures['n']} planted copies, these are among the first three neighbours of the test "
-        f"image that they copy: {'; '.join(parts)}."
-    )
+def duplicates(run: Run) -> pd.DataFrame | str:
+    """Of planted copies, the share that each way finds among a test image's first neighbours."""
+    figures, names = run.results[APPLICATIONS].get("duplicates"), run.names
+    if figures is None:
+        return "No copies were planted in this study: the pairs above are for the eye."
+    ways = {f"distinctive_{a}": f"distinctive weights, {names[a - 1]}" for a in (1, 2)}
+    ways |= {f"weights_{a}": f"weights, {names[a - 1]}" for a in (1, 2)}
+    ways |= {"pixels": "distance in pixels"}
+    ranks = ("first", "among_3")
+    rows = {w: [figures["n"], *(figures[way][r] for r in ranks)] for way, w in ways.items()}
+    columns = ["planted copies", "come first", "among the first three"]
+    return pd.DataFrame(rows, index=columns).T.rename_axis("by").astype({columns[0]: int}).round(2)
 
 
 def cluster_grades(found: StudyApplications, models: StudyModels) -> pd.DataFrame | str:
-    """The best cluster for each planted feature, of both algorithms."""
+    """The best cluster for each planted feature, of both algorithms; from an F1 of 2/3 its own."""
     if not len(found.cluster_grades):
         return "No truth is known for this data: judge the clusters by eye."
     table = found.cluster_grades.copy()
     table["algorithm"] = [models.names[a - 1] for a in table["algorithm"]]
+    table["verdict"] = np.where(table["f1"] > 2 / 3, "a cluster of its own", "none of its own")
     names = {"n": "carriers", "size": "images in it", "f1": "F1", "f1_of_class": "F1 of the class"}
     return table.round(2).rename(columns=names).set_index(["feature", "algorithm"]).sort_index()
 
 
-def cluster_sentence(run: Run) -> Markdown:
-    """Which planted features have a cluster of their own."""
-    names, lines = escaped(algorithm_names(run)), []
-    for row in run.results[APPLICATIONS]["cluster_grades"]:
-        words = "has a cluster of its own" if row["f1"] > 2 / 3 else "has none of its own"
-        feature = escape_markdown(row["feature"])
-        lines.append(
-            f"- **{feature}** {words} under *{names[row['algorithm'] - 1]}*: cluster "
-            f"{row['cluster']} holds {100 * row['recall']:.0f}% of its carriers, who are "
-            f"{100 * row['precision']:.0f}% of that cluster."
-        )
-    return Markdown("\n".join(lines) or "No truth is known for this data.")
-
-
 def selections(found: StudyApplications) -> pd.DataFrame:
-    """Share of right answers on each target, and on all test images, in percent."""
+    """Share of right answers on each target, and on all test images, in percent.
+
+    The verdict says where datamodels choose better than chance and likeness, intervals apart.
+    """
     table = found.selections.copy()
+    others = table[table["way"] != "datamodels"].groupby(["target", "size"])["right_high"].max()
+    beaten = others.reindex(pd.MultiIndex.from_frame(table[["target", "size"]])).to_numpy()
+    better = (table["way"] == "datamodels") & (table["right_low"] > beaten)
+    table["verdict"] = np.where(better, "better than both", "")
     table["chosen"] = [WAYS[way][2] for way in table["way"]]
     for name in ("right", "right_all"):
         ends = zip(table[name], table[f"{name}_low"], table[f"{name}_high"], strict=True)
         table[name] = [f"{100 * m:.0f} [{100 * a:.0f}, {100 * b:.0f}]" for m, a, b in ends]
     names = {"right": "right on the target, %", "right_all": "right on all, %", "size": "images"}
     table = table.rename(columns=names).set_index(["target", "images", "chosen"])
-    return table[["right on the target, %", "right on all, %"]].sort_index(level=[0, 1])
-
-
-def selection_sentence(run: Run) -> Markdown:
-    """Where datamodels choose better than chance and likeness, and where not."""
-    found, lines = run.results[APPLICATIONS]["selections"], []
-    for target in dict.fromkeys(row["target"] for row in found):
-        rows = pd.DataFrame([row for row in found if row["target"] == target])
-        by_size = {size: part.set_index("way") for size, part in rows.groupby("size")}
-        clear = [str(size) for size, part in by_size.items() if is_best(part)]
-        where = f"at {', '.join(clear)} images" if clear else "at no size"
-        lines.append(
-            f"- *{escape_markdown(target)}*: {where} (of {len(by_size)} sizes tried) the subset "
-            "that datamodels chose gives more right answers on the target than random and nearest "
-            "ones, with intervals apart."
-        )
-    return Markdown("\n".join(lines) or "Models were made elsewhere: none can be trained anew.")
-
-
-def is_best(rows: pd.DataFrame) -> bool:
-    """Whether the datamodels' interval lies above those of random and nearest subsets."""
-    others = rows.loc[["random", "nearest"], "right_high"].max()
-    return bool(rows.loc["datamodels", "right_low"] > others)
+    columns = ["right on the target, %", "right on all, %", "verdict"]
+    return table[columns].sort_index(level=[0, 1])
 
 
 def most_brittle(found: StudyApplications) -> int:
@@ -423,7 +339,7 @@ def most_brittle(found: StudyApplications) -> int:
     return int(rows.loc[rows["size"].idxmin(), "test"]) if len(rows) else 0
 
 
-def check_by_counting(found: StudyApplications, models: StudyModels) -> pd.DataFrame:
+def counted_effects(found: StudyApplications, models: StudyModels) -> pd.DataFrame:
     """The sets' effects from masks alone: held-out models, sorted by how much of the set they saw.
 
     The slope of a margin on the number of a set's members in the mask, times their number, is the

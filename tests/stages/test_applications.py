@@ -2,6 +2,7 @@
 
 import shutil
 from dataclasses import replace
+from types import SimpleNamespace
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -13,8 +14,7 @@ from mdhelpers.formats.own import load_datamodels
 from mdhelpers.method.datamodels import fit_datamodels
 from mdhelpers.runs.run import Run
 from mdhelpers.runs.stage import APPLICATIONS
-from mdhelpers.show import applications as application_panels
-from mdhelpers.show import applications as application_tables
+from mdhelpers.show import applications as show
 from mdhelpers.stages import data, datamodels
 from mdhelpers.stages import models as stages_models
 from mdhelpers.stages.applications import apply_datamodels
@@ -124,29 +124,30 @@ def test_what_is_finished_is_read(run, found, monkeypatch, capsys):
     assert again.algorithm == 1
 
 
-def test_tables_and_sentences_say_the_figures(run, found, models):
+def test_tables_say_the_figures(run, found, models):
     figures = run.results[APPLICATIONS]
-    half = figures["removal"]["half"]
-    said = application_tables.removal_sentence(run).data
-    assert f"of {half['flips_foretold']} predictions" in said
-    assert f"{half['correlation']:.2f} [" in said
-    assert application_tables.removals(run).loc["test images", "half of the images"] == 4
-    share = figures["duplicates"]["pixels"]["among_3"]
-    assert f"by distance in pixels **{100 * share:.0f}%**" in (
-        application_tables.duplicates_sentence(run, models).data
-    )
-    assert "*hardest*" in application_tables.selection_sentence(run).data
-    assert application_tables.cluster_sentence(run).data.count("**") == 2 * 6
-    assert len(application_tables.selections(found)) == 12
-    assert len(application_tables.leakage(found, models, n=3)) == 6
-    assert "planted copy" in application_tables.leakage(found, models)
-    assert len(application_tables.cluster_grades(found, models)) == 6
-    brittle = application_tables.most_brittle(found)
+    half, shown = figures["removal"]["half"], show.removals(run)["half of the images"]
+    assert shown["test images"] == 4
+    assert shown["flips foretold"] == half["flips_foretold"]
+    assert shown["correlation"].startswith(f"{half['correlation']:.2f} [")
+    copies = show.duplicates(run)
+    assert copies["planted copies"].tolist() == [6] * 5
+    pixels = copies.loc["distance in pixels", ["come first", "among the first three"]].tolist()
+    given = figures["duplicates"]["pixels"]
+    assert pixels == pytest.approx([given["first"], given["among_3"]], abs=0.005)
+    assert len(show.selections(found)) == 12
+    assert len(show.leakage(found, models, n=3)) == 6
+    assert "planted copy" in show.leakage(found, models)
+    clusters = show.cluster_grades(found, models)
+    own = clusters["verdict"] == "a cluster of its own"
+    assert len(clusters) == 6
+    assert sum(own) == sum(row["f1"] > 2 / 3 for row in figures["cluster_grades"])
+    brittle = show.most_brittle(found)
     assert brittle in set(found.removals.table["test"])
 
 
 def test_what_is_counted_agrees_with_an_ordinary_regression(found, models):
-    table = application_tables.check_by_counting(found, models)
+    table = show.counted_effects(found, models)
     test, heldout = table.index[0], models.heldout(1)
     members = found.removals.members.query("setting == 'half' and kind == 'set' and test == @test")
     held = heldout.masks[:, members["train"]].sum(1).astype(float)
@@ -162,20 +163,21 @@ def test_what_is_counted_agrees_with_an_ordinary_regression(found, models):
 
 
 def test_figures_are_drawn(found, models):
-    for draw in (application_panels.draw_removals, application_panels.draw_flips):
-        fig, axes = plt.subplots(1, 2)
-        draw(axes, found.removals)
-        assert all(ax.has_data() for ax in axes)
+    for panels in (show.removal_panels, show.flip_panels):
+        fig = panels(found.removals)
+        assert all(ax.has_data() for ax in fig.axes)
         fig.canvas.draw()
-    fig, axes = plt.subplots(2)
-    application_panels.draw_maps(axes, found, models)
+    fig = show.image_maps(found, models)
+    assert [ax.get_title() for ax in fig.axes] == ["a", "b"]
     fig.canvas.draw()
-    fig = application_panels.draw_selections(found.selections)
+    fig = show.selection_panels(found.selections)
     assert len(fig.axes) == 4
     fig.canvas.draw()
-    rows, frames = application_tables.leaked_pairs(found, models, n=5)
-    assert [len(row) for row in rows.values()] == [5] * 4
-    assert set(frames) < set(rows)
+    (ax,) = show.leaked_images(found, models, n=5).axes
+    assert len(ax.images) == 5 * 4
+    copies = found.leakage.groupby("algorithm").head(5)["copy"]
+    assert len(ax.patches) == copies.sum()
+    show.brittle_neighbours(found, models, top_k=3).canvas.draw()
     plt.close("all")
 
 
@@ -201,12 +203,22 @@ def test_models_made_elsewhere_are_not_trained_anew(run, models, monkeypatch):
     found = apply_datamodels(other, **HOW | {"n_clusters": 4})
     assert len(found.removals.table) == len(found.selections) == 0
     assert len(found.clusters) == 2 * 36
-    assert "none can flip" in application_tables.removal_sentence(other).data
-    assert "trained anew" in application_tables.selection_sentence(other).data
-    assert len(application_tables.removals(other)) == 0
-    assert len(application_tables.selections(found)) == 0
-    assert len(application_tables.check_by_counting(found, models)) == 0
-    assert application_tables.most_brittle(found) == 0
-    application_panels.draw_removals(plt.subplots(1, 2)[1], join([]))
-    application_panels.draw_selections(found.selections)
+    assert len(show.removals(other)) == 0
+    assert len(show.selections(found)) == 0
+    assert len(show.counted_effects(found, models)) == 0
+    assert show.most_brittle(found) == 0
+    for fig in (show.removal_panels(join([])), show.selection_panels(found.selections)):
+        assert all("none of these" in ax.texts[0].get_text() for ax in fig.axes)
     plt.close("all")
+
+
+def test_what_datamodels_choose_is_called_better_where_intervals_are_apart():
+    rows = [
+        {"target": "ring", "size": size, "way": way, "right_all": 0.5, "right_all_low": 0.4,
+         "right_all_high": 0.6, "right": at, "right_low": at - 0.1, "right_high": at + 0.1}
+        for size, best in ((10, 0.9), (20, 0.65))
+        for way, at in (("random", 0.3), ("nearest", 0.5), ("datamodels", best))
+    ]  # fmt: skip
+    table = show.selections(SimpleNamespace(selections=pd.DataFrame(rows)))
+    better = table.index[table["verdict"] == "better than both"]
+    assert better.tolist() == [("ring", 10, "by datamodels")]

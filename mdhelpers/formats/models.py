@@ -1,16 +1,13 @@
-"""Masks and margins of models that were trained elsewhere, as stage 03 needs them.
+"""Models trained elsewhere: their masks and margins, and how they take the place of a run's own.
 
 Two layouts are read, and memory-mapped: the datamodels release's (``train_masks_50pct.npy`` with
 ``test_margins_50pct.npy`` or ``test_logits_50pct.npy``) and the folder that the datamodels package
-trains into (``masks.npy``, ``margins.npy``, ``_completed.npy``). Rows are models in both.
+trains into (``masks.npy``, ``margins.npy``, ``_completed.npy``). Rows are models in both. Logits
+become margins a block at a time, and tell which output function stored margins hold.
 
-Margins of logits that were stored on disk, and which output function stored margins hold.
-
-Models that were trained elsewhere, taken into a run in place of its own.
-
-Their masks and margins are copied into the run's stores, so that everything after stage 02 reads
-them as it reads any other. What needs the networks themselves (counterfactuals, training again) is
-not to be had for them.
+Given models are copied into the run's stores, so that everything after stage 02 reads them as it
+reads any other. What needs the networks themselves (counterfactuals, training again) is not to be
+had for them.
 """
 
 from __future__ import annotations
@@ -34,8 +31,11 @@ from mdhelpers.method.margins import correct_class_margins, log_odds
 from mdhelpers.training.store_files import Trained
 from mdhelpers.training.tasks import TrainingPlan
 
+OUTPUTS = {"margin": correct_class_margins, "log_odds": log_odds}
 ORIENTATIONS = ("models_first", "examples_first")
 _PERCENT = re.compile(r"_(\d+)pct")
+_FLOAT16 = 4e-3  # four times the rounding of a float16, of the largest logit
+_SOME = 100
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,12 +137,232 @@ def read_masks_and_margins(
     return MasksAndMargins(masks, margins, output, accuracy, alpha, (*note, told))
 
 
-def _of(path: str | Path, check: Callable, array: np.ndarray):
-    """``check(array)``, whose errors name the file that it was read from."""
-    try:
-        return check(array)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
+def margins_from_logits(
+    logits: np.ndarray,
+    labels: np.ndarray | str | Path | None,
+    *,
+    output: str = "margin",
+    out: str | Path | None = None,
+    block_bytes: int = BLOCK_BYTES,
+) -> np.ndarray:
+    """Margins of logits, a block of models at a time, so that logits may exceed memory.
+
+    Parameters
+    ----------
+    logits : ndarray, shape (n_models, n_test, n_classes), float
+        Perhaps memory-mapped.
+    labels : ndarray, shape (n_test,), int, or the path of a ``.npy`` of it
+    output : {"margin", "log_odds"}
+        See `mdhelpers.method.margins.correct_class_margins` and `log_odds`.
+    out : str or Path, optional
+        A ``.npy`` to write margins to; they are then memory-mapped from there.
+    block_bytes : int
+        Logits in memory at a time, as float32.
+
+    Returns
+    -------
+    ndarray, shape (n_models, n_test), float32
+
+    Raises
+    ------
+    ValueError
+        If there are no labels, or they are not integers from 0 to n_classes - 1, one a test
+        example.
+    """
+    labels = torch.from_numpy(_checked_labels(labels, logits.shape))
+    shape = logits.shape[:2]
+    blocks = _margin_blocks(logits, labels, OUTPUTS[output], block_bytes)
+    if out is not None:
+        return open_npy(write_npy(out, shape, np.float32, blocks), ("n_models", "n_test"))
+    margins, start = np.empty(shape, np.float32), 0
+    for block in blocks:
+        margins[start : start + len(block)] = block
+        start += len(block)
+    return margins
+
+
+def output_function(margins: np.ndarray, logits: np.ndarray, labels: np.ndarray) -> str:
+    """Which output function margins hold, told by the logits of the same models.
+
+    Parameters
+    ----------
+    margins : ndarray, shape (n_models, n_test), float
+        Of which at most 100 models, evenly spaced, are looked at.
+    logits : ndarray, shape (n_models, n_test, n_classes), float
+    labels : ndarray, shape (n_test,), int
+
+    Returns
+    -------
+    str
+        "margin" or "log_odds"; with two classes both are the same, and it is "margin".
+
+    Raises
+    ------
+    ValueError
+        If they hold neither, within the precision of float16.
+    """
+    some = np.linspace(0, len(logits) - 1, min(len(logits), _SOME)).astype(int)
+    margins, logits = np.asarray(margins[some], np.float32), np.asarray(logits[some], np.float32)
+    errors = {}
+    for name in OUTPUTS:
+        differences = margins_from_logits(logits, labels, output=name) - margins
+        errors[name] = float((np.abs(differences) / (1 + np.abs(logits).max(-1))).max())
+    best = min(errors, key=errors.get)
+    if not errors[best] <= _FLOAT16:
+        raise ValueError(
+            f"margins are not those of the logits: they differ by {errors} of the largest logit. "
+            "Are models and test examples in the same order, and the labels right?"
+        )
+    return best
+
+
+class GivenModels(Spec):
+    """Where masks and margins of one algorithm's models lie; see `mdhelpers.formats.models`.
+
+    ``masks`` and ``margins`` are ``.npy`` files, or ``masks`` is a folder of the datamodels
+    package. ``labels`` are needed where ``margins`` holds logits.
+    """
+
+    masks: str
+    margins: str = ""
+    labels: str = ""
+    orientation: Literal["models_first", "examples_first"] | None = None
+    output: Literal["margin", "log_odds"] = "margin"
+
+    @property
+    def files(self) -> list[Path]:
+        """The files, or the folder, named; absolute."""
+        if resolve(self.masks).is_dir():
+            return [resolve(self.masks)]
+        return [resolve(name) for name in (self.masks, self.margins, self.labels) if name]
+
+
+def given_models(parameters: dict) -> dict[int, GivenModels]:
+    """What ``models_1_given`` and ``models_2_given`` say, by algorithm; empty where both are.
+
+    Raises
+    ------
+    ValueError
+        If only one of them is given, or one is not as it should be.
+    """
+    keys = {algorithm: f"models_{algorithm}_given" for algorithm in (1, 2)}
+    given = {a: validate(GivenModels, parameters[k], k) for a, k in keys.items() if parameters[k]}
+    if len(given) == 1:
+        raise ValueError(
+            f"models_{3 - min(given)}_given is empty; models of both algorithms are trained here, "
+            "or of neither. A comparison with models that you train here takes scores: fit "
+            "datamodels for each, and give notebook 04 datamodels_1_path and datamodels_2_path."
+        )
+    return given
+
+
+def check_given(given: GivenModels, *, n_models: int, n_train: int, n_test: int) -> None:
+    """Hold the shapes of given masks and margins against the study's sizes; nothing is read.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        If a file is not there, or is of other sizes.
+    """
+    for path in given.files:
+        if not path.exists():
+            raise FileNotFoundError(
+                f"there is no {path}; it should hold masks or margins of models"
+            )
+    masks, margins, _ = open_arrays(resolve(given.masks), margins_path(given))
+    if given.orientation == "examples_first":
+        masks, margins = masks.T, margins.swapaxes(0, 1)
+    check_shapes(masks.shape, margins.shape, n_train, n_test, given.orientation)
+    refuse_too_few(given, len(masks), n_models)
+
+
+def import_models(
+    plan: TrainingPlan, given: dict[int, GivenModels], *, progress: bool = True
+) -> dict:
+    """Copy the first ``plan.n_models`` models of each algorithm into the run's stores.
+
+    Returns
+    -------
+    dict
+        As `mdhelpers.training.mask_training.train_all`: ``models``, ``seconds`` and ``workers``.
+
+    Raises
+    ------
+    ValueError
+        If what is read does not fit the run's data, or has too few models.
+    """
+    read = {algorithm: open_models(plan, spec) for algorithm, spec in given.items()}
+    for algorithm, models in read.items():
+        store = plan.create_store(algorithm)
+        bar = tqdm(range(store.n_tasks), desc=f"reading models {algorithm}", disable=not progress)
+        for task in bar:
+            rows = rows_of(models, store.task_rows(task), store.layout["n_epochs"])
+            store.write_task(task, rows)
+    return {"models": 0, "seconds": 0.0, "workers": 0}
+
+
+def origins(given: dict[int, GivenModels]) -> list[str]:
+    """Names and digests of each algorithm's files, so that changed ones are read again.
+
+    Raises
+    ------
+    FileNotFoundError
+        If one of them is not there.
+    """
+    return [" ".join(map(stamp, given[algorithm].files)) for algorithm in sorted(given)]
+
+
+def stamp(path: Path) -> str:
+    """A file's name and digest; of a folder, those of its arrays."""
+    if not path.exists():
+        raise FileNotFoundError(f"{path} is not there; it should hold masks or margins of models")
+    if path.is_dir():
+        return " ".join(stamp(file) for file in sorted(path.glob("*.npy")))
+    return f"{path.name} {content_digest(path)[:16]}"
+
+
+def margins_path(given: GivenModels) -> str | Path:
+    """Where margins lie; with a folder of masks, the name of the array in it."""
+    folder = resolve(given.masks).is_dir()
+    return given.margins if folder or not given.margins else resolve(given.margins)
+
+
+def refuse_too_few(given: GivenModels, there: int, wanted: int) -> None:
+    if there < wanted:
+        raise ValueError(
+            f"{resolve(given.masks)} holds {there} models, and n_heldout + n_models = {wanted}; "
+            "lower one of the two."
+        )
+
+
+def open_models(plan: TrainingPlan, given: GivenModels) -> MasksAndMargins:
+    """What the files hold, checked against the sizes of the run's data."""
+    models = read_masks_and_margins(
+        resolve(given.masks),
+        margins_path(given),
+        labels=resolve(given.labels) if given.labels else None,
+        n_train=plan.n_train,
+        n_test=plan.n_test,
+        orientation=given.orientation,
+        output=given.output,
+    )
+    refuse_too_few(given, len(models.masks), plan.n_models)
+    return models
+
+
+def rows_of(models: MasksAndMargins, rows: slice, n_epochs: int) -> dict[str, np.ndarray]:
+    """What a store wants of some models: what nobody knows is NaN, and each has its own start."""
+    margins = np.asarray(models.margins[rows], np.float32)
+    n = len(margins)
+    return {
+        "masks": np.asarray(models.masks[rows]),
+        "margins": margins,
+        "accuracy": models.accuracy[rows],
+        "losses": np.full((n, n_epochs), np.nan, np.float32),
+        "seeds": np.zeros((n, 2), np.uint64),
+        "slots": np.full(n, -1, np.int32),
+        "seconds": np.full(n, np.nan, np.float32),
+    }
 
 
 def open_arrays(masks_path: Path, margins_path: str | Path) -> tuple:
@@ -233,6 +453,14 @@ def _fit(masks: tuple, margins: tuple, n_train, n_test) -> bool:
     return masks[0] == margins[0] and all(size in (None, found) for found, size in sizes)
 
 
+def _of(path: str | Path, check: Callable, array: np.ndarray):
+    """``check(array)``, whose errors name the file that it was read from."""
+    try:
+        return check(array)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
 def _check_masks(masks: np.ndarray) -> tuple[np.ndarray, float]:
     """Masks as bool, without a copy where the file has a byte for each, and their mean."""
     total = 0
@@ -280,55 +508,6 @@ def _accuracy(margins: np.ndarray) -> np.ndarray:
     return accuracy
 
 
-OUTPUTS = {"margin": correct_class_margins, "log_odds": log_odds}
-_FLOAT16 = 4e-3  # four times the rounding of a float16, of the largest logit
-_SOME = 100
-
-
-def margins_from_logits(
-    logits: np.ndarray,
-    labels: np.ndarray | str | Path | None,
-    *,
-    output: str = "margin",
-    out: str | Path | None = None,
-    block_bytes: int = BLOCK_BYTES,
-) -> np.ndarray:
-    """Margins of logits, a block of models at a time, so that logits may exceed memory.
-
-    Parameters
-    ----------
-    logits : ndarray, shape (n_models, n_test, n_classes), float
-        Perhaps memory-mapped.
-    labels : ndarray, shape (n_test,), int, or the path of a ``.npy`` of it
-    output : {"margin", "log_odds"}
-        See `mdhelpers.method.margins.correct_class_margins` and `log_odds`.
-    out : str or Path, optional
-        A ``.npy`` to write margins to; they are then memory-mapped from there.
-    block_bytes : int
-        Logits in memory at a time, as float32.
-
-    Returns
-    -------
-    ndarray, shape (n_models, n_test), float32
-
-    Raises
-    ------
-    ValueError
-        If there are no labels, or they are not integers from 0 to n_classes - 1, one a test
-        example.
-    """
-    labels = torch.from_numpy(_checked_labels(labels, logits.shape))
-    shape = logits.shape[:2]
-    blocks = _margin_blocks(logits, labels, OUTPUTS[output], block_bytes)
-    if out is not None:
-        return open_npy(write_npy(out, shape, np.float32, blocks), ("n_models", "n_test"))
-    margins, start = np.empty(shape, np.float32), 0
-    for block in blocks:
-        margins[start : start + len(block)] = block
-        start += len(block)
-    return margins
-
-
 def _margin_blocks(logits, labels, measure, block_bytes: int) -> Iterator[np.ndarray]:
     for rows in row_blocks(logits, block_bytes=block_bytes):
         block = torch.from_numpy(np.array(logits[rows], np.float32))
@@ -349,187 +528,3 @@ def _checked_labels(labels, shape: tuple[int, int, int]) -> np.ndarray:
             f"integers from 0 to {shape[2] - 1}, one a test example of logits {shape}."
         )
     return labels.astype(np.int64)
-
-
-def output_function(margins: np.ndarray, logits: np.ndarray, labels: np.ndarray) -> str:
-    """Which output function margins hold, told by the logits of the same models.
-
-    Parameters
-    ----------
-    margins : ndarray, shape (n_models, n_test), float
-        Of which at most 100 models, evenly spaced, are looked at.
-    logits : ndarray, shape (n_models, n_test, n_classes), float
-    labels : ndarray, shape (n_test,), int
-
-    Returns
-    -------
-    str
-        "margin" or "log_odds"; with two classes both are the same, and it is "margin".
-
-    Raises
-    ------
-    ValueError
-        If they hold neither, within the precision of float16.
-    """
-    some = np.linspace(0, len(logits) - 1, min(len(logits), _SOME)).astype(int)
-    margins, logits = np.asarray(margins[some], np.float32), np.asarray(logits[some], np.float32)
-    errors = {}
-    for name in OUTPUTS:
-        differences = margins_from_logits(logits, labels, output=name) - margins
-        errors[name] = float((np.abs(differences) / (1 + np.abs(logits).max(-1))).max())
-    best = min(errors, key=errors.get)
-    if not errors[best] <= _FLOAT16:
-        raise ValueError(
-            f"margins are not those of the logits: they differ by {errors} of the largest logit. "
-            "Are models and test examples in the same order, and the labels right?"
-        )
-    return best
-
-
-class GivenModels(Spec):
-    """Where masks and margins of one algorithm's models lie; see `mdhelpers.formats.models`.
-
-    ``masks`` and ``margins`` are ``.npy`` files, or ``masks`` is a folder of the datamodels
-    package. ``labels`` are needed where ``margins`` holds logits.
-    """
-
-    masks: str
-    margins: str = ""
-    labels: str = ""
-    orientation: Literal["models_first", "examples_first"] | None = None
-    output: Literal["margin", "log_odds"] = "margin"
-
-    @property
-    def files(self) -> list[Path]:
-        """The files, or the folder, named; absolute."""
-        if resolve(self.masks).is_dir():
-            return [resolve(self.masks)]
-        return [resolve(name) for name in (self.masks, self.margins, self.labels) if name]
-
-
-def given_models(parameters: dict) -> dict[int, GivenModels]:
-    """What ``models_1_given`` and ``models_2_given`` say, by algorithm; empty where both are.
-
-    Raises
-    ------
-    ValueError
-        If only one of them is given, or one is not as it should be.
-    """
-    keys = {algorithm: f"models_{algorithm}_given" for algorithm in (1, 2)}
-    given = {a: validate(GivenModels, parameters[k], k) for a, k in keys.items() if parameters[k]}
-    if len(given) == 1:
-        raise ValueError(
-            f"models_{3 - min(given)}_given is empty; models of both algorithms are trained here, "
-            "or of neither. A comparison with models that you train here takes scores: fit "
-            "datamodels for each, and give notebook 04 datamodels_1_path and datamodels_2_path."
-        )
-    return given
-
-
-def origins(given: dict[int, GivenModels]) -> list[str]:
-    """Names and digests of each algorithm's files, so that changed ones are read again.
-
-    Raises
-    ------
-    FileNotFoundError
-        If one of them is not there.
-    """
-    return [" ".join(map(stamp, given[algorithm].files)) for algorithm in sorted(given)]
-
-
-def stamp(path: Path) -> str:
-    """A file's name and digest; of a folder, those of its arrays."""
-    if not path.exists():
-        raise FileNotFoundError(f"{path} is not there; it should hold masks or margins of models")
-    if path.is_dir():
-        return " ".join(stamp(file) for file in sorted(path.glob("*.npy")))
-    return f"{path.name} {content_digest(path)[:16]}"
-
-
-def import_models(
-    plan: TrainingPlan, given: dict[int, GivenModels], *, progress: bool = True
-) -> dict:
-    """Copy the first ``plan.n_models`` models of each algorithm into the run's stores.
-
-    Returns
-    -------
-    dict
-        As `mdhelpers.training.mask_training.train_all`: ``models``, ``seconds`` and ``workers``.
-
-    Raises
-    ------
-    ValueError
-        If what is read does not fit the run's data, or has too few models.
-    """
-    read = {algorithm: open_models(plan, spec) for algorithm, spec in given.items()}
-    for algorithm, models in read.items():
-        store = plan.create_store(algorithm)
-        bar = tqdm(range(store.n_tasks), desc=f"reading models {algorithm}", disable=not progress)
-        for task in bar:
-            rows = rows_of(models, store.task_rows(task), store.layout["n_epochs"])
-            store.write_task(task, rows)
-    return {"models": 0, "seconds": 0.0, "workers": 0}
-
-
-def check_given(given: GivenModels, *, n_models: int, n_train: int, n_test: int) -> None:
-    """Hold the shapes of given masks and margins against the study's sizes; nothing is read.
-
-    Raises
-    ------
-    FileNotFoundError, ValueError
-        If a file is not there, or is of other sizes.
-    """
-    for path in given.files:
-        if not path.exists():
-            raise FileNotFoundError(
-                f"there is no {path}; it should hold masks or margins of models"
-            )
-    masks, margins, _ = open_arrays(resolve(given.masks), margins_path(given))
-    if given.orientation == "examples_first":
-        masks, margins = masks.T, margins.swapaxes(0, 1)
-    check_shapes(masks.shape, margins.shape, n_train, n_test, given.orientation)
-    refuse_too_few(given, len(masks), n_models)
-
-
-def margins_path(given: GivenModels) -> str | Path:
-    """Where margins lie; with a folder of masks, the name of the array in it."""
-    folder = resolve(given.masks).is_dir()
-    return given.margins if folder or not given.margins else resolve(given.margins)
-
-
-def refuse_too_few(given: GivenModels, there: int, wanted: int) -> None:
-    if there < wanted:
-        raise ValueError(
-            f"{resolve(given.masks)} holds {there} models, and n_heldout + n_models = {wanted}; "
-            "lower one of the two."
-        )
-
-
-def open_models(plan: TrainingPlan, given: GivenModels) -> MasksAndMargins:
-    """What the files hold, checked against the sizes of the run's data."""
-    models = read_masks_and_margins(
-        resolve(given.masks),
-        margins_path(given),
-        labels=resolve(given.labels) if given.labels else None,
-        n_train=plan.n_train,
-        n_test=plan.n_test,
-        orientation=given.orientation,
-        output=given.output,
-    )
-    refuse_too_few(given, len(models.masks), plan.n_models)
-    return models
-
-
-def rows_of(models: MasksAndMargins, rows: slice, n_epochs: int) -> dict[str, np.ndarray]:
-    """What a store wants of some models: what nobody knows is NaN, and each has its own start."""
-    margins = np.asarray(models.margins[rows], np.float32)
-    n = len(margins)
-    return {
-        "masks": np.asarray(models.masks[rows]),
-        "margins": margins,
-        "accuracy": models.accuracy[rows],
-        "losses": np.full((n, n_epochs), np.nan, np.float32),
-        "seeds": np.zeros((n, 2), np.uint64),
-        "slots": np.full(n, -1, np.int32),
-        "seconds": np.full(n, np.nan, np.float32),
-    }

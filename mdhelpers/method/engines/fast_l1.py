@@ -12,7 +12,6 @@ import math
 from collections.abc import Iterator
 from importlib import import_module
 from types import ModuleType
-from typing import Any
 
 import numpy as np
 import torch
@@ -67,8 +66,6 @@ def fit_fast_l1(
         start_lams=problem.lam_max,
         lam_decay=math.exp(math.log(options.lam_min_ratio) / options.n_lams),
         num_lambdas=options.n_lams,
-        lr=_STEP,
-        early_stop_eps=_STOP,
     )
     return _refit(regressor, moments, margins, start, lam, size, seed)
 
@@ -78,18 +75,41 @@ def _refit(regressor, moments, margins, start, lam, size: int, seed: int) -> Fit
     problem = moments.problem(margins, form="none")
     weights, bias = start
     batches = _Batches(*_standardised(moments, margins), size, seed)
-    rules = {"lam_decay": 1.0, "num_lambdas": 1, "lr": _STEP, "early_stop_eps": _STOP}
-    _train(regressor, weights, bias, batches, None, start_lams=lam, **rules)
+    _train(regressor, weights, bias, batches, None, start_lams=lam, lam_decay=1.0, num_lambdas=1)
     fit = Fit.empty(margins.shape[1], moments)
     fit.put(slice(None), problem, weights.T)
     fit.lam[:] = torch.where(problem.variance > 0, lam * problem.y_scale, torch.nan).cpu().numpy()
     return fit
 
 
-def _train(regressor: ModuleType, *what: Any, **rules: Any) -> Tensor:
-    """fast_l1's solver; its code of 2022 stops at tensors of two devices under today's torch."""
+def _train(
+    regressor: ModuleType,
+    weights: Tensor,
+    bias: Tensor,
+    batches: _Batches,
+    held_out: _Batches | None,
+    *,
+    start_lams: Tensor,
+    lam_decay: float,
+    num_lambdas: int,
+) -> Tensor:
+    """fast_l1's solver; its code of 2022 stops at tensors of two devices under today's torch.
+
+    It leaves its solution in ``weights`` (n_train, n_targets) and ``bias``, and gives the penalties
+    that it chose.
+    """
     try:
-        return regressor.train_saga(*what, **rules)
+        return regressor.train_saga(
+            weights,
+            bias,
+            batches,
+            held_out,
+            start_lams=start_lams,
+            lam_decay=lam_decay,
+            num_lambdas=num_lambdas,
+            lr=_STEP,
+            early_stop_eps=_STOP,
+        )
     except RuntimeError as error:
         raise ValueError(
             f"fast_l1 stopped in its own code ({error}). Use method 'lasso', which solves the same "

@@ -132,27 +132,28 @@ def apply_datamodels(
             # A prediction flips where its margin does: what is relative cannot say when.
             of_margins = replace(how, relative=False, seed=seed)
             own = of_margins.fit(models, fitting) if how.relative else fits[algorithm - 1]
-            means, weights = fitting.margins.mean(axis=0), own.weights
+            data, means = models.dataset, fitting.margins.mean(axis=0)
+            targets = members_of(data, selection_targets, selection_sizes, means)
+            distances = pixel_distances(data.test.images, data.train.images)
+            evidence = Evidence(own.weights, distances, data.train.labels, data.test.labels)
             train = trainer(models, algorithm, workers, scheduler, cluster)
-            targets = members_of(models.dataset, selection_targets, selection_sizes, means)
             removing = RemovalOptions(models.plan.alpha, n_removal_tests, n_models, seed)
             selecting = SelectionOptions(selection_targets, selection_sizes, n_models, seed)
             if models.made_elsewhere:  # there is nothing to train anew
                 removals = join([])
-                selections, chosen = pd.DataFrame(columns=GRADED), pd.DataFrame(columns=CHOSEN)
+                chosen = pd.DataFrame(columns=GRADED), pd.DataFrame(columns=CHOSEN)
             else:
-                removals = measure_removals(weights, means, train, removing)
-                evidence = evidence_of(weights, models.dataset)
-                selections, chosen = compare_selections(evidence, targets, train, selecting)
+                removals = measure_removals(own.weights, means, train, removing)
+                chosen = compare_selections(evidence, targets, train, selecting)
             tables = {"removals": removals.table, "removal_sets": removals.members}
-            tables |= {"selections": selections, "chosen": chosen}
-            tables |= neighbour_tables(models, fits)
-            tables |= cluster_tables(models, fits, n_clusters, seed)
+            tables |= dict(zip(("selections", "chosen"), chosen, strict=True))
+            tables |= neighbour_tables(models, fits, distances)
+            tables |= cluster_tables(data.test, fits, n_clusters, seed)
             stage.keep(
                 tables=tables,
                 arrays={EFFECTS: removals.effects},
                 files={MARGINS: partial(save_datamodels, own)},
-                figures=application_figures(models, fits, removals, tables),
+                figures=application_figures(models, fits, distances, removals, tables),
             )
     return read_applications(run)
 
@@ -233,25 +234,18 @@ def target_members(name: str, test: Split, class_names, margins: np.ndarray) -> 
     return np.flatnonzero(test.labels == list(class_names).index(name))
 
 
-def evidence_of(weights: np.ndarray, data: Dataset) -> Evidence:
-    distances = pixel_distances(data.test.images, data.train.images)
-    return Evidence(weights, distances, data.train.labels, data.test.labels)
-
-
-def neighbour_tables(models: StudyModels, fits) -> dict[str, pd.DataFrame]:
+def neighbour_tables(models: StudyModels, fits, distances: np.ndarray) -> dict[str, pd.DataFrame]:
     """The pairs of test and training image whose weights are most distinctive."""
-    data = models.dataset
-    distances = pixel_distances(data.test.images, data.train.images)
+    copies = copies_of(models)
     tables = [
-        leakage_table(fit.weights, distances, top=LEAKAGE_ROWS, duplicate_of=copies_of(models))
-        for fit in fits
+        leakage_table(fit.weights, distances, top=LEAKAGE_ROWS, duplicate_of=copies) for fit in fits
     ]
     return {"leakage": by_algorithm(tables)}
 
 
-def cluster_tables(models: StudyModels, fits, n_clusters: int, seed: int) -> dict:
+def cluster_tables(test: Split, fits, n_clusters: int, seed: int) -> dict[str, pd.DataFrame]:
     """Clusters, the map and their grades, of both algorithms."""
-    test, found, graded = models.dataset.test, [], []
+    found, graded = [], []
     for fit in fits:
         coordinates = embed_rows(fit.weights, seed=seed)
         clusters = cluster_rows(coordinates, n_clusters, seed=seed)
@@ -273,17 +267,22 @@ def copies_of(models: StudyModels) -> np.ndarray | None:
     return metadata["duplicate_of"].to_numpy() if "duplicate_of" in metadata else None
 
 
-def application_figures(models: StudyModels, fits, removals: Removals, tables: dict) -> dict:
+def application_figures(
+    models: StudyModels, fits, distances: np.ndarray, removals: Removals, tables: dict
+) -> dict[str, Any]:
     """The figures that the book quotes."""
-    figures: dict[str, Any] = {"removal": removal_figures(removals)}
-    figures["clusters"] = {
-        f"rand_of_classes_{a}": adjusted_rand_score(models.dataset.test.labels, part["cluster"])
-        for a, part in tables["clusters"].groupby("algorithm")
+    labels, copies = models.dataset.test.labels, copies_of(models)
+    figures = {
+        "removal": removal_figures(removals),
+        "clusters": {
+            f"rand_of_classes_{a}": adjusted_rand_score(labels, part["cluster"])
+            for a, part in tables["clusters"].groupby("algorithm")
+        },
+        "cluster_grades": tables["cluster_grades"].to_dict("records"),
+        "selections": tables["selections"].to_dict("records"),
     }
-    figures["cluster_grades"] = tables["cluster_grades"].to_dict("records")
-    figures["selections"] = tables["selections"].to_dict("records")
-    if (copies := copies_of(models)) is not None:
-        figures["duplicates"] = duplicate_figures(models, fits, copies)
+    if copies is not None:
+        figures["duplicates"] = duplicate_figures(fits, distances, copies)
     return figures
 
 
@@ -329,12 +328,11 @@ def correlation(rows: pd.DataFrame, name: str, *, n_bootstrap: int = 1000) -> di
     return {name: np.corrcoef(values.T)[0, 1], f"{name}_low": low, f"{name}_high": high}
 
 
-def duplicate_figures(models: StudyModels, fits, copies: np.ndarray) -> dict[str, Any]:
+def duplicate_figures(fits, distances: np.ndarray, copies: np.ndarray) -> dict[str, Any]:
     """In which share of cases a known copy is the nearest training image, or among three."""
-    data = models.dataset
     values = {f"distinctive_{a}": distinctive_weights(f.weights) for a, f in enumerate(fits, 1)}
     values |= {f"weights_{a}": fit.weights for a, fit in enumerate(fits, 1)}
-    values["pixels"] = -pixel_distances(data.test.images, data.train.images)
+    values["pixels"] = -distances
     figures: dict[str, Any] = {"n": int((copies >= 0).sum())}
     for name, value in values.items():
         ranks = duplicate_ranks(value, copies)

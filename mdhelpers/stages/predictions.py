@@ -106,7 +106,10 @@ def compare_predictions(
             models = read_models(run, device=device)
             comparison, members = read_comparison(run).comparison, read_subpopulations(run)
             predictions, trained = kept_predictions(models), (models.all(1), models.all(2))
-            again = [errors_again(models, a, n_reinitialised, workers=workers) for a in (1, 2)]
+            again = [
+                errors_again(models, a, t, n_reinitialised, workers)
+                for a, t in enumerate(trained, 1)
+            ]
             tables = PredictionTables(
                 **pairs_of_models(models, predictions, trained, again, seed),
                 **grades(models, predictions, trained, comparison, members, seed),
@@ -151,7 +154,9 @@ def other_keys(plan: TrainingPlan, n: int) -> np.ndarray:
     return first + np.arange(n)
 
 
-def errors_again(models: StudyModels, algorithm: int, n: int, *, workers: int = 0) -> pd.DataFrame:
+def errors_again(
+    models: StudyModels, algorithm: int, trained: Trained, n: int, workers: int
+) -> pd.DataFrame:
     """Error inconsistency of kept models and models trained again on the same masks.
 
     Training again gives margins. They say which model is right where the label's logit is
@@ -162,7 +167,7 @@ def errors_again(models: StudyModels, algorithm: int, n: int, *, workers: int = 
     n = min(n, plan.n_keep)
     if not n or plan.algorithms[algorithm - 1].gives_probabilities:
         return pd.DataFrame()
-    first = models.all(algorithm, n)
+    first = trained.rows(slice(n))
     keys = other_keys(plan, n)
     again = retrain(plan, algorithm, first.masks, keys, name="reinitialised", workers=workers)
     return prediction_pairs.measure_errors(first.margins > 0, again.margins > 0, same_row(n))

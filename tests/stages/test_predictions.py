@@ -91,7 +91,7 @@ def test_reinitialisations_keep_the_mask_and_nothing_else(models):
     assert keys.min() >= plan.n_models
     assert ((keys - np.arange(8)) % plan.n_slots == plan.n_slots // 2).all()
     stored = models.all(1)
-    table = predictions.errors_again(models, 1, 4, workers=1)
+    table = predictions.errors_again(models, 1, stored, 4, 1)
     np.testing.assert_allclose(table["accuracy_1"], stored.accuracy[:4], atol=1e-6)
     assert (table["inconsistency"] > 0).any()
 
@@ -126,7 +126,7 @@ def test_forests_have_no_margins_that_tell_errors(models):
         {"kind": "sklearn", "name": "f", "classifier": "DecisionTreeClassifier"}
     )
     plan = replace(models.plan, algorithms=(forest, models.plan.algorithms[1]))
-    assert not len(predictions.errors_again(replace(models, plan=plan), 1, 4))
+    assert not len(predictions.errors_again(replace(models, plan=plan), 1, models.all(1), 4, 1))
 
 
 def test_without_checkpoints_margins_tell_errors(run, found, models):

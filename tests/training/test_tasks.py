@@ -1,12 +1,10 @@
-"""Algorithms that start from other weights: files, and source models trained here."""
-
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from mdhelpers.training import tasks as pt
-from mdhelpers.training.algorithms import parse_algorithm
+from mdhelpers.training.algorithms import NetworkSpec, parse_algorithm
 from mdhelpers.training.networks import make_model
 from mdhelpers.training.tasks import TrainingPlan
 
@@ -115,3 +113,76 @@ def test_source_models_see_all_of_their_data():
     )[0].source.images
     assert images.shape == (24, 16, 16, 3)
     assert np.unique(images).size > 10
+
+
+# Plans: devices, stacks, seeds
+
+
+@pytest.mark.parametrize(
+    ("device", "message"), [("gpu", "must be auto"), ("tpu:0", "must be auto")]
+)
+def test_unknown_devices_are_refused(device, message):
+    with pytest.raises(ValueError, match=message):
+        pt.resolve_device(device)
+
+
+def test_auto_takes_a_gpu_where_there_is_one(monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    assert pt.resolve_device("auto") == "cuda"
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert pt.resolve_device("auto") == "cpu"
+    with pytest.raises(ValueError, match="sees no GPU"):
+        pt.resolve_device("cuda")
+    assert pt.resolve_device("cuda", "tcp://head:8786") == "cuda"
+
+
+def plain_plan(tmp_path, **changes) -> pt.TrainingPlan:
+    spec = NetworkSpec(name="a")
+    options = {
+        "folder": tmp_path, "algorithms": (spec, spec), "fingerprint": "f", "n_train": 24,
+        "n_test": 6, "seed": 3, "alpha": 0.5, "n_models": 16, "n_keep": 0, "n_slots": 4,
+        "stack": 4, "device": "cpu",
+    }  # fmt: skip
+    return pt.TrainingPlan(**options | changes)
+
+
+def test_a_stack_divides_the_models_and_keeps_to_the_rule():
+    cnn, big = NetworkSpec(name="a"), NetworkSpec(name="b", architecture="resnet50")
+    forest = parse_algorithm({"name": "f", "kind": "sklearn", "classifier": "SVC"})
+    assert pt.choose_stack((cnn, cnn), 1152, "cpu") == 8
+    assert pt.choose_stack((cnn, cnn), 1152, "cuda:1") == 128
+    assert pt.choose_stack((cnn, cnn), 15, "cpu") == 5
+    assert pt.choose_stack((cnn, big), 1152, "cpu") == 1
+    assert pt.choose_stack((cnn, forest), 1152, "cuda") == 8
+
+
+def test_shared_orders_are_one_a_slot_and_apart_between_algorithms(tmp_path):
+    own, _ = pt.make_task(plain_plan(tmp_path), 1, slice(0, 8))
+    shared, slots = pt.make_task(plain_plan(tmp_path, share_order=True), 1, slice(0, 8))
+    other, _ = pt.make_task(plain_plan(tmp_path, share_order=True), 2, slice(0, 8))
+    assert len(set(own.data_seeds)) == 8
+    assert shared.data_seeds[:4] == shared.data_seeds[4:]
+    assert len(set(shared.data_seeds)) == 4
+    assert slots.tolist() == [0, 1, 2, 3] * 2
+    assert not set(shared.data_seeds) & set(other.data_seeds)
+    assert np.array_equal(own.masks, shared.masks)
+
+
+def test_sharing_without_slots_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="needs slots"):
+        plain_plan(tmp_path, share_order=True, n_slots=0)
+
+
+def test_identity_tells_apart_what_decides_the_bits(tmp_path):
+    weights = tmp_path / "w.safetensors"
+    weights.write_bytes(b"one")
+    spec = parse_algorithm(
+        {"name": "a", "initialisation": {"kind": "checkpoint", "path": str(weights)}}
+    )
+    plan = plain_plan(tmp_path, algorithms=(spec, spec))
+    first = plan.identity(1)
+    weights.write_bytes(b"another")
+    assert plan.identity(1)["weights"] != first["weights"]
+    changed = plain_plan(tmp_path, loader="ffcv", models_url="memory://x", n_models=32)
+    assert changed.identity(1) == plain_plan(tmp_path).identity(1)
+    assert plain_plan(tmp_path, margins_dtype="float16").identity(1) != changed.identity(1)

@@ -321,7 +321,7 @@ DRAW = {
     gallery.show_images: lambda f, ax, n: f(ax, IMAGES[:2], titles=n),
     gallery.image_rows: lambda f, ax, n: f(ax, dict(zip(n, (IMAGES, IMAGES[:3]), strict=True))),
     gallery.datamodel_neighbours: lambda f, ax, n: f(
-        ax, IMAGES[0], IMAGES, dict(zip(n, RNG.random((2, 12)), strict=True)), captions=n * 6
+        ax, IMAGES[0], IMAGES, dict(zip(n, RNG.random((2, 12)), strict=True))
     ),
 }
 FIGURES = {  # that are made, not drawn on axes

@@ -45,10 +45,6 @@ def show_images(
     gap : int
         White pixels, of the images' own size, between neighbours.
 
-    Returns
-    -------
-    Axes
-
     Raises
     ------
     ValueError
@@ -70,7 +66,6 @@ def image_rows(
     ax: Axes,
     rows: Mapping[str, np.ndarray],
     *,
-    titles: Mapping[str, Sequence[str]] | None = None,
     outlines: Mapping[str, Sequence[str | None]] | None = None,
     gap: int = 2,
 ) -> Axes:
@@ -82,14 +77,10 @@ def image_rows(
     ax : Axes
     rows : mapping of label to array of shape (n, height, width, 3), uint8
         All images of one size; rows may differ in length, and empty ones are left out.
-    titles, outlines : mapping of label to sequence, optional
+    outlines : mapping of label to sequence, optional
         As in `show_images`, for any of the rows.
     gap : int
         White pixels between neighbours.
-
-    Returns
-    -------
-    Axes
 
     Raises
     ------
@@ -104,16 +95,16 @@ def image_rows(
     if len({row.shape[1:] for row in images.values()}) != 1:
         shapes = {label: row.shape for label, row in images.items()}
         raise ValueError(f"Got rows of shapes {shapes}; expected images of one size.")
-    all_titles, all_outlines = [], []
+    frames = []
     for label, row in images.items():
-        all_titles += _one_each((titles or {}).get(label), len(row), "titles")
-        all_outlines += _one_each((outlines or {}).get(label), len(row), "outlines")
+        frames += _one_each((outlines or {}).get(label), len(row), "outlines")
     stacked = np.concatenate(list(images.values()))
-    step_x, step_y = _steps(stacked, all_titles, gap)
+    untitled = [None] * len(stacked)
+    step_x, step_y = _steps(stacked, untitled, gap)
     lengths = [len(row) for row in images.values()]
     places = [(i * step_x, r * step_y) for r, n in enumerate(lengths) for i in range(n)]
     size = (max(lengths) * step_x, len(lengths) * step_y)
-    _draw(ax, stacked, places, size, titles=all_titles, outlines=all_outlines)
+    _draw(ax, stacked, places, size, titles=untitled, outlines=frames)
     _row_labels(ax, list(images), stacked.shape[1], step_y)
     return ax
 
@@ -125,7 +116,6 @@ def datamodel_neighbours(
     weights: Mapping[str, np.ndarray],
     *,
     top_k: int = 6,
-    captions: Sequence[str] | None = None,
 ) -> Axes:
     """A test image and the training images that raise its margin most, a row an algorithm.
 
@@ -139,12 +129,6 @@ def datamodel_neighbours(
         The test image's row of each datamodel, in raw 0/1 mask units; algorithm 1 first.
     top_k : int
         Training images a row.
-    captions : sequence of n_train str, optional
-        Such as class names, written above the weights.
-
-    Returns
-    -------
-    Axes
 
     Raises
     ------
@@ -153,7 +137,6 @@ def datamodel_neighbours(
     """
     train_images, image = _checked(train_images), _checked(np.asarray(image)[None])[0]
     n_train = len(train_images)
-    captions = _one_each(captions, n_train, "captions")
     if any(np.shape(w) != (n_train,) for w in weights.values()) or not 1 <= top_k <= n_train:
         shapes = {name: np.shape(w) for name, w in weights.items()}
         raise ValueError(
@@ -161,11 +144,7 @@ def datamodel_neighbours(
             f"expected weights of shape ({n_train},) and top_k in 1..{n_train}."
         )
     best = {name: np.argsort(-np.asarray(w), kind="stable")[:top_k] for name, w in weights.items()}
-    titles = [
-        "\n".join(filter(None, [captions[i], f"{weights[name][i]:+.3g}"]))
-        for name, indices in best.items()
-        for i in indices
-    ]
+    titles = [f"{weights[name][i]:+.3g}" for name, indices in best.items() for i in indices]
     colors = [c for c, _ in zip(_algorithm_colors(), best, strict=False) for _ in range(top_k)]
     tiles = np.concatenate([image[None], *(train_images[i] for i in best.values())])
     step_x, step_y = _steps(tiles, ["", *titles], 3)

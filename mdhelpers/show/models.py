@@ -76,7 +76,3 @@ def loss_curves(ax: Axes, losses: Mapping[str, np.ndarray]) -> Axes:
     ax.set(xlabel="epoch", ylabel="training loss", ylim=(0, None))
     ax.legend(frameon=False)
     return ax
-
-
-def algorithm_names(run) -> tuple[str, str]:
-    return run.names

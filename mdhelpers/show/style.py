@@ -16,7 +16,7 @@ from __future__ import annotations
 import re
 import sys
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from html import escape
 from typing import Any
@@ -217,7 +217,6 @@ _AT_THE_START = re.compile(r"^(?:[-+=]|\d+(?=[.)]))")  # of a line: a list, or a
 _SCRIPT = re.compile(r"<(?=/?script|!--)", re.IGNORECASE)
 _JOINERS = "\u200c\u200d"  # within words and emoji; other signs without a shape are left out
 _WORD_JOINER = "\u2060"
-_NAME = 60  # characters of a name within a sentence
 
 
 def one_line(text: Any) -> str:
@@ -243,11 +242,6 @@ def escape_markdown(text: Any) -> str:
     if line[0].isdigit():
         return f"{start[0]}\\{line[start.end() :]}"
     return f"\\{line}"
-
-
-def escaped(texts: Iterable[Any]) -> tuple[str, ...]:
-    """`escape_markdown` of each name, long ones shortened."""
-    return tuple(escape_markdown(shortened(one_line(text), _NAME)) for text in texts)
 
 
 def without_script_ends(value: Any) -> Any:

@@ -1,9 +1,8 @@
-"""Where things are: one answer for notebooks, papermill and the command line.
+"""Where things are, and what made a result: the machine, the versions, the commit.
 
 Jupyter starts a notebook in `notebooks/`, papermill starts it where the caller stands. Relative
 paths in parameters therefore count from the project's folder, wherever the process was started.
-
-What made a result: the machine, the versions and the commit. Nothing here imports torch.
+Nothing here imports torch.
 """
 
 from __future__ import annotations
@@ -24,6 +23,31 @@ from urllib.parse import urlsplit
 
 import mdhelpers
 
+# glibc's M_TRIM_THRESHOLD and M_MMAP_THRESHOLD; it takes no larger value of the second
+MALLOC_OPTIONS = {-1: 1 << 30, -3: 1 << 25}
+# safetensors, zarr, NumPy ("requested and … written") and notebooks that failed have texts alone
+_FULL = re.compile(
+    r"No space left|StorageFull|Disk quota exceeded|disk is full|\d+ requested and \d+ written"
+)
+PACKAGES = ("mdhelpers", "torch", "numpy", "scikit-learn", "zarr", "open_clip_torch", "papermill")
+
+
+def project_root() -> Path:
+    """Return the folder that relative paths count from.
+
+    The nearest ancestor of the working directory that holds `notebooks/` and a `pyproject.toml`
+    that is, or depends on, `mdhelpers`; else the checkout that the package lies in; else the
+    working directory.
+    """
+    return checkout() or Path.cwd()
+
+
+def checkout() -> Path | None:
+    """Return the checkout around the working directory, else the one the package lies in."""
+    here = Path.cwd()
+    places = [here, *here.parents, Path(__file__).resolve().parents[2]]
+    return next((folder for folder in places if _is_checkout(folder)), None)
+
 
 def _is_checkout(folder: Path) -> bool:
     """Whether `folder` holds this project: its `pyproject.toml` and its `notebooks/`."""
@@ -38,23 +62,6 @@ def _is_checkout(folder: Path) -> bool:
     return any(str(text).startswith("mdhelpers") for text in wanted)
 
 
-def checkout() -> Path | None:
-    """Return the checkout around the working directory, else the one the package lies in."""
-    here = Path.cwd()
-    places = [here, *here.parents, Path(__file__).resolve().parents[2]]
-    return next((folder for folder in places if _is_checkout(folder)), None)
-
-
-def project_root() -> Path:
-    """Return the folder that relative paths count from.
-
-    The nearest ancestor of the working directory that holds `notebooks/` and a `pyproject.toml`
-    that is, or depends on, `mdhelpers`; else the checkout that the package lies in; else the
-    working directory.
-    """
-    return checkout() or Path.cwd()
-
-
 def resolve(path: str | Path) -> Path:
     """Return `path` as absolute: `~` is the home folder, relative counts from `project_root()`."""
     path = Path(path).expanduser()
@@ -66,15 +73,6 @@ def shown(path: str | Path) -> str:
     path = Path(path)
     root = project_root()
     return str(path.relative_to(root)) if path.is_relative_to(root) else str(path)
-
-
-# glibc's M_TRIM_THRESHOLD and M_MMAP_THRESHOLD; it takes no larger value of the second
-MALLOC_OPTIONS = {-1: 1 << 30, -3: 1 << 25}
-# safetensors, zarr, NumPy ("requested and … written") and notebooks that failed have texts alone
-_FULL = re.compile(
-    r"No space left|StorageFull|Disk quota exceeded|disk is full|\d+ requested and \d+ written"
-)
-PACKAGES = ("mdhelpers", "torch", "numpy", "scikit-learn", "zarr", "open_clip_torch", "papermill")
 
 
 def package_version(name: str) -> str | None:

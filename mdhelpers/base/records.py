@@ -17,13 +17,9 @@ from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, Any
 
 import numpy as np
-
-if TYPE_CHECKING:
-    pass
-
 
 try:
     import fcntl
@@ -59,12 +55,8 @@ def plain(value: Any) -> Any:
 
 
 def _plain_object(value: Any) -> Any:
-    for method in (
-        "model_dump",
-        "isoformat",
-        "to_dict",
-        "tolist",
-    ):  # pydantic, dates, pandas, torch
+    # pydantic, dates, pandas, torch
+    for method in ("model_dump", "isoformat", "to_dict", "tolist"):
         if hasattr(value, method) and not isinstance(value, type):
             return plain(getattr(value, method)())
     raise ValueError(

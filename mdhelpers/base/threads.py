@@ -65,8 +65,7 @@ def spread(
     at_once
         Items at a time; 0: one a core, and no more than ``at_most`` where that is given.
     """
-    # every thread has a number of threads of its own to share out work to
-    set_up = {"initializer": torch.set_num_threads, "initargs": (1,)}
     n = at_once or min(cores(), at_most or cores())
-    with ThreadPoolExecutor(n, **set_up) as pool:
+    # every thread has a number of threads of its own to share out work to
+    with ThreadPoolExecutor(n, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         yield from pool.map(work, items)

@@ -127,9 +127,12 @@ def load_named(model_name: str, pretrained: str, *, device: str = "cpu") -> Enco
     import open_clip
 
     name = checked_name(model_name)
-    options = {} if looks_like_path(pretrained) else tag_options(name, pretrained)
-    checkpoint = options.pop("checkpoint", None) or checked_file(pretrained)
-    model = build(name, checkpoint, device, **options)
+    if looks_like_path(pretrained):
+        model = build(name, checked_file(pretrained), device)
+    else:
+        config = tag_config(name, pretrained)
+        checkpoint = cached_weights(config) or downloaded_weights(name, pretrained, config)
+        model = build(name, checkpoint, device, trained_with=config)
     preprocess = open_clip.get_model_preprocess_cfg(model)
     size = preprocess["size"]
     return Encoder(
@@ -155,25 +158,32 @@ def checked_name(model_name: str) -> str:
 
 def check_named(model_name: str, pretrained: str) -> None:
     """Raise what `load_named` would, as far as it can be told without loading or fetching."""
-    import open_clip
-
     name = checked_name(model_name)
     if looks_like_path(pretrained):
         checked_file(pretrained)
         return
-    check_tag(name, pretrained)
-    config = open_clip.get_pretrained_cfg(name, pretrained)
+    config = tag_config(name, pretrained)
     if cached_weights(config) is None:
         check_reachable(name, pretrained, config)
 
 
-def build(name: str, checkpoint: Path, device: str, **options) -> torch.nn.Module:
+def build(
+    name: str, checkpoint: Path, device: str, *, trained_with: dict | None = None
+) -> torch.nn.Module:
+    """A model with a file's weights, set up as its tag says that they were trained."""
     import open_clip
 
+    config = trained_with or {}
+    kept = ("mean", "std", "interpolation", "resize_mode")
     try:
         with quiet_logging():
             return open_clip.create_model(
-                name, str(checkpoint), device=device, weights_only=True, **options
+                name,
+                str(checkpoint),
+                device=device,
+                weights_only=True,
+                force_quick_gelu=bool(config.get("quick_gelu", False)),
+                force_preprocess_cfg={k: config[k] for k in kept if config.get(k) is not None},
             )
     except (RuntimeError, KeyError, ValueError, EOFError, pickle.UnpicklingError) as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
@@ -232,22 +242,8 @@ def checked_file(pretrained: str) -> Path:
     return path
 
 
-def tag_options(name: str, tag: str) -> dict:
-    """Where a tag's weights lie on this disk, and the options they were trained with."""
-    import open_clip
-
-    check_tag(name, tag)
-    config = open_clip.get_pretrained_cfg(name, tag)
-    kept = ("mean", "std", "interpolation", "resize_mode")
-    return {
-        "checkpoint": cached_weights(config) or downloaded_weights(name, tag, config),
-        "force_quick_gelu": bool(config.get("quick_gelu", False)),
-        "force_preprocess_cfg": {k: config[k] for k in kept if config.get(k) is not None},
-    }
-
-
-def check_tag(name: str, tag: str) -> None:
-    """ValueError unless ``tag`` names weights that open_clip knows for a model."""
+def tag_config(name: str, tag: str) -> dict:
+    """What open_clip knows of a tag's weights; ValueError if it knows none for the model."""
     import open_clip
 
     tags = open_clip.list_pretrained_tags_by_model(name)
@@ -257,6 +253,7 @@ def check_tag(name: str, tag: str) -> None:
             f"{', '.join(tags) or 'none'}"
         )
     refuse_unknown(tag, tags, f"weights for {name}", "a path")
+    return open_clip.get_pretrained_cfg(name, tag)
 
 
 def cached_weights(config: dict) -> Path | None:

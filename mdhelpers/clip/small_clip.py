@@ -5,10 +5,10 @@ mixed batch the features and backgrounds tell the pictures apart, and the classe
 Equal descriptions in a group are not treated as equal targets; they only raise the loss that the
 best model reaches.
 
-The architecture is open_clip's from a configuration that we register. `small_clip.json` is registered with ``open_clip.add_model_config`` and describes 0.3 million
-weights. The image tower is convolutional and our own, registered with timm: 24 px leave a vision
-transformer few patches, and it would need far more steps. The text tower is a transformer of two
-layers. open_clip's tokenizer has 49,408 ids, of which the descriptions use about 60:
+The architecture is open_clip's, from a configuration of 0.3 million weights that we register
+(`small_clip.json`). The image tower is convolutional and our own, registered with timm: 24 px leave
+a vision transformer few patches, and it would need far more steps. The text tower is a transformer
+of two layers. open_clip's tokenizer has 49,408 ids, of which the descriptions use about 60:
 `compact_tokenizer` renumbers those in order, 0 for padding, so that the end-of-text id stays the
 largest, which is how CLIP finds it.
 """
@@ -47,6 +47,62 @@ from mdhelpers.data.transforms import CORNERS
 CONFIG = Path(__file__).with_name("small_clip.json")
 RECIPE = 1  # raise it with any change to what training gives: old weights are not taken then
 MEAN = STD = (0.5, 0.5, 0.5)
+CLEAR = (0.25, 1.0)  # contrast of the objects: clearer than in a study, so that shapes are learned
+
+
+@dataclass(frozen=True)
+class Training:
+    """Everything that decides the weights, besides the code that draws and describes."""
+
+    size: int = 24
+    seed: int = 0
+    steps: int = 1000
+    marked: int = 64
+    plain: int = 32
+    n_scenes: int = 8000
+    rate: float = 0.2
+    lr: float = 3e-3
+    weight_decay: float = 0.05
+
+
+def load_or_train(
+    cache_dir: Path | str,
+    *,
+    size: int = 24,
+    seed: int = 0,
+    steps: int = Training.steps,
+    progress: bool = True,
+) -> Encoder:
+    """The small CLIP from ``cache_dir`` if one was made from the same parameters, else trained.
+
+    It runs in one thread on the CPU and gives the same bits for the same parameters.
+
+    Parameters
+    ----------
+    cache_dir
+        Folder for the weights (safetensors; parameters, losses and report in its metadata).
+    size
+        Height and width of the scenes, pixels.
+    seed
+        Seeds scenes, descriptions and weights.
+    steps
+        Optimiser steps; about 0.12 s each on one core.
+    progress
+        Show a progress bar.
+
+    Returns
+    -------
+    Encoder
+        ``report`` holds ``parameters``, ``n_weights``, ``losses`` (records of step
+        and loss) and ``auc`` (records of what, caption, auc, n: see `held_out_auc`).
+
+    """
+    training = Training(size=size, seed=seed, steps=steps)
+    path = Path(cache_dir) / file_name(training)
+    with suppress(FileNotFoundError, ValueError):  # none yet, or a damaged one
+        return load(path)
+    train(training, path, progress=progress)
+    return load(path)
 
 
 class SmallConv(nn.Module):
@@ -132,64 +188,6 @@ def new_encoder(size: int) -> Encoder:
         std=STD,
         words=WORDS,
     )
-
-
-CLEAR = (0.25, 1.0)  # contrast of the objects: clearer than in a study, so that shapes are learned
-
-
-@dataclass(frozen=True)
-class Training:
-    """Everything that decides the weights, besides the code that draws and describes."""
-
-    size: int = 24
-    seed: int = 0
-    steps: int = 1000
-    marked: int = 64
-    plain: int = 32
-    n_scenes: int = 8000
-    rate: float = 0.2
-    lr: float = 3e-3
-    weight_decay: float = 0.05
-
-
-def load_or_train(
-    cache_dir: Path | str,
-    *,
-    size: int = 24,
-    seed: int = 0,
-    steps: int = Training.steps,
-    progress: bool = True,
-) -> Encoder:
-    """The small CLIP from ``cache_dir`` if one was made from the same parameters, else trained.
-
-    It runs in one thread on the CPU and gives the same bits for the same parameters.
-
-    Parameters
-    ----------
-    cache_dir
-        Folder for the weights (safetensors; parameters, losses and report in its metadata).
-    size
-        Height and width of the scenes, pixels.
-    seed
-        Seeds scenes, descriptions and weights.
-    steps
-        Optimiser steps; about 0.12 s each on one core.
-    progress
-        Show a progress bar.
-
-    Returns
-    -------
-    Encoder
-        ``report`` holds ``parameters``, ``n_weights``, ``losses`` (records of step
-        and loss) and ``auc`` (records of what, caption, auc, n: see `held_out_auc`).
-
-    """
-    training = Training(size=size, seed=seed, steps=steps)
-    path = Path(cache_dir) / file_name(training)
-    with suppress(FileNotFoundError, ValueError):  # none yet, or a damaged one
-        return load(path)
-    train(training, path, progress=progress)
-    return load(path)
 
 
 def file_name(training: Training) -> str:

@@ -1,8 +1,8 @@
-"""Descriptions of generated scenes: what the small CLIP reads, and the captions it chooses from.
+"""The captions that a subpopulation may be named by, and those that teach the small CLIP.
 
-A description names some of what its metadata row says, in wordings that vary; what it leaves out
-is not absent. Every word that can occur stands in `WORDS`, so that a caption with a word that the
-small CLIP never read can be refused by name.
+A description of a generated scene names some of what its metadata row says, in wordings that vary;
+what it leaves out is not absent. Every word that can occur stands in `WORDS`, so that a caption
+with a word that the small CLIP never read can be refused by name.
 """
 
 from __future__ import annotations
@@ -139,20 +139,6 @@ def with_article(text: str) -> str:
     return f"{'an' if text[0] in 'aeiou' else 'a'} {text}"
 
 
-def features_named(caption: str) -> list[str]:
-    """The features of `scenes.FEATURES` that a caption names in one of their wordings.
-
-    >>> features_named("a boat with a white label"), features_named("a white boat")
-    (['tag'], [])
-    """
-    padded = f" {' '.join(words_of(caption))} "
-    return [
-        name
-        for name, wordings in FEATURE_WORDINGS.items()
-        if any(f" {wording} " in padded for wording in wordings)
-    ]
-
-
 def words_of(text: str) -> list[str]:
     """The words of a caption, in lower case, without punctuation."""
     return re.findall(r"[a-z']+", text.lower())
@@ -222,7 +208,7 @@ def caption_bank(spec: CaptionSpec) -> list[str]:
     """The captions to choose from: the study's own, or the default ones of its model.
 
     ``spec.bank`` is a list, or the path of a text file with a caption a line (``#`` begins a
-    comment). The default for the small CLIP is `descriptions.scene_captions`, for other models
+    comment). The default for the small CLIP is `scene_captions`, for other models
     a list of words for what pictures show (`words.txt`).
 
     Raises

@@ -7,13 +7,23 @@ import torch
 from mdhelpers.clip import small_clip
 from mdhelpers.clip.encoders import embed_images, embed_texts
 from mdhelpers.clip.small_clip import compact_tokenizer
-from mdhelpers.clip.words import WORDS, describe, facts, features_named, scene_captions, words_of
+from mdhelpers.clip.words import FEATURE_WORDINGS, WORDS, describe, facts, scene_captions, words_of
 from mdhelpers.data import scenes
 from mdhelpers.data.transforms import CORNERS
 from mdhelpers.method.captions import distinguishing_captions
 from mdhelpers.stages.study import Study
 
 STEPS = Study.model_fields["caption_steps"].default  # what the book uses
+
+
+def features_named(caption):
+    """The features of `scenes.FEATURES` that a caption names in one of their wordings."""
+    padded = f" {' '.join(words_of(caption))} "
+    return [
+        name
+        for name, wordings in FEATURE_WORDINGS.items()
+        if any(f" {wording} " in padded for wording in wordings)
+    ]
 
 
 @pytest.fixture(scope="session")

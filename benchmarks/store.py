@@ -108,7 +108,6 @@ def read(path: Path) -> dict:
     assert some.shape == (store.n_models, 256)
     assert packed.shape == (store.n_models, N_TRAIN // 8)
     del some, packed
-    timed("all in blocks, s", lambda: [block[0] for block in store.iter_blocks()])
     return found | {"GB at rest": at_rest, "GB at most": peak_memory()}
 
 

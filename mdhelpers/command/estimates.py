@@ -1,6 +1,7 @@
-"""How many models, seconds and bytes a study takes, before it begins.
+"""What a study is and takes, before it begins: `mdhelpers run --dry-run`.
 
-What `mdhelpers run --dry-run` says: the data, what would run and with what, what it takes.
+The data, what would run and with what; and how many models, seconds and bytes it takes, from a
+short trial of its training.
 """
 
 from __future__ import annotations

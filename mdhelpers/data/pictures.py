@@ -100,11 +100,6 @@ def read_picture(path: Path, size: int, ranges: Mapping[str, Range] | None = Non
     return Picture(picture.pixels, picture.depth, picture.range, tuple(dict.fromkeys(remarks)))
 
 
-def read_image(path: Path, size: int) -> np.ndarray:
-    """One picture alone as (size, size, 3) uint8; see `read_picture`."""
-    return read_picture(path, size).pixels
-
-
 def refuse_special(path: Path) -> None:
     """Refuse what may wait for ever when it is opened, and links to nothing."""
     try:

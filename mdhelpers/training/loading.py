@@ -3,10 +3,9 @@
 Both hand over uint8 batches on the training device, in exactly the order asked for. All
 augmentation follows in torch (`mdhelpers.training.augmentation`): ffcv's own ignores the seed.
 
-FFCV's file format for large images: write a data set to ``.beton``, read it back.
-
-For small images a uint8 tensor in memory is as fast; ``.beton`` earns its place where images are
-large. FFCV needs Debian's libopencv-dev, libturbojpeg0-dev and pkg-config to install.
+For small images a tensor in memory is as fast; ``.beton``, which is written and read back here,
+earns its place where images are large. FFCV needs Debian's libopencv-dev, libturbojpeg0-dev and
+pkg-config to install.
 """
 
 from __future__ import annotations
@@ -66,7 +65,7 @@ class FFCVSource:
     Parameters
     ----------
     path
-        A file that `mdhelpers.training.loading.write_beton` wrote. In mode ``raw`` its images are
+        A file that `write_beton` wrote. In mode ``raw`` its images are
         the data's to the bit.
     device
         Where batches go. There is one ffcv Loader a process and file, because each new one
@@ -279,8 +278,7 @@ def _check_bounds(bounds: Sequence[int], n: int) -> None:
         )
 
 
-WriteMode = Literal["raw", "jpg", "smart"]
-SMART_BYTES = 3 * 96 * 96  # `smart` compresses images that are larger than 96 × 96
+WriteMode = Literal["raw", "jpg"]
 PAGE_BYTES = 1 << 23  # ffcv's own; its writer waits for ever on an image larger than a page
 
 
@@ -320,13 +318,7 @@ class _Rows:
         return np.ascontiguousarray(self.split.images[index]), int(self.split.labels[index])
 
 
-def write_beton(
-    split: Split,
-    path: Path,
-    *,
-    write_mode: WriteMode = "raw",
-    max_resolution: int | None = None,
-) -> Path:
+def write_beton(split: Split, path: Path, *, write_mode: WriteMode = "raw") -> Path:
     """Write images and labels to ``path``, which appears when it is complete.
 
     Parameters
@@ -337,55 +329,27 @@ def write_beton(
         The file, usually ``train.beton`` or ``test.beton``.
     write_mode
         ``raw`` keeps every bit; ``jpg`` is a tenth of the size for photographs, loses a little and
-        must be decoded at each reading; ``smart`` is ``jpg`` for images above 96 × 96 pixels.
-    max_resolution
-        Shrink images whose longer side is above this many pixels. Training on such a file needs
-        data of the same size: see `mdhelpers.training.loading.open_source`.
+        must be decoded at each reading.
 
     Raises
     ------
     ImportError
         When FFCV is not installed, saying how to install it.
     ValueError
-        For an unknown write mode or a resolution below 1.
+        For an unknown write mode.
 
     """
     if write_mode not in get_args(WriteMode):
         raise ValueError(unknown_word(str(write_mode), get_args(WriteMode), "write_mode"))
-    if max_resolution is not None and max_resolution < 1:
-        raise ValueError(f"max_resolution is {max_resolution}; give a number of pixels, or None")
     if problem := ffcv_problem():
         raise ImportError(problem)
     from ffcv.fields import IntField, RGBImageField
     from ffcv.writer import DatasetWriter
 
-    image = RGBImageField(write_mode, max_resolution, smart_threshold=SMART_BYTES)
     largest = int(np.prod(split.images.shape[1:]))
     page = max(PAGE_BYTES, 1 << (largest - 1).bit_length())
-    fields = {"image": image, "label": IntField()}
+    fields = {"image": RGBImageField(write_mode), "label": IntField()}
     with written(path) as unfinished:
         writer = DatasetWriter(str(unfinished), fields, page_size=page, num_workers=1)
         writer.from_indexed_dataset(_Rows(split))
     return path
-
-
-def read_beton(path: Path, *, batch_size: int = 256) -> tuple[np.ndarray, np.ndarray]:
-    """All images (n, height, width, 3) uint8 and labels (n,) int64 of a ``.beton`` file."""
-    if problem := ffcv_problem():
-        raise ImportError(problem)
-    from ffcv.fields.decoders import IntDecoder, SimpleRGBImageDecoder
-    from ffcv.loader import Loader, OrderOption
-
-    with torch_threads_kept():
-        loader = Loader(
-            str(path),
-            batch_size=batch_size,
-            num_workers=1,
-            order=OrderOption.SEQUENTIAL,
-            seed=0,
-            drop_last=False,
-            pipelines={"image": [SimpleRGBImageDecoder()], "label": [IntDecoder()]},
-        )
-        batches = [(images.copy(), labels.copy()) for images, labels in loader]
-    images, labels = (np.concatenate(part) for part in zip(*batches, strict=True))
-    return images, labels.reshape(-1).astype(np.int64)

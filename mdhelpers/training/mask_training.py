@@ -1,14 +1,12 @@
 """Train every model of both algorithms on random subsets, with a progress bar; resumable.
 
-A killed run loses only the tasks under way: see `mdhelpers.training.tasks` for what a task is,
-`mdhelpers.training.tasks` for how one is run and `mdhelpers.training.workers.schedulers` for who
-runs it.
+A killed run loses only the tasks under way: see `mdhelpers.training.tasks` for what a task is and
+`mdhelpers.training.workers.schedulers` for who runs it.
 
-Train models of a finished study anew, on subsets that are given and not drawn.
-
-What datamodels foretell (the effect of leaving images out, of choosing a subset, of drawing images
-with other probabilities) is verified by training on exactly those subsets. Models are trained by
-the same tasks as the study's own, over the same processes or hosts, and a killed call resumes.
+`retrain` trains models of a finished study anew, on subsets that are given and not drawn. What
+datamodels foretell (the effect of leaving images out, of choosing a subset, of drawing images with
+other probabilities) is verified by training on exactly those subsets, by the same tasks and over
+the same processes or hosts, and a killed call resumes.
 """
 
 from __future__ import annotations

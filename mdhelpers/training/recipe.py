@@ -1,10 +1,9 @@
-"""Learning rates and optimisers of a network's recipe.
+"""A network's recipe: how a stack of models is trained, each on its own subset.
 
-Which weights a model ends with: the last, an average, the best epoch's, or those at a stop.
-
-A stack trains its models together, and each one ends as if it had been trained alone.
-
-Train a stack of models, each on its own subset of one training set.
+In the order of training: learning rates and the optimiser (`learning_rates`, `make_optimizer`);
+steps on batches that walk through each model's own subset (`train_stack`, `Stepper`, `Batches`);
+and which weights a model ends with, the last, an average, the best epoch's or those at a stop
+(`Endings`). A stack trains its models together, and each ends as if it had been trained alone.
 
 Everything random about model i of an algorithm follows from (study seed, algorithm, i), is drawn
 on the CPU and does not depend on which process trains it, so that the same task gives the same

@@ -18,7 +18,7 @@ import errno
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -369,20 +369,6 @@ class ModelStore:
             raise ValueError(
                 f"{self.path}: {name} of tasks {min(tasks)} to {max(tasks)} cannot be read: {error}"
             ) from error
-
-    def iter_blocks(
-        self, *, columns=EVERY, packed: bool = False, block_bytes: float = 256e6
-    ) -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:
-        """Rows, masks and margins of all models, in blocks of whole tasks.
-
-        A block's masks and margins take at most ``block_bytes``, or one task.
-        """
-        n_test = len(np.arange(self.arrays["margins"].shape[1])[columns])
-        row_bytes = 4 * n_test + (self.n_train // 8 if packed else self.n_train)
-        step = max(1, int(block_bytes // row_bytes) // self.rows_per_task) * self.rows_per_task
-        for start in range(0, self.n_models, step):
-            rows = slice(start, min(start + step, self.n_models))
-            yield rows, self.read_masks(rows, packed=packed), self.read_margins(rows, columns)
 
     def _check_trained(self, index: np.ndarray) -> None:
         done = np.zeros(self.n_tasks, bool)

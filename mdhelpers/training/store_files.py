@@ -1,11 +1,9 @@
-"""What a store of models is made of: arrays, files, checksums; and what it refuses to hold.
-
-What a store's metadata may say: exactly what is written here, and nothing else.
+"""What a store of models is made of, and what it refuses to hold: arrays, files, checksums.
 
 zarr can be told by a store's own files to decode its chunks by any codec that it knows, and one of
 those, ``pickle``, runs code: a group of the present format may even carry, as "consolidated
 metadata", arrays of the older one. So the files are read here first, as plain JSON, and zarr opens
-them only when each says what this package would have written.
+them only when each says what this package would have written, and nothing else.
 """
 
 from __future__ import annotations

@@ -10,12 +10,16 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from mdhelpers.data.pictures import METADATA, SEVERAL, TURNS, printable, read_image, read_picture
+from mdhelpers.data.pictures import METADATA, SEVERAL, TURNS, printable, read_picture
 
 RAMP = np.tile(np.linspace(0, 1, 64), (64, 1))
 RAMP_READ = np.rint(255 * RAMP).astype(int)
 SKY = np.zeros((64, 48, 3), np.uint8)
 SKY[:32] = [250, 20, 20]
+
+
+def read_image(path, size):
+    return read_picture(path, size).pixels
 
 
 def saved(path, image, **how):

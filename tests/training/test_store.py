@@ -172,18 +172,6 @@ def test_a_block_asks_for_its_own_rows_only(tmp_path):
         store.read_margins(slice(4, 9))
 
 
-@pytest.mark.parametrize(("block_bytes", "n_blocks"), [(1, 3), (8 * (8 + 11), 2), (1e6, 1)])
-def test_blocks_of_whole_tasks_make_up_the_store(tmp_path, block_bytes, n_blocks):
-    store = fill(tmp_path / "m.zarr")
-    columns = slice(3, 5)
-    blocks = list(store.iter_blocks(columns=columns, block_bytes=block_bytes))
-    assert len(blocks) == n_blocks
-    assert [r.start % 4 for r, _, _ in blocks] == [0] * n_blocks
-    assert np.array_equal(np.concatenate([m for _, m, _ in blocks]), whole("masks"))
-    got = np.concatenate([m for _, _, m in blocks])
-    assert np.array_equal(got, whole("margins")[:, columns])
-
-
 # Margins of 16 bits
 
 

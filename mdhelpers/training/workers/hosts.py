@@ -1,11 +1,9 @@
-"""What to ask of a SLURM queue, and a dask cluster made of what it gives.
+"""Tasks on many hosts: the workers of a dask scheduler, found at an address or asked of SLURM.
 
-What runs on a cluster's workers: tasks, and the check that a worker is fit for them.
-
-Tasks on many hosts: the workers of a dask scheduler, found at an address or asked of SLURM.
-
-Every worker must see the run's folder, hold the same versions, and train one task at a time; all
-of it is checked before the first task is sent, and by every worker that joins later.
+First what to ask of a SLURM queue, and the cluster made of what it gives; then what runs on its
+workers, tasks and the check that a worker is fit for them; then `DaskPool`, which hands tasks
+out. Every worker must see the run's folder, hold the same versions, and train one task at a time;
+all of it is checked before the first task is sent, and by every worker that joins later.
 """
 
 from __future__ import annotations

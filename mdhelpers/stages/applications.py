@@ -56,12 +56,12 @@ class StudyApplications:
     Attributes
     ----------
     removals : Removals
-        Of the chosen algorithm, see `removal_study`.
+        Of the chosen algorithm, see `mdhelpers.analyses.removal`.
     leakage, clusters, cluster_grades : DataFrame
         Of both algorithms, with a column ``algorithm``. ``clusters`` has a row a test example:
         its ``cluster`` and its place ``x, y`` on the map.
     selections, chosen : DataFrame
-        Of the chosen algorithm, see `selection_study.compare_selections`.
+        Of the chosen algorithm, see `mdhelpers.analyses.selection.compare_selections`.
     datamodels : Datamodels
         Of the chosen algorithm's margins themselves.
     algorithm : int

@@ -126,10 +126,10 @@ def compare_algorithms(
                 files = {name: partial(save_datamodels, scores) for name, scores in pairs}
             else:
                 given = models_given(read_models(run), replace(how_fitted(run), seed=seed))
-                found = cross_fit(given, comparison, n_splits, n_null_splits, seed)
-                comparison = crossfit.order_by_gap(comparison, found.gaps)
-                tables = {"gaps": ordered(found.gaps), "null": found.null}
-                figures = gap_figures(found)
+                halves, null = cross_fit(given, comparison, n_splits, n_null_splits, seed)
+                comparison = crossfit.order_by_gap(comparison, halves)
+                tables = {"gaps": ordered(halves.directions), "null": null}
+                figures = gap_figures(halves) | null_figures(null)
             further = analyse(datamodels, comparison, given, seed=seed)
             figures |= figures_of(further)
             figures["cosine_median"] = float(np.nanmedian(comparison.cosines))
@@ -181,21 +181,14 @@ def compared_datamodels(run: Run) -> tuple[Datamodels, Datamodels]:
     return tuple(load_datamodels(run.output(COMPARISON, name)) for name in SCORES)
 
 
-@dataclass(frozen=True, eq=False)
-class CrossFitted:
-    gaps: pd.DataFrame
-    totals: pd.DataFrame
-    null: pd.DataFrame
-
-
 def cross_fit(
     given: ModelsGiven, comparison: Comparison, n_splits: int, n_null_splits: int, seed: int
-) -> CrossFitted:
+) -> tuple[crossfit.CrossFit, pd.DataFrame]:
     """Refit on halves and quarters of the models, as stage 03 fitted on all of them."""
     size = max(len(directions) for directions in comparison)
     with tqdm(total=4 * n_splits + 8 * n_null_splits, unit="fit", mininterval=2.0) as bar:
         fits = [replace(fit, after=bar.update) for fit in given.fits]
-        split = crossfit.cross_fitted_gaps(
+        halves = crossfit.cross_fitted_gaps(
             *fits,
             given.n_models,
             comparison=comparison,
@@ -212,7 +205,7 @@ def cross_fit(
             slots=given.slots,
             seed=seed,
         )
-    return CrossFitted(split.directions, split.totals, null)
+    return halves, null
 
 
 def models_given(models: StudyModels, how: HowFitted) -> ModelsGiven:
@@ -235,24 +228,26 @@ def ordered(gaps: pd.DataFrame) -> pd.DataFrame:
     return ranked.reset_index(drop=True)
 
 
-def gap_figures(found: CrossFitted) -> dict[str, Any]:
+def gap_figures(halves: crossfit.CrossFit) -> dict[str, Any]:
     """Sums over all directions, in percent of the datamodels' variance."""
     figures = {}
     for name in COMPARISONS:
-        rows = found.gaps[found.gaps["comparison"] == name]
-        totals = found.totals[found.totals["comparison"] == name].iloc[-1]
+        rows = halves.directions[halves.directions["comparison"] == name]
+        totals = halves.totals[halves.totals["comparison"] == name].iloc[-1]
         figures[f"naive_gap_{name}"] = 100 * rows["naive_gap"].sum()
         figures[f"gap_{name}"] = 100 * totals["gap"]
         figures[f"gap_{name}_low"] = 100 * totals["low"]
         figures[f"gap_{name}_high"] = 100 * totals["high"]
         if "evidence" in rows:
             figures[f"evidence_{name}"] = rows["evidence"].value_counts().to_dict()
-    for row in crossfit.null_totals(found.null).itertuples():
-        key = f"null_{row.pair.replace(' ', '_')}_{row.comparison}"
-        figures[key] = {
-            "naive_gap": 100 * row.naive_gap,
-            "gap": 100 * row.gap,
-            "low": 100 * row.low,
-            "high": 100 * row.high,
-        }
     return figures
+
+
+def null_figures(null: pd.DataFrame) -> dict[str, dict[str, float]]:
+    """The same of each pair of the null."""
+    columns = ["naive_gap", "gap", "low", "high"]
+    totals = crossfit.null_totals(null).set_index(["pair", "comparison"])[columns]
+    return {
+        f"null_{pair.replace(' ', '_')}_{name}": (100 * row).to_dict()
+        for (pair, name), row in totals.iterrows()
+    }

@@ -1,4 +1,8 @@
-"""Stage 07 of a run: counterfactual effects of each hypothesis, and Definition 2's verdict."""
+"""Stage 07: what drawing a feature into images does to each algorithm, and Definition 2's verdict.
+
+A hypothesis names a transformation, a class and the algorithm that is said to use the feature. Both
+algorithms' kept models see the test images with and without it; a placebo stands beside it.
+"""
 
 from __future__ import annotations
 
@@ -151,7 +155,8 @@ def confidences(
     stateless = all(stack.stateless for stack in kept)
     at_once = 0 if stateless and models.plan.device == "cpu" else 1  # others may hold state
     found: dict[tuple[str, float], np.ndarray] = {}
-    with tqdm(total=len(kept) * (1 if together else len(changes)), **BAR) as bar:
+    total = len(kept) * (1 if together else len(changes))
+    with tqdm(total=total, unit="stack", mininterval=2.0) as bar:
         for group in [changes] if together else [[change] for change in changes]:
             changed = np.concatenate([changed_images(images, *c, seed=seed) for c in group])
             parts = []
@@ -165,9 +170,6 @@ def confidences(
 
 def _logits(images: np.ndarray, stack: TrainedModels) -> torch.Tensor:
     return stack.logits(images)
-
-
-BAR = {"unit": "stack", "mininterval": 2.0}
 
 
 def changed_images(images: np.ndarray, name: str, intensity: float, *, seed: int) -> np.ndarray:

@@ -37,15 +37,16 @@ class PredictionTables:
     Attributes
     ----------
     pairs
-        Every pair of models, see `prediction_pairs.measure_pairs`, with ``pair`` and ``masks``.
+        Every pair of models, see `mdhelpers.analyses.predictions.measure_pairs`, with ``pair`` and
+        ``masks``.
     kinds
-        Their means with intervals, see `prediction_pairs.summarise`.
+        Their means with intervals, see `mdhelpers.analyses.predictions.summarise`.
     angles
         Histograms of the specialisation angle by kind and outcome.
     classes
         Mean specialisation angles of each kind and class.
     scores
-        One row a test example, see `prediction_grades.prediction_scores`.
+        One row a test example, see `mdhelpers.analyses.prediction_grades.prediction_scores`.
     grades
         How well these and the best direction find each planted feature; no rows without truth.
     members
@@ -186,9 +187,10 @@ def pairs_of_models(
     seed: int,
 ) -> dict[str, pd.DataFrame]:
     """What pairs of models show, and its means; ``again`` are pairs with models trained again."""
-    n_keep = models.plan.n_keep
-    if n_keep:
-        tables = pair_tables(predictions, kept_slots(models, trained[0].rows(slice(n_keep))), seed)
+    if n_keep := models.plan.n_keep:
+        slots = models.slots(trained[0])
+        slots = np.full(n_keep, -1) if slots is None else slots[:n_keep]
+        tables = pair_tables(predictions, slots, seed)
     else:
         tables = tables_of_margins(trained, seed)
     again = [t.assign(pair=p, masks="equal") for t, p in zip(again, SIDES, strict=False) if len(t)]
@@ -240,11 +242,6 @@ MEASURED = {
     "angles": prediction_pairs.histogram_of_angles,
     "classes": prediction_pairs.class_angles,
 }
-
-
-def kept_slots(models: StudyModels, first: Trained) -> np.ndarray:
-    slots = models.slots(first)
-    return np.full(len(first.masks), -1) if slots is None else slots
 
 
 def grades(

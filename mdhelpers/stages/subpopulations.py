@@ -1,4 +1,8 @@
-"""Stage 05: the test images at either end of each direction, and what marks them."""
+"""Stage 05: the test images at either end of each direction, and what marks them.
+
+They are the distinguishing subpopulations. Where it is known what each image shows, as on scenes,
+every end is graded by how well it picks out each planted feature.
+"""
 
 from __future__ import annotations
 
@@ -65,11 +69,6 @@ def grade_figures(grades: pd.DataFrame | None) -> dict[str, Any]:
     """The best direction for each planted feature, and the feature that each end matches."""
     if grades is None:
         return {}
-    tables = {"best": best_directions(grades), "matches": match_features(grades)}
-    return {name: table.to_dict("records") for name, table in tables.items()}
-
-
-def best_directions(grades: pd.DataFrame) -> pd.DataFrame:
-    """For each comparison and planted feature the end of a direction that finds it best."""
     best = grades.groupby(["comparison", "feature"])["auc_within_class"].idxmax()
-    return grades.loc[best].reset_index(drop=True)
+    tables = {"best": grades.loc[best], "matches": match_features(grades)}
+    return {name: table.to_dict("records") for name, table in tables.items()}

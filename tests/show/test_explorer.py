@@ -223,7 +223,7 @@ class QuietHandler(http.server.SimpleHTTPRequestHandler):
 def address(widget, tmp_path_factory):
     folder = tmp_path_factory.mktemp("page")
     for name in ("explorer.js", "explorer.css"):
-        shutil.copy(Path(mdhelpers.__file__).with_name(name), folder)
+        shutil.copy(Path(mdhelpers.__file__).parent / "show" / name, folder)
     state = {name: getattr(widget, name) for name in VIEW_TRAITS}
     (folder / "state.json").write_text(json.dumps(state))
     (folder / "index.html").write_text(PAGE)

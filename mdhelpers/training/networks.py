@@ -177,22 +177,20 @@ class Scale(nn.Module):
         return logits * self.by
 
 
-def resnet18(channels: None, size: tuple[int, int], n_classes: int) -> nn.Module:  # noqa: ARG001
-    """torchvision's ResNet-18 with its own widths and names.
+def of_torchvision(name: str) -> Callable[..., nn.Module]:
+    """What makes torchvision's network of that name, with its own widths and names.
 
-    Small images keep its usual stem, which divides their sides by four before the first block: at
-    32 pixels the last block sees a single position. For such images `resnet9` is the better model.
+    Small images keep the usual stem of its ResNets, which divides their sides by four before the
+    first block: at 32 pixels the last block sees a single position. For such images `resnet9` is
+    the better model.
     """
-    from torchvision.models import resnet18 as make
 
-    return make(weights=None, num_classes=n_classes)
+    def make(_channels: None, _size: tuple[int, int], n_classes: int) -> nn.Module:
+        from torchvision.models import get_model
 
+        return get_model(name, weights=None, num_classes=n_classes)
 
-def resnet50(channels: None, size: tuple[int, int], n_classes: int) -> nn.Module:  # noqa: ARG001
-    """torchvision's ResNet-50; see `resnet18`."""
-    from torchvision.models import resnet50 as make
-
-    return make(weights=None, num_classes=n_classes)
+    return make
 
 
 @dataclass(frozen=True)
@@ -230,8 +228,8 @@ class Architecture:
 ARCHITECTURES = {
     "cnn": Architecture(cnn, width=16, stack_cpu=8, stack_cuda=128),
     "resnet9": Architecture(resnet9, width=64, stack_cuda=8),
-    "resnet18": Architecture(resnet18, stack_cuda=4, torchvision=True),
-    "resnet50": Architecture(resnet50, torchvision=True),
+    "resnet18": Architecture(of_torchvision("resnet18"), stack_cuda=4, torchvision=True),
+    "resnet50": Architecture(of_torchvision("resnet50"), torchvision=True),
 }
 
 # They treat every channel alike and by itself, so that a stack needs no other.

@@ -206,7 +206,9 @@ def check_array(where: str, name: str, found: dict) -> tuple:
     shape, chunks = _shape_and_chunks(where, name, found)
     dtype = found.get("data_type")
     if dtype not in DTYPES[name] or not isinstance(dtype, str):
-        raise ValueError(f"{where}: data_type is {_short(dtype)}; {_ways(_or(DTYPES[name]))}")
+        raise ValueError(
+            f"{where}: data_type is {_short(dtype)}; {_ways(' or '.join(DTYPES[name]))}"
+        )
     if np.dtype(dtype).itemsize * int(np.prod(chunks, dtype=object)) > LARGEST_CHUNK:
         raise ValueError(f"{where}: chunks of {chunks} are too large; {_ways('less than 2 GB')}")
     attributes, wanted = found.get("attributes", {}), {}
@@ -342,10 +344,6 @@ def _is_deeper(value: Any, depth: int) -> bool:
 
 def _ways(expected: str) -> str:
     return f"expected {expected}. It was damaged, or is no store that mdhelpers made: not opened."
-
-
-def _or(words: tuple[str, ...]) -> str:
-    return " or ".join(words)
 
 
 def _short(value: Any) -> str:

@@ -12,14 +12,8 @@ from typing import Any
 
 import nbformat
 
-from mdhelpers.base.places import (
-    project_root,
-    shown,
-)
-from mdhelpers.base.records import (
-    digest,
-    read_or_empty,
-)
+from mdhelpers.base.places import project_root, shown
+from mdhelpers.base.records import digest, read_or_empty
 from mdhelpers.runs.run import Run, StudyError
 
 

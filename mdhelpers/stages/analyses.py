@@ -147,20 +147,10 @@ def _most(comparison: Comparison) -> int:
 
 
 def predictions_of_kept(models: StudyModels) -> tuple[np.ndarray, np.ndarray] | None:
-    """Classes that both algorithms' kept networks predict on the test images.
+    """Classes (n_kept, n_test) that both algorithms' kept networks predict on the test images.
 
-    Read as stage 09 reads them, whose tables hold confidences but not the classes.
-
-    Parameters
-    ----------
-    models : StudyModels
-        What stage 02 made.
-
-    Returns
-    -------
-    pair of ndarray of int64, shape (n_kept, n_test), or None
-        None where an algorithm keeps no networks: models made elsewhere, classifiers and functions
-        (which would have to be trained again), checkpoints that are gone.
+    None where an algorithm keeps no networks: models made elsewhere, classifiers and functions
+    (which would have to be trained again), checkpoints that are gone.
     """
     if not all(_keeps_networks(models.plan, algorithm) for algorithm in (1, 2)):
         return None

@@ -204,22 +204,10 @@ def members_of(
 
 
 def target_members(name: str, test: Split, class_names, margins: np.ndarray) -> np.ndarray:
-    """The test examples of a target.
+    """The test examples of a target: a planted feature, a class, or "hardest".
 
-    Parameters
-    ----------
-    name : str
-        A planted feature's name, a class, or "hardest": of each class the quarter with the
-        smallest mean margins.
-    test : Split
-    class_names : sequence of str
-    margins : ndarray, shape (n_test,)
-        Mean over the study's models.
-
-    Raises
-    ------
-    ValueError
-        If there is no such feature or class.
+    The hardest are, of each class, the quarter with the smallest ``margins`` (n_test,), which are
+    means over the study's models. ValueError where there is no such feature or class.
     """
     check_targets([name], [*test.truth.columns, *class_names])
     if name == HARDEST:

@@ -156,29 +156,12 @@ def caption_subpopulations(
     labels: np.ndarray | None = None,
     top: int = 10,
 ) -> pd.DataFrame:
-    """Distinguishing captions of every subpopulation of a table.
+    """The ``top`` distinguishing captions of every subpopulation.
 
-    Parameters
-    ----------
-    encoder
-        From `load_clip`.
-    images
-        (n, H, W, 3) uint8, the images that the subpopulations index.
-    subpopulations
-        Columns ``comparison``, ``direction``, ``end``, ``index``, a row a member.
-    bank
-        From `caption_bank`.
-    labels
-        (n,) int or None; with labels each subpopulation is also compared with its own classes.
-    top
-        Captions a subpopulation and reference.
-
-    Returns
-    -------
-    DataFrame
-        ``comparison``, ``direction``, ``end``, ``reference`` ("all" or "class") and the columns
-        of `distinguishing_captions`.
-
+    It has a row a member, ``comparison, direction, end, index``, the last of ``images``
+    (n, H, W, 3). With labels it is compared with its own classes too: the captions have
+    ``comparison, direction, end, reference`` ("all" or "class") and the columns of
+    `mdhelpers.method.captions.distinguishing_captions`.
     """
     seen, read = embed_images(encoder, images), embed_texts(encoder, bank)
     references = {"all": None} if labels is None else {"all": None, "class": labels}

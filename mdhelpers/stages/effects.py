@@ -131,23 +131,9 @@ def confidences(
 ) -> dict[tuple[str, float], np.ndarray]:
     """Softmax confidences of an algorithm's kept models on changed test images.
 
-    Parameters
-    ----------
-    models
-        What stage 02 made.
-    algorithm
-        1 or 2.
-    changes
-        Transformations and their intensities. Models that train anew with each call
-        (`TrainedModels.retrains`) are given all of them at once, others one after the other,
-        which takes less memory.
-    seed
-        Of the transformations.
-
-    Returns
-    -------
-    (n_models, n_images, n_classes) float32 for each change.
-
+    They are (n_models, n_images, n_classes) float32 for each transformation and intensity. Models
+    that train anew with each call (`TrainedModels.retrains`) are given all changes at once, others
+    one after the other, which takes less memory.
     """
     n_keep, images = models.plan.n_keep, models.dataset.test.images
     kept = models.kept(algorithm)

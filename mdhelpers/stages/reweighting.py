@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from mdhelpers.analyses.reweighting import TiltEffect, measure_tilt, predicted_change, tilted_masks
+from mdhelpers.analyses.reweighting import measure_tilt, predicted_change, tilted_masks
 from mdhelpers.method.comparison import Comparison
 from mdhelpers.runs.run import Run
 from mdhelpers.runs.stage import COMPARISON, DATAMODELS, MODELS, STORE, TILTING, is_inside, lies_in
@@ -89,9 +89,8 @@ def tilt_directions(
             remove_changed(run)
             comparison, relative = read_comparison(run).comparison, how_fitted(run).relative
             chosen = choose_directions(comparison, n_tilted, n_random_tilts, seed)
-            masks = [
-                tilted_masks(u, n_tilt_pairs, seed=seed + k) for k, u in enumerate(chosen.vectors)
-            ]
+            vectors = enumerate(chosen.values())
+            masks = [tilted_masks(u, n_tilt_pairs, seed=seed + k) for k, u in vectors]
             parts = []
             for a, fit in enumerate(read_datamodels(run), 1):
                 trained = train_tilted(models, a, np.stack(masks), workers)
@@ -139,26 +138,17 @@ def remove_changed(run: Run) -> None:
             shutil.rmtree(path, ignore_errors=True)
 
 
-@dataclass(frozen=True, eq=False)
-class Chosen:
-    """Directions to tilt along: ``keys`` of (comparison, direction), ``vectors`` (n, n_train)."""
-
-    keys: list[tuple[str, int]]
-    vectors: np.ndarray
-
-
 def choose_directions(
     comparison: Comparison, n_directions: int, n_random: int, seed: int
-) -> Chosen:
-    """The first directions of both comparisons, and random ones."""
-    keys, vectors = [], []
+) -> dict[tuple[str, int], np.ndarray]:
+    """The first directions of both comparisons, and random ones, by comparison and number."""
+    chosen = {}
     for found in comparison:
-        keys += [(found.name, int(component)) for component in found.component[:n_directions]]
-        vectors += list(found.directions[:n_directions])
-    rng = np.random.default_rng([seed, 10])
-    drawn = rng.normal(size=(n_random, len(vectors[0])))
-    keys += [(RANDOM, k + 1) for k in range(n_random)]
-    return Chosen(keys, np.array([*vectors, *drawn]))
+        first = zip(found.component[:n_directions], found.directions, strict=False)
+        chosen |= {(found.name, int(component)): vector for component, vector in first}
+    n_train = comparison.one_minus_two.directions.shape[1]
+    drawn = np.random.default_rng([seed, 10]).normal(size=(n_random, n_train))
+    return chosen | {(RANDOM, k): vector for k, vector in enumerate(drawn, 1)}
 
 
 def train_tilted(models: StudyModels, algorithm: int, masks: np.ndarray, workers: int) -> Trained:
@@ -171,23 +161,22 @@ def train_tilted(models: StudyModels, algorithm: int, masks: np.ndarray, workers
 
 
 def measure(
-    chosen: Chosen, weights: np.ndarray, algorithm: int, outputs: np.ndarray
+    chosen: dict[tuple[str, int], np.ndarray],
+    weights: np.ndarray,
+    algorithm: int,
+    outputs: np.ndarray,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Foretold and measured changes of outputs, of models in the order of `train_tilted`."""
-    outputs = outputs.reshape(len(chosen.keys), 2, -1, outputs.shape[-1])
+    outputs = outputs.reshape(len(chosen), 2, -1, outputs.shape[-1])
     summaries, changes = [], []
-    for key, vector, (along, against) in zip(chosen.keys, chosen.vectors, outputs, strict=True):
+    for (key, vector), (along, against) in zip(chosen.items(), outputs, strict=True):
         predicted = predicted_change(weights, vector)
         effect = measure_tilt(along, against, predicted)
-        head = {"comparison": key[0], "direction": key[1], "algorithm": algorithm}
+        head = dict(zip(_KEYS, (*key, algorithm), strict=True))
         summaries.append(head | {name: getattr(effect, name) for name in _SUMMARY})
-        changes.append(changes_of(head, predicted, effect))
+        rows = {"example": np.arange(len(predicted)), "predicted": predicted}
+        changes.append(pd.DataFrame(head | rows | {"measured": effect.measured}))
     return pd.DataFrame(summaries), pd.concat(changes, ignore_index=True)
-
-
-def changes_of(head: dict, predicted: np.ndarray, effect: TiltEffect) -> pd.DataFrame:
-    columns = {"example": np.arange(len(predicted)), "predicted": predicted}
-    return pd.DataFrame(head | columns | {"measured": effect.measured})
 
 
 def figures_of(table: pd.DataFrame) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 from matplotlib import rc_context
 
+from mdhelpers.data.scenes import make_scenes
 from mdhelpers.show import effects as show
 from mdhelpers.show.style import ALGORITHM_COLORS, NULL_COLOR, use_style
 
@@ -93,3 +94,16 @@ def test_each_hypothesis_has_a_panel():
 def test_a_study_without_hypotheses_says_so():
     nothing = SimpleNamespace(table=pd.DataFrame())
     assert show.effects(nothing, NAMES) == "The study tests no hypothesis."
+
+
+def test_transformations_are_shown_from_untouched_to_strongest():
+    test = make_scenes(n_train=12, n_test=90, size=16, seed=0).test
+    hypotheses = [{"name": "tag", "transformation": "tag", "intensities": [3, 5]}]
+    placebo = {"transformation": "scrambled_square", "intensities": [4]}
+    images = test.images[(test.metadata["tag_corner"] == "").to_numpy()]
+    rows = list(show.transformation_rows(hypotheses, placebo, images, seed=0, n=1).values())
+    assert [len(row) for row in rows] == [3, 2]
+    assert np.array_equal(rows[0][0], images[0])
+    changed = [(row != rows[0][0]).any(axis=-1).sum() for row in rows[0]]
+    assert changed == sorted(changed)
+    assert changed[0] == 0

@@ -81,7 +81,6 @@ def directions_without(
     comparison: Comparison,
     *,
     n_random: int = 4,
-    center: bool = True,
     seed: int = 0,
 ) -> pd.DataFrame:
     """How far directions turn when some test examples are left out (paper, Table 2).
@@ -95,8 +94,8 @@ def directions_without(
         Of all test examples.
     n_random : int
         Random choices of as many test examples, for the control.
-    center, seed
-        As in :func:`mdhelpers.method.comparison.compare`; ``seed`` also of the random choices.
+    seed : int
+        As in :func:`mdhelpers.method.comparison.compare`, and of the random choices.
 
     Returns
     -------
@@ -117,7 +116,7 @@ def directions_without(
 
     def compared(rows: np.ndarray) -> Comparison:
         pair = (w[rows] for w in weights)
-        return compare(*pair, n_directions=n_directions, center=center, seed=seed)
+        return compare(*pair, n_directions=n_directions, seed=seed)
 
     without, rng = compared(kept), np.random.default_rng(seed)
     controls = [

@@ -136,7 +136,7 @@ def fit_samples(
 
 
 def effect_of_model_count(
-    samples: Samples, *, n_directions: int = 8, n_components: int = 10, center: bool = True
+    samples: Samples, *, n_directions: int = 8, n_components: int = 10
 ) -> ModelCounts:
     """Datamodels, components and directions against the number of models (F.3).
 
@@ -148,15 +148,13 @@ def effect_of_model_count(
         Distinguishing directions of each comparison.
     n_components : int
         Principal components of each algorithm's own datamodels, as in Figure 21; not centred.
-    center : bool
-        As in :func:`mdhelpers.method.comparison.compare`.
     """
     shape = np.shape(samples.everyone[0])
     n_directions, n_components = (min(n, *shape) for n in (n_directions, n_components))
     return ModelCounts(
         cosines=_cosine_table(samples),
         components=_component_table(samples, n_components),
-        directions=_direction_table(samples, n_directions, center),
+        directions=_direction_table(samples, n_directions),
     )
 
 
@@ -209,8 +207,8 @@ def _variance_along(weights: np.ndarray, directions: torch.Tensor) -> np.ndarray
     return (along.square().sum(0) / n_rows).cpu().numpy()
 
 
-def _direction_table(samples: Samples, n_directions: int, center: bool) -> pd.DataFrame:
-    compared = partial(compare, n_directions=n_directions, center=center)
+def _direction_table(samples: Samples, n_directions: int) -> pd.DataFrame:
+    compared = partial(compare, n_directions=n_directions)
     everyone, tables = compared(*samples.everyone), []
     for size, halves in samples.halves.items():
         one, other = (compared(*half) for half in halves)

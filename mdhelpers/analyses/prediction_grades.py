@@ -149,17 +149,8 @@ def chance_level(
 ) -> float:
     """What the best AUC of any score at any end stays below, in 95% of random draws of carriers.
 
-    Parameters
-    ----------
-    scores : ndarray, shape (n, n_scores)
-        Of the examples of one class.
-    n_carriers : int
-        Carriers in a draw.
-
-    Returns
-    -------
-    float
-        In [0.5, 1]; NaN if no example or every example would carry.
+    Scores (n, n_scores) are those of the examples of one class, of which ``n_carriers`` are drawn.
+    In [0.5, 1]; NaN if no example or every example would carry.
     """
     n = len(scores)
     if not 0 < n_carriers < n:

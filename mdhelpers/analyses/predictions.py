@@ -251,13 +251,7 @@ def histogram_of_angles(
 def error_inconsistency(right_1: np.ndarray, right_2: np.ndarray) -> np.ndarray:
     """Share of the test examples on which exactly one of two models is right (their Figure 1).
 
-    Parameters
-    ----------
-    right_1, right_2 : ndarray, shape (..., n_test), bool
-
-    Returns
-    -------
-    ndarray, shape (...), in [0, 1]
+    ``right_1`` and ``right_2`` are (..., n_test) bool, here and below; the share is (...).
     """
     return (_bool(right_1) ^ _bool(right_2)).mean(axis=-1)
 
@@ -265,16 +259,8 @@ def error_inconsistency(right_1: np.ndarray, right_2: np.ndarray) -> np.ndarray:
 def expected_inconsistency(accuracy_1: np.ndarray, accuracy_2: np.ndarray) -> np.ndarray:
     """What the error inconsistency would be if the two models erred independently.
 
-    ``a1 (1 - a2) + a2 (1 - a1)``. Models that find the same examples hard stay below it.
-
-    Parameters
-    ----------
-    accuracy_1, accuracy_2 : ndarray, in [0, 1]
-
-    Raises
-    ------
-    ValueError
-        If an accuracy is not in [0, 1].
+    ``a1 (1 - a2) + a2 (1 - a1)`` of accuracies in [0, 1], else a ValueError. Models that find the
+    same examples hard stay below it.
     """
     one, two = np.asarray(accuracy_1, float), np.asarray(accuracy_2, float)
     for name, values in (("accuracy_1", one), ("accuracy_2", two)):
@@ -293,27 +279,11 @@ def ensemble_right(
     *,
     average: Average = "probabilities",
 ) -> np.ndarray:
-    """Whether the ensemble of two models is right.
+    """Whether the ensemble of two models is right, (..., n_test) bool.
 
-    The summary of the source does not say what it averages: here the probabilities, or, with
-    ``average="logits"``, the logits. The logarithms of the probabilities stand for these: they
-    differ by a constant of each example, which moves no first choice.
-
-    Parameters
-    ----------
-    probabilities_1, probabilities_2 : ndarray, shape (..., n_test, n_classes)
-        Softmax outputs.
-    labels : ndarray, shape (n_test,), int
-    average : {"probabilities", "logits"}
-
-    Returns
-    -------
-    ndarray, shape (..., n_test), bool
-
-    Raises
-    ------
-    ValueError
-        If ``average`` is neither.
+    The summary of the source does not say what it averages: here the probabilities (..., n_test,
+    n_classes), or, with ``average="logits"``, the logits. The logarithms of the probabilities stand
+    for these: they differ by a constant of each example, which moves no first choice.
     """
     if average not in ("probabilities", "logits"):
         raise ValueError(f"average is {average!r}; give 'probabilities' or 'logits'.")
@@ -328,14 +298,7 @@ def conversion_rate(
 ) -> np.ndarray:
     """Share of the inconsistent examples that the ensemble gets right (their Figure 2, right).
 
-    Parameters
-    ----------
-    right_1, right_2, right_ensemble : ndarray, shape (..., n_test), bool
-
-    Returns
-    -------
-    ndarray, shape (...)
-        NaN for a pair that errs on the same examples.
+    NaN for a pair that errs on the same examples.
     """
     inconsistent = _bool(right_1) ^ _bool(right_2)
     return _share(_bool(right_ensemble) & inconsistent, inconsistent)
@@ -350,15 +313,7 @@ def ensemble_gain(
 ) -> np.ndarray:
     """Accuracy of the ensemble less that of its members (their Figure 2, left and centre).
 
-    Parameters
-    ----------
-    right_1, right_2, right_ensemble : ndarray, shape (..., n_test), bool
-    over : {"mean", "better"}
-        Less the members' mean accuracy, as in the source, or less the better member's.
-
-    Returns
-    -------
-    ndarray, shape (...), a difference of shares
+    Less the members' mean accuracy, as in the source, or less that of the ``"better"`` one.
     """
     if over not in ("mean", "better"):
         raise ValueError(f"over is {over!r}; give 'mean' or 'better'.")
@@ -406,16 +361,8 @@ def outcomes(right_1: np.ndarray, right_2: np.ndarray) -> np.ndarray:
 def surer_is_right(theta: np.ndarray, right_1: np.ndarray, right_2: np.ndarray) -> np.ndarray:
     """Share of the inconsistent examples on which the right model is the surer (their Figure 3).
 
-    Parameters
-    ----------
-    theta : ndarray, shape (..., n_test)
-        Of the confidence in the models' own first choices.
-    right_1, right_2 : ndarray, shape (..., n_test), bool
-
-    Returns
-    -------
-    ndarray, shape (...)
-        0.5 where confidence says nothing; equal confidence counts half; NaN without inconsistency.
+    ``theta`` (..., n_test) is of the confidence in the models' own first choices. 0.5 where
+    confidence says nothing; equal confidence counts half; NaN without inconsistency.
     """
     one, two = _bool(right_1), _bool(right_2)
     towards_right = np.sign(theta) * (one.astype(int) - two)
@@ -423,16 +370,9 @@ def surer_is_right(theta: np.ndarray, right_1: np.ndarray, right_2: np.ndarray) 
 
 
 def first_choice_is(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Whether the label's score is above all others; a tie is an error, as in `margins.is_right`.
+    """Whether the label's score is above all others, (..., n_test) bool; a tie is an error.
 
-    Parameters
-    ----------
-    scores : ndarray, shape (..., n_test, n_classes)
-    labels : ndarray, shape (n_test,), int
-
-    Returns
-    -------
-    ndarray, shape (..., n_test), bool
+    Scores are (..., n_test, n_classes), labels (n_test,) int.
     """
     is_label = np.arange(scores.shape[-1]) == np.asarray(labels)[:, None]
     of_label = np.where(is_label, scores, -np.inf).max(axis=-1)

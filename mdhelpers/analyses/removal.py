@@ -166,14 +166,8 @@ def find_brittle(
 ) -> Brittle:
     """The first test examples whose predictions a small set is foretold to flip.
 
-    Parameters
-    ----------
-    weights : ndarray, shape (n_test, n_train)
-    setting : Setting
-    tests : int array
-        Candidates in the order in which they are tried. Wrong predictions, which have none to
-        flip, are passed over. Where too few can be flipped, others fill up.
-    options : RemovalOptions
+    ``tests`` are candidates in the order in which they are tried. Wrong predictions, which have
+    none to flip, are passed over. Where too few can be flipped, others fill up.
     """
     right = [test for test in tests if setting.before[test] > 0]
     limit = options.largest_set(weights.shape[1])
@@ -204,8 +198,7 @@ def smallest_flip(
     margin : float
         Its mean margin with nothing removed; positive.
     alpha : float, optional
-        The share of the training set in the masks that the set is left out of; by default it is
-        left out of the whole training set.
+        Share of the training set in the masks that the set is left out of; by default all of it.
     limit : int, optional
         The largest set looked at; by default all training examples but one.
 
@@ -236,17 +229,9 @@ def smallest_flip(
 def mask_effects(weights: np.ndarray, kept: np.ndarray, without: np.ndarray) -> np.ndarray:
     """Foretold mean difference of the margins of models trained on two groups of masks.
 
-    Parameters
-    ----------
-    weights : ndarray, shape (n_test, n_train)
-        Datamodels in raw 0/1 mask units.
-    kept, without : ndarray, shape (n_sets, n_models, n_train), bool
-        Masks with and without each set.
-
-    Returns
-    -------
-    ndarray, shape (n_sets, n_test), float64
-        In margin units; positive where the set raises the margin.
+    Weights (n_test, n_train) are in raw 0/1 mask units, the masks with and without each set
+    (n_sets, n_models, n_train). Gives (n_sets, n_test) float64, positive where the set raises the
+    margin.
     """
     weights = np.asarray(weights, np.float64)
     centred = weights - weights.mean(axis=1, keepdims=True)
@@ -315,26 +300,10 @@ def exchange_masks(
 ) -> Exchange:
     """Random masks of the study's size that hold sets and controls, or others in their place.
 
-    Parameters
-    ----------
-    sets, controls : sequence of int arrays
-        As many, disjoint and of equal sizes pair by pair.
-    n_train, size : int
-        Training examples, and how many of them a mask holds.
-    n_pairs : int
-        Masks drawn for each set.
-    rng : numpy.random.Generator
-
-    Returns
-    -------
-    Exchange
-        Mask by mask, ``kept`` and ``set`` differ by the set and what stands in its place, ``kept``
-        and ``control`` by the control and the same others.
-
-    Raises
-    ------
-    ValueError
-        If a set is so large that a mask cannot hold it and its control, or cannot do without it.
+    Sets and controls are index arrays, disjoint and of equal sizes pair by pair; a mask holds
+    ``size`` of ``n_train``. Mask by mask, ``kept`` and ``set`` differ by the set and what stands in
+    its place, ``kept`` and ``control`` by the control and the same others. A ValueError says where
+    a set is so large that a mask cannot hold it and its control, or cannot do without it.
     """
     shape = (len(sets), n_pairs, n_train)
     masks = {name: np.zeros(shape, bool) for name in ("kept", "set", "control")}
@@ -397,7 +366,8 @@ def tabulate(
             about = {"setting": setting.name, "test": test, "kind": kind}
             members.append(pd.DataFrame(about | {"train": sets[kind][row]}))
             about |= {"size": len(sets[kind][row]), "predicted": foretold[kind][row, test]}
-            about |= with_interval(differences[row, :, test])
+            interval = with_interval(differences[row, :, test])
+            about |= dict(zip(("retrained", "low", "high"), interval, strict=True))
             about |= {"before": setting.before[test], "foretold": brittle.foretold[row]}
             about["found"] = found[kind][row, :, test].mean()
             if kind == "control":
@@ -406,11 +376,11 @@ def tabulate(
     return Removals(pd.DataFrame(rows), pd.concat(members, ignore_index=True), effects)
 
 
-def with_interval(differences: np.ndarray) -> dict[str, float]:
-    """Mean over models and its 95% interval by Student's t."""
-    mean, n = differences.mean(), len(differences)
-    reach = t.ppf(0.975, n - 1) * differences.std(ddof=1) / np.sqrt(n)
-    return {"retrained": mean, "low": mean - reach, "high": mean + reach}
+def with_interval(values: np.ndarray) -> tuple[float, float, float]:
+    """Mean over models, and the ends of its 95% interval by Student's t."""
+    mean, n = values.mean(), len(values)
+    reach = t.ppf(0.975, n - 1) * values.std(ddof=1) / np.sqrt(n)
+    return mean, mean - reach, mean + reach
 
 
 def join(parts: list[Removals]) -> Removals:

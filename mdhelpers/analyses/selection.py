@@ -17,9 +17,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from scipy.stats import t
 
-from mdhelpers.analyses.removal import Train
+from mdhelpers.analyses.removal import Train, with_interval
 
 HARDEST = "hardest"
 WAYS = ("random", "nearest", "datamodels")
@@ -142,10 +141,8 @@ def grade(margins: np.ndarray, grading: np.ndarray) -> dict[str, float]:
     values = {"margin": margins[:, grading], "right": right[:, grading], "right_all": right}
     found = {}
     for name, value in values.items():
-        each = value.mean(axis=1)
-        reach = t.ppf(0.975, len(each) - 1) * each.std(ddof=1) / np.sqrt(len(each))
-        found |= {name: each.mean(), f"{name}_low": each.mean() - reach}
-        found[f"{name}_high"] = each.mean() + reach
+        interval = with_interval(value.mean(axis=1))
+        found |= dict(zip((name, f"{name}_low", f"{name}_high"), interval, strict=True))
     return found
 
 
@@ -154,17 +151,8 @@ def split_target(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Halves of a target, class by class: one chooses the subset, the other grades it.
 
-    Parameters
-    ----------
-    members : int array
-        Test examples of the target.
-    labels : ndarray, shape (n_test,), int
-        Of all test examples.
-    rng : numpy.random.Generator
-
-    Returns
-    -------
-    choosing, grading : sorted int arrays without a common member
+    ``members`` index the target, ``labels`` are of all test examples. Gives two sorted int arrays
+    without a common member; a target too small for that is a ValueError.
     """
     halves = ([], [])
     for label in np.unique(labels[members]):
@@ -191,20 +179,7 @@ def nearness_scores(distances: np.ndarray, targets: np.ndarray) -> np.ndarray:
 
 
 def largest_by_class(scores: np.ndarray, labels: np.ndarray, size: int) -> np.ndarray:
-    """The training examples of largest score, class by class.
-
-    Parameters
-    ----------
-    scores : ndarray, shape (n_train,)
-    labels : ndarray, shape (n_train,), int
-    size : int
-        Of the subset.
-
-    Returns
-    -------
-    ndarray, shape (n_train,), bool
-        A mask of ``size`` training examples.
-    """
+    """A mask (n_train,) of the ``size`` training examples of largest score, class by class."""
     mask = np.zeros(len(labels), bool)
     for label, count in enumerate(class_counts(labels, size)):
         members = np.flatnonzero(labels == label)

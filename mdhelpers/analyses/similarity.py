@@ -114,7 +114,6 @@ def variance_curves(
     *,
     measured_on: tuple[Weights, Weights] | None = None,
     n_components: int = N_COMPONENTS,
-    center: bool = True,
     seed: int = 0,
 ) -> pd.DataFrame:
     """What the components of both residuals explain under either algorithm.
@@ -127,7 +126,7 @@ def variance_curves(
         Datamodels of the same examples fitted to other models, on which they are measured instead.
     n_components : int
         Of each residual; as many as there are, if fewer.
-    center, seed
+    seed : int
         As in :func:`mdhelpers.method.comparison.compare`.
 
     Returns
@@ -138,8 +137,8 @@ def variance_curves(
     """
     pair = as_weights(datamodels_1), as_weights(datamodels_2)
     if pair[0].ndim == 2:  # else compare says what is wrong
-        n_components = min(n_components, most_directions(pair[0].shape, centred=center))
-    found = compare(*pair, n_directions=n_components, center=center, seed=seed)
+        n_components = min(n_components, most_directions(pair[0].shape))
+    found = compare(*pair, n_directions=n_components, seed=seed)
     return curves_of(found, measured_on)
 
 

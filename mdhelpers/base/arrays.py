@@ -130,14 +130,7 @@ def load_pickled(path: Path) -> object:
 
 
 def check_archive(path: Path) -> None:
-    """Raise unless a zip file is as torch writes it: nothing compressed, no more than it holds.
-
-    Raises
-    ------
-    Unsound
-        If it would unpack to more than its own size, or a check sum is wrong.
-
-    """
+    """Raise unless a zip file is as torch writes it: nothing compressed, no more than it holds."""
     with zipfile.ZipFile(path) as archive:
         entries = archive.infolist()
         if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):

@@ -298,12 +298,8 @@ def training_scenes(n: int, rate: float, size: int, seed: int) -> Split:
 def held_out_auc(encoder: Encoder, *, size: int, seed: int, n: int = 1500) -> list[dict]:
     """Whether the similarity to a caption tells new scenes that show a thing from others.
 
-    Returns
-    -------
-    list of dict
-        ``kind``, ``what``, ``caption``, ``auc``, ``n`` (scenes that show it) for each feature,
-        class, background colour and corner of the tag.
-
+    Records of ``kind``, ``what``, ``caption``, ``auc``, ``n`` (scenes that show it) for each
+    feature, class, background colour and corner of the tag.
     """
     split = scenes.random_scenes(n, size=size, seed=seed + 1_000_003)
     questions = list(held_out_questions(split))

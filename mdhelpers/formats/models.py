@@ -162,12 +162,6 @@ def margins_from_logits(
     Returns
     -------
     ndarray, shape (n_models, n_test), float32
-
-    Raises
-    ------
-    ValueError
-        If there are no labels, or they are not integers from 0 to n_classes - 1, one a test
-        example.
     """
     labels = torch.from_numpy(_checked_labels(labels, logits.shape))
     shape = logits.shape[:2]

@@ -62,11 +62,9 @@ class CrossFit:
 
     Attributes
     ----------
-    ranks : DataFrame
-        ``comparison, rank, gap, low, high``: gaps of the directions of half the models, by their
-        rank among that half's principal components.
     totals : DataFrame
-        ``comparison, n_directions, gap, low, high``: the sum of these gaps.
+        ``comparison, n_directions, gap, low, high``: the sum of the gaps of as many directions of
+        half the models.
     directions : DataFrame
         ``comparison, direction, naive_gap, gap, low, high, replication``: for each direction
         (rank of its component) of the comparison on all models. ``replication`` is the mean over
@@ -77,7 +75,6 @@ class CrossFit:
         Hochberg's, over all directions of both comparisons) and ``evidence``, a word.
     """
 
-    ranks: pd.DataFrame
     totals: pd.DataFrame
     directions: pd.DataFrame
 
@@ -91,7 +88,6 @@ def cross_fitted_gaps(
     n_directions: int = 8,
     n_splits: int = 8,
     slots: np.ndarray | None = None,
-    center: bool = True,
     seed: int = 0,
 ) -> CrossFit:
     """Gaps of directions found on half of the models and measured on the other half.
@@ -112,8 +108,6 @@ def cross_fitted_gaps(
     n_splits : int
     slots : ndarray, shape (n_models,), int, optional
         Each slot is split evenly, so that a fit within slots finds models in all of them.
-    center : bool
-        As in ``compare``.
     seed : int
         Of the splits.
 
@@ -134,14 +128,14 @@ def cross_fitted_gaps(
         for found, other in ((0, 1), (1, 0)):
             outputs = _outputs(fitters, halves[other], lengths[2 * found : 2 * found + 2])
             for name in COMPARISONS:
-                directions = find_directions(name, *rows[found], 2 * n_directions, center)
+                directions = find_directions(name, *rows[found], 2 * n_directions)
                 gap = signed_gap(name, *rows[other], directions)
                 record.add(name, gap[:n_directions])
                 record.match(name, directions, gap)
                 if outputs:
                     patterns = _patterns(name, *rows[found], directions)
                     record.weigh(name, directions, patterns, outputs)
-    return CrossFit(_rank_table(record.gaps), _total_table(record.gaps), record.table())
+    return CrossFit(_total_table(record.gaps), record.table())
 
 
 def order_by_gap(comparison: Comparison, gaps: CrossFit | pd.DataFrame) -> Comparison:
@@ -189,7 +183,6 @@ def null_gaps(
     n_directions: int = 8,
     n_splits: int = 4,
     slots: np.ndarray | None = None,
-    center: bool = True,
     seed: int = 0,
 ) -> pd.DataFrame:
     """Gaps of the two algorithms against each other, and of each against itself, at one budget.
@@ -221,7 +214,7 @@ def null_gaps(
             for pair, (first, second) in PARTIES.items():
                 found = fitted(first, i), fitted(second, j)
                 measured = fitted(first, k), fitted(second, m)
-                table = _null_table(found, measured, n_directions, center)
+                table = _null_table(found, measured, n_directions)
                 tables.append(table.assign(pair=pair, split=6 * split + choice))
     columns = ["pair", "comparison", "direction", "naive_gap", "gap", "split"]
     return pd.concat(tables, ignore_index=True)[columns]
@@ -302,8 +295,7 @@ def _by_likeness(cosines: np.ndarray) -> np.ndarray:
 
 def _patterns(name: str, first, second, directions: np.ndarray) -> np.ndarray:
     """Projections of a comparison's residuals on directions, (n_directions, n_test)."""
-    pair = (first, second) if name == "1_minus_2" else (second, first)
-    return directions @ np.asarray(residual_datamodels(*pair)).T
+    return directions @ _residuals(name, first, second).T
 
 
 def _outputs(
@@ -335,11 +327,14 @@ def normalised(weights: list[np.ndarray]) -> list[np.ndarray]:
     return rows
 
 
-def find_directions(name: str, first, second, n_directions: int, center: bool) -> np.ndarray:
+def find_directions(name: str, first, second, n_directions: int) -> np.ndarray:
     """Directions of a comparison of two algorithms' normalised datamodels."""
+    return principal_directions(_residuals(name, first, second), min(n_directions, *first.shape))
+
+
+def _residuals(name: str, first, second) -> np.ndarray:
     pair = (first, second) if name == "1_minus_2" else (second, first)
-    n_directions = min(n_directions, *first.shape)
-    return principal_directions(residual_datamodels(*pair), n_directions, center=center)
+    return residual_datamodels(*pair)
 
 
 def signed_gap(name: str, first, second, directions) -> np.ndarray:
@@ -351,15 +346,6 @@ def signed_gap(name: str, first, second, directions) -> np.ndarray:
 def _spread(values: np.ndarray) -> dict[str, np.ndarray]:
     low, high = np.percentile(values, [5, 95], axis=0)
     return {"gap": values.mean(0), "low": low, "high": high}
-
-
-def _rank_table(gaps: dict[str, list]) -> pd.DataFrame:
-    tables = []
-    for name, values in gaps.items():
-        values = np.array(values)
-        rank = np.arange(1, values.shape[1] + 1)
-        tables.append(pd.DataFrame({"comparison": name, "rank": rank, **_spread(values)}))
-    return pd.concat(tables, ignore_index=True)
 
 
 def _total_table(gaps: dict[str, list]) -> pd.DataFrame:
@@ -394,10 +380,10 @@ def _fits_on(
     return lambda algorithm, part: rows[(algorithm - 1) * len(parts) + part]
 
 
-def _null_table(found, measured, n_directions: int, center: bool) -> pd.DataFrame:
+def _null_table(found, measured, n_directions: int) -> pd.DataFrame:
     tables = []
     for name in COMPARISONS:
-        directions = find_directions(name, *found, n_directions, center)
+        directions = find_directions(name, *found, n_directions)
         columns = {"comparison": name, "direction": np.arange(1, len(directions) + 1)}
         columns["naive_gap"] = signed_gap(name, *found, directions)
         columns["gap"] = signed_gap(name, *measured, directions)

@@ -70,7 +70,6 @@ class Outputs:
         lengths: np.ndarray,
         *,
         slots: np.ndarray | None = None,
-        device: str = "cpu",
     ) -> Outputs:
         """Centre, scale, and estimate the datamodels' total length.
 
@@ -82,16 +81,15 @@ class Outputs:
             Of datamodels fitted on *other* models. Half the median stands in for smaller ones,
             which are hardly known and would otherwise outweigh all others.
         slots : ndarray, shape (n_models,), int, optional
-        device : str
         """
         slots = np.zeros(len(masks), np.int64) if slots is None else slots
-        groups = torch.from_numpy(np.unique(slots, return_inverse=True)[1]).to(device)
-        everyone = torch.arange(len(masks), device=device)
+        groups = torch.from_numpy(np.unique(slots, return_inverse=True)[1])
+        everyone = torch.arange(len(masks))
         lengths = np.asarray(lengths, float)
         least = _LEAST_LENGTH * np.median(lengths[lengths > 0]) if (lengths > 0).any() else 1.0
         scale = 1 / np.maximum(lengths, least)
-        x = torch.from_numpy(np.asarray(masks, np.float32)).to(device)
-        y = torch.from_numpy(np.asarray(margins * scale, np.float32)).to(device)
+        x = torch.from_numpy(np.asarray(masks, np.float32))
+        y = torch.from_numpy(np.asarray(margins * scale, np.float32))
         x, y = (within_slots(values, groups, everyone) for values in (x, y))
         whole = (x.T @ y).square().sum()
         diagonal = (x.square().sum(1) * y.square().sum(1)).sum()
@@ -179,18 +177,18 @@ def gaps_along(
             f"outputs have shapes {tuple(first.outputs.shape)} and {tuple(second.outputs.shape)}; "
             "expected as many models of both algorithms, and the same test examples."
         )
-    u = torch.from_numpy(np.asarray(directions, np.float32)).to(first.masks.device)
+    u = torch.from_numpy(np.asarray(directions, np.float32))
     parts = [_parts(outputs, u) for outputs in (first, second)]
     if patterns is None:
         mean = (parts[0].sums + parts[1].sums) / 2
         flips = [2 * part.along(mean) - part.own for part in parts]
     else:
-        wanted = torch.from_numpy(np.asarray(patterns.T, np.float32)).to(u.device)
+        wanted = torch.from_numpy(np.asarray(patterns.T, np.float32))
         flips = [part.along(wanted) for part in parts]
     influences = [2 * (part.along(part.sums) - part.own) for part in parts]
-    flips, *influences = (v.T.double().cpu().numpy() for v in (flips[0] - flips[1], *influences))
+    flips, *influences = (v.T.double().numpy() for v in (flips[0] - flips[1], *influences))
     levels = [part.sums.square().sum(0) - part.own.sum(0) for part in parts]
-    return Gaps(flips, np.stack(influences), torch.stack(levels).double().cpu().numpy())
+    return Gaps(flips, np.stack(influences), torch.stack(levels).double().numpy())
 
 
 def combine(halves: list[list[Gaps]]) -> dict[str, np.ndarray]:

@@ -41,7 +41,7 @@ from mdhelpers.method.lds import Ranks, resamples, row_correlations
 POINTS = ("n_models", "n_fits", "lds", "lds_low", "lds_high", "pearson")
 POINTS += ("cosine", "cosine_low", "cosine_high")
 SPARSE = ("lasso", "fast_l1")  # methods whose law needs that of ridge regression
-_FEWEST_MODELS = 16
+_FEWEST_MODELS, _MOST_LEVELS = 16, 3  # in a part; halvings
 _LEAST, _MOST = 0.02, 0.999  # cosines and scores beyond tell of noise and rounding only
 
 
@@ -77,7 +77,6 @@ def learning_curve(
     *,
     n_models: int,
     slots: np.ndarray | None = None,
-    n_levels: int = 3,
     n_splits: int = 2,
     n_bootstrap: int = 100,
     seed: int = 0,
@@ -96,9 +95,6 @@ def learning_curve(
     n_models : int
     slots : ndarray, shape (n_models,), int, optional
         Subsets take evenly from them.
-    n_levels : int
-        How often models are halved at most; fewer times where parts would have under 16 models or
-        two of a slot.
     n_splits, n_bootstrap, seed : int
 
     Raises
@@ -107,7 +103,7 @@ def learning_curve(
         If models cannot be halved; a ValueError.
     """
     rng = np.random.default_rng(seed)
-    levels = _n_levels(n_models, slots, n_levels)
+    levels = _n_levels(n_models, slots)
     splits = [_nested_pairs(n_models, levels, rng, slots) for _ in range(n_splits)]
     masks, true = heldout
     predictions, cosines = [[masks @ full.T]], [np.full((1, len(full)), np.nan)]
@@ -127,9 +123,9 @@ def learning_curve(
     return LearningCurve(table.loc[order].reset_index(drop=True), draws[:, :, order], cosines[1])
 
 
-def _n_levels(n_models: int, slots: np.ndarray | None, n_levels: int) -> int:
+def _n_levels(n_models: int, slots: np.ndarray | None) -> int:
     smallest = n_models if slots is None else np.unique(slots, return_counts=True)[1].min()
-    levels = [n for n in range(1, n_levels + 1) if smallest >> n >= 2]
+    levels = [n for n in range(1, _MOST_LEVELS + 1) if smallest >> n >= 2]
     levels = [n for n in levels if n_models >> n >= _FEWEST_MODELS]
     if not levels:
         raise TooFewModels(

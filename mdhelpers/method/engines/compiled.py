@@ -50,16 +50,10 @@ def compiled(**options) -> Callable:
 
 
 def private_folder() -> str:
-    """A folder of this user's alone among the temporary files.
+    """A folder of this user's alone among the temporary files; an OSError where there can be none.
 
     numba unpickles what lies in its cache, so that a folder which others can write would let them
     run code.
-
-    Raises
-    ------
-    OSError
-        If there is none and none can be made.
-
     """
     user = os.getuid() if hasattr(os, "getuid") else "user"
     folder = Path(tempfile.gettempdir()) / f"mdhelpers-numba-{user}"

@@ -308,13 +308,7 @@ def _follow_paths(
 
 
 def split_folds(groups: np.ndarray, n_folds: int, seed: int) -> list[np.ndarray]:
-    """Random parts of the models, each slot shared out evenly among them.
-
-    Raises
-    ------
-    ValueError
-        If there are fewer than two models a fold.
-    """
+    """Random parts of the models, each slot shared out evenly among them."""
     if len(groups) < 2 * n_folds:
         raise ValueError(
             f"{n_folds} folds of {len(groups)} models leave fewer than two models in each; take at "

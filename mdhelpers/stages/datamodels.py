@@ -22,7 +22,7 @@ from mdhelpers.formats.own import load_datamodels, save_datamodels
 from mdhelpers.method import datamodels as dm
 from mdhelpers.method.datamodels import Datamodels
 from mdhelpers.method.engines.estimators import FitOptions
-from mdhelpers.method.lds import LDS, NoiseCeiling, lds, noise_ceiling, repeat_keys
+from mdhelpers.method.lds import LDS, NoiseCeiling, lds, noise_ceiling
 from mdhelpers.method.learning_curves import (
     POINTS,
     SPARSE,
@@ -39,6 +39,7 @@ from mdhelpers.stages.data import read_data
 from mdhelpers.stages.models import StudyModels, read_models
 from mdhelpers.training.mask_training import retrain
 from mdhelpers.training.store_files import Trained
+from mdhelpers.training.tasks import repeat_keys
 
 FILES = ("datamodels_1.safetensors", "datamodels_2.safetensors")
 TABLES = ("quality_curves", "quality_examples", "quality_laws")

@@ -407,3 +407,29 @@ def finished_tasks(plan: TrainingPlan, algorithm: int) -> set[int]:
         if not plan.checkpoint_path(algorithm, task).exists()
     }
     return done - lacking
+
+
+def repeat_keys(n_masks: int, repeat: int, *, n_models: int, n_slots: int) -> np.ndarray:
+    """Keys of another training of the held-out masks.
+
+    None is a key of the run's own models or of another repeat, and no mask keeps its
+    initialisation, unless there is one only.
+
+    Parameters
+    ----------
+    n_masks : int
+        Held-out masks; their own keys are 0 to ``n_masks - 1``.
+    repeat : int
+        From 1.
+    n_models : int
+        All models of the run, held-out ones included.
+    n_slots : int
+        Common initialisations, 0 for none.
+
+    Returns
+    -------
+    ndarray, shape (n_masks,), int64
+    """
+    slots = max(n_slots, 1)
+    block = -(-n_models // slots) * slots  # so that a key's slot is that of its remainder
+    return repeat * block + np.arange(n_masks) + (repeat - 1) % max(slots - 1, 1) + 1

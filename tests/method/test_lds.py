@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
-from mdhelpers.method.lds import noise_ceiling, repeat_keys
+from mdhelpers.method.lds import noise_ceiling
 
 
 def trained(rng, reliabilities, n_masks: int, n_trainings: int = 2):
@@ -80,18 +80,3 @@ def test_margins_that_are_not_finite_are_named():
     trainings[1, 2, 0] = np.nan
     with pytest.raises(ValueError, match=r"trainings\[\(1, 2, 0\)\] is nan"):
         noise_ceiling(trainings, np.zeros((4, 3)))
-
-
-@pytest.mark.parametrize(("n_masks", "n_models", "n_slots"), [(128, 1152, 32), (30, 97, 8)])
-def test_repeats_have_keys_of_their_own_and_other_initialisations(n_masks, n_models, n_slots):
-    keys = [repeat_keys(n_masks, r, n_models=n_models, n_slots=n_slots) for r in range(1, n_slots)]
-    every = np.concatenate([np.arange(n_models), *keys])
-    assert len(np.unique(every)) == len(every)
-    slots = np.array([np.arange(n_masks), *keys]) % n_slots
-    assert all(len(set(column)) == n_slots for column in slots.T)
-    assert np.ptp(np.bincount(slots[1], minlength=n_slots)) <= 1
-
-
-def test_repeats_without_slots_have_keys_of_their_own():
-    keys = [repeat_keys(20, r, n_models=33, n_slots=0) for r in (1, 2)]
-    assert len(np.unique(np.concatenate([np.arange(33), *keys]))) == 73

@@ -6,7 +6,7 @@ from safetensors.torch import load_file, save_file
 from mdhelpers.training import tasks as pt
 from mdhelpers.training.algorithms import NetworkSpec, parse_algorithm
 from mdhelpers.training.networks import make_model
-from mdhelpers.training.tasks import TrainingPlan
+from mdhelpers.training.tasks import TrainingPlan, repeat_keys
 
 SOURCE = {
     "dataset": {"kind": "scenes", "size": 16, "n_train": 24, "n_test": 12, "seed": 5},
@@ -186,3 +186,18 @@ def test_identity_tells_apart_what_decides_the_bits(tmp_path):
     changed = plain_plan(tmp_path, loader="ffcv", models_url="memory://x", n_models=32)
     assert changed.identity(1) == plain_plan(tmp_path).identity(1)
     assert plain_plan(tmp_path, margins_dtype="float16").identity(1) != changed.identity(1)
+
+
+@pytest.mark.parametrize(("n_masks", "n_models", "n_slots"), [(128, 1152, 32), (30, 97, 8)])
+def test_repeats_have_keys_of_their_own_and_other_initialisations(n_masks, n_models, n_slots):
+    keys = [repeat_keys(n_masks, r, n_models=n_models, n_slots=n_slots) for r in range(1, n_slots)]
+    every = np.concatenate([np.arange(n_models), *keys])
+    assert len(np.unique(every)) == len(every)
+    slots = np.array([np.arange(n_masks), *keys]) % n_slots
+    assert all(len(set(column)) == n_slots for column in slots.T)
+    assert np.ptp(np.bincount(slots[1], minlength=n_slots)) <= 1
+
+
+def test_repeats_without_slots_have_keys_of_their_own():
+    keys = [repeat_keys(20, r, n_models=33, n_slots=0) for r in (1, 2)]
+    assert len(np.unique(np.concatenate([np.arange(33), *keys]))) == 73

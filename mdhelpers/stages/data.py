@@ -12,11 +12,9 @@ from typing import Any
 
 from mdhelpers.base.specs import validate
 from mdhelpers.data.datasets import Dataset, DatasetSpec, read_dataset, save_dataset
-from mdhelpers.data.sources import load_dataset
+from mdhelpers.data.sources import data_digest, load_dataset
 from mdhelpers.runs.run import Run, readable
 from mdhelpers.runs.stage import DATA
-from mdhelpers.stages.study import data_from_outside
-from mdhelpers.training import loading
 
 SPLITS = ("train", "test")
 
@@ -49,8 +47,16 @@ def write_data(run: Run, data: Dataset, write_beton: bool) -> list[Path]:
     folder = run.path / "data"
     paths = save_dataset(data, folder)
     if write_beton:
+        from mdhelpers.training import loading  # FFCV and torch, which images alone do without
+
         paths += [loading.write_beton(getattr(data, p), folder / f"{p}.beton") for p in SPLITS]
     return paths
+
+
+def data_from_outside(spec: DatasetSpec) -> dict[str, Any]:
+    """What the stage reads beside its parameters."""
+    pictures = data_digest(spec)
+    return {"pictures": pictures} if pictures else {}
 
 
 def data_figures(data: Dataset, spec: DatasetSpec) -> dict[str, Any]:

@@ -145,7 +145,7 @@ def choose_directions(
     chosen = {}
     for found in comparison:
         first = zip(found.component[:n_directions], found.directions, strict=False)
-        chosen |= {(found.name, int(component)): vector for component, vector in first}
+        chosen |= {(found.name, int(number)): vector.astype(float) for number, vector in first}
     n_train = comparison.one_minus_two.directions.shape[1]
     drawn = np.random.default_rng([seed, 10]).normal(size=(n_random, n_train))
     return chosen | {(RANDOM, k): vector for k, vector in enumerate(drawn, 1)}

@@ -39,6 +39,7 @@ from mdhelpers.method.comparison import check_count, most_directions
 from mdhelpers.method.engines.fast_l1 import check_fast_l1
 from mdhelpers.runs.run import StudyError
 from mdhelpers.runs.stage import CAPTIONS, COMPARISON, DATA, MODELS
+from mdhelpers.stages.data import data_from_outside
 from mdhelpers.training.algorithms import AlgorithmSpec, AnyAlgorithm
 from mdhelpers.training.locations import check_url
 from mdhelpers.training.tasks import resolve_device
@@ -199,12 +200,6 @@ def check_targets(targets: Sequence[str], known: Sequence[str]) -> None:
             raise ValueError(
                 f"selection_targets: {unknown_word(name, [HARDEST, *known], 'target')}"
             )
-
-
-def data_from_outside(spec: DatasetSpec) -> dict[str, Any]:
-    """Return what stage 01 reads beside its parameters."""
-    pictures = data_digest(spec)
-    return {"pictures": pictures} if pictures else {}
 
 
 def algorithms_from_outside(*specs: AlgorithmSpec) -> dict[str, Any]:

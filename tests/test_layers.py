@@ -1,6 +1,8 @@
 """Who may import whom: rooms stand on floors, and each foreign library has one home."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -134,3 +136,19 @@ def test_no_module_imports_itself_in_a_circle():
     while ready := {m for m in set(edges) - done if edges[m] <= done}:
         done |= ready
     assert set(edges) - done == set()
+
+
+@pytest.mark.parametrize(
+    ("module", "without"),
+    [
+        ("mdhelpers.command.cli", ("torch", "pandas", "pydantic", "papermill")),
+        ("mdhelpers.command.runner", ("torch", "pandas", "papermill")),
+        ("mdhelpers.stages.data", ("torch", "zarr", "matplotlib")),
+        ("mdhelpers.show.data", ("torch", "zarr")),
+        ("mdhelpers.stages.comparison", ("numba", "open_clip", "distributed", "matplotlib")),
+    ],
+)
+def test_heavy_libraries_come_where_they_are_used(module, without):
+    code = f"import sys, {module}; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert set(without) & set(done.stdout.split()) == set()

@@ -421,7 +421,7 @@ def needs(
 
     """
     found = []
-    for algorithm in (1, 2):
+    for algorithm, name in enumerate(run.names, 1):
         laws = quality.law(algorithm)
         if not laws:
             continue
@@ -431,6 +431,5 @@ def needs(
             for law, goal in zip(laws, goals, strict=True)
         ]
         low, high = np.percentile(each[1:] or each, [2.5, 97.5], method="nearest")
-        name = run.results[MODELS][f"name_{algorithm}"]
         found.append(Need(name, each[0], float(low), float(high), laws[0], goals[0]))
     return found

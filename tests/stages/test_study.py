@@ -1,4 +1,4 @@
-"""A study is validated data; what would fail hours later is refused at once, with what to change."""
+"""A study is validated data; what would fail hours later is refused at once, by its key."""
 
 import ast
 import json

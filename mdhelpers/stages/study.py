@@ -30,7 +30,7 @@ from mdhelpers.base.specs import Count, Positive, Seed, Share, Spec, unknown_wor
 from mdhelpers.clip.encoders import check_named, looks_like_path
 from mdhelpers.clip.words import CaptionSpec, caption_bank
 from mdhelpers.data.datasets import DatasetSpec
-from mdhelpers.data.scenes import CLASS_NAMES, PLANTED, check_features
+from mdhelpers.data.scenes import CLASS_NAMES, PLANTED
 from mdhelpers.data.sources import data_digest, expected_sizes
 from mdhelpers.data.transforms import get_transform, transform_images
 from mdhelpers.formats.models import check_given, given_models, origins
@@ -163,9 +163,6 @@ class Study(Spec):
         if self.n_effect_models > self.n_models + self.n_heldout:
             raise ValueError(f"n_effect_models ({self.n_effect_models}) exceeds the models trained")
         scenes = self.dataset.kind == "scenes"
-        for dataset in (self.dataset, *sources(self.algorithm_1, self.algorithm_2)):
-            if dataset.kind == "scenes":
-                check_features(dataset.planted, dataset.distractors)
         classes = CLASS_NAMES if scenes else self.dataset.classes
         check_hypotheses(self.hypotheses, self.placebo, classes)
         if classes:
@@ -174,11 +171,6 @@ class Study(Spec):
                 [*(self.dataset.planted or PLANTED if scenes else ()), *classes],
             )
         return self
-
-
-def sources(*algorithms: AlgorithmSpec) -> list[DatasetSpec]:
-    """The data sets of the source models that algorithms start from."""
-    return [spec.start.source.dataset for spec in algorithms if spec.start.source]
 
 
 def check_hypotheses(hypotheses: list[Hypothesis], placebo: Placebo, classes) -> None:

@@ -25,7 +25,7 @@ from mdhelpers.base.records import content_digest, digest
 from mdhelpers.base.specs import unknown_word
 from mdhelpers.data.datasets import Dataset, DatasetSpec, Split
 from mdhelpers.data.pictures import METADATA, SEVERAL, Picture, Range, printable, read_picture
-from mdhelpers.data.scenes import CLASS_NAMES, make_scenes
+from mdhelpers.data.scenes import CLASS_NAMES, check_features, make_scenes
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff"}
 PARTS = ("train", "test")
@@ -539,6 +539,7 @@ SOURCES = {
         lambda spec: (spec.n_train, spec.n_test, len(CLASS_NAMES)),
         keys=("n_train", "n_test", "share", "planted", "distractors"),
         size=24,
+        check=lambda spec: check_features(spec.planted, spec.distractors),
     ),
     "image_folder": Source(
         read_image_folder,

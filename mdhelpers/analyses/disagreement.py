@@ -17,23 +17,11 @@ from mdhelpers.method.datamodels import Datamodels
 
 
 def most_common_predictions(predictions: np.ndarray) -> np.ndarray:
-    """The class that most models of an algorithm predict, the "mode" of appendix F.4.
+    """The class that most models predict, (n_test,) int64: the "mode" of appendix F.4.
 
-    Parameters
-    ----------
-    predictions : ndarray
-        Logits or probabilities, shape (n_models, n_test, n_classes), float; or the classes that
-        the models chose, shape (n_models, n_test), int.
-
-    Returns
-    -------
-    ndarray, shape (n_test,), int64
-        Ties go to the smaller class: those of a model's scores, and those of the models' votes.
-
-    Raises
-    ------
-    ValueError
-        For other shapes or types, no models, scores that are NaN, or negative classes.
+    Predictions are logits or probabilities, (n_models, n_test, n_classes) float; or the classes
+    that the models chose, (n_models, n_test) int. Ties go to the smaller class: those of a model's
+    scores, and those of the models' votes.
     """
     return mode(_chosen_classes(np.asarray(predictions)), axis=0).mode
 
@@ -56,17 +44,11 @@ def _chosen_classes(predictions: np.ndarray) -> np.ndarray:
 def usually_right(margins: np.ndarray) -> np.ndarray:
     """Whether most models have a positive margin on a test example, (n_test,) bool.
 
-    Parameters
-    ----------
-    margins : ndarray, shape (n_models, n_test)
-        Correct-class margins, not relative to anything: positive where the prediction is right.
-
-    Notes
-    -----
-    It stands in for :func:`most_common_predictions` where margins are all that is known. With two
-    classes it says the same. With more, two algorithms that are usually wrong may usually predict
-    different classes, which margins do not tell: keep the examples that both usually get right to
-    be sure that none of these remains.
+    Margins (n_models, n_test) are of the correct class, not relative to anything. It stands in for
+    :func:`most_common_predictions` where margins are all that is known. With two classes it says
+    the same. With more, two algorithms that are usually wrong may usually predict different
+    classes, which margins do not tell: keep the examples that both usually get right to be sure
+    that none of these remains.
     """
     margins = np.asarray(margins)
     if margins.ndim != 2 or not len(margins):

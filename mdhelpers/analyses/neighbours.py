@@ -60,14 +60,7 @@ def leakage_table(
 def distinctive_weights(weights: np.ndarray) -> np.ndarray:
     """Weights in standard deviations of what the training example is worth to all test examples.
 
-    Parameters
-    ----------
-    weights : ndarray, shape (n_test, n_train)
-
-    Returns
-    -------
-    ndarray, shape (n_test, n_train), float64
-        Each column has mean 0 and variance 1; one without any spread is zero.
+    Each column has mean 0 and variance 1; one without any spread is zero.
     """
     weights = np.asarray(weights, np.float64)
     centred, spread = weights - weights.mean(axis=0), weights.std(axis=0)
@@ -77,17 +70,9 @@ def distinctive_weights(weights: np.ndarray) -> np.ndarray:
 def duplicate_ranks(values: np.ndarray, duplicate_of: np.ndarray) -> np.ndarray:
     """The rank of each known copy among the training examples of the test example it copies.
 
-    Parameters
-    ----------
-    values : ndarray, shape (n_test, n_train)
-        Larger for what is nearer: weights, or distances with the sign changed.
-    duplicate_of : ndarray, shape (n_train,), int
-        The test example that each training example copies, or -1.
-
-    Returns
-    -------
-    int array, one for each copy in the order of the training examples
-        1 where the copy comes first; ties count against it.
+    ``values`` (n_test, n_train) are larger for what is nearer: weights, or distances with the sign
+    changed. ``duplicate_of`` (n_train,) is the test example that each training example copies, or
+    -1. 1 where the copy comes first; ties count against it.
     """
     copies = np.flatnonzero(np.asarray(duplicate_of) >= 0)
     rows = np.asarray(values)[duplicate_of[copies]]
@@ -107,14 +92,9 @@ def pixel_distances(test_images: np.ndarray, train_images: np.ndarray) -> np.nda
 def embed_rows(weights: np.ndarray, *, n_components: int = 16, seed: int = 0) -> np.ndarray:
     """Principal components of the normalised rows, (n_test, n_components) float64.
 
-    Parameters
-    ----------
-    weights : ndarray, shape (n_test, n_train)
-        Datamodels, or any other features; a row of zeros stays one.
-    n_components : int
-        At most as many as there are rows and columns.
-    seed : int
-        Of the randomised solver, where scikit-learn takes that one.
+    Rows are of datamodels, or any other features; a row of zeros stays one. There are at most as
+    many components as rows and columns; the seed is that of the randomised solver, where it is
+    used.
     """
     rows = normalise_rows(weights)
     n_components = min(n_components, *rows.shape)

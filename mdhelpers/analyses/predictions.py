@@ -89,19 +89,10 @@ class Predictions:
 
 
 def choose_pairs(slots: np.ndarray, *, limit: int = 512, seed: int = 0) -> np.ndarray:
-    """Pairs of models that differ in mask and in initialisation.
+    """Pairs of models that differ in mask and in initialisation, (n_pairs, 2) int.
 
-    Parameters
-    ----------
-    slots : ndarray, shape (n_models,), int
-        The models' common initialisations; -1 where each had its own.
-    limit : int
-        Pairs at most; they are drawn at random where there are more.
-
-    Returns
-    -------
-    ndarray, shape (n_pairs, 2), int
-        Rows of models, the first below the second; none where all start from the same weights.
+    ``slots`` (n_models,) are the models' common initialisations; -1 where each had its own. At most
+    ``limit`` pairs, drawn at random where there are more; the first row is below the second.
     """
     slots = np.asarray(slots)
     one, two = np.triu_indices(len(slots), 1)
@@ -114,20 +105,11 @@ def choose_pairs(slots: np.ndarray, *, limit: int = 512, seed: int = 0) -> np.nd
 
 
 def measure_pairs(one: Predictions, two: Predictions, pairs: np.ndarray) -> pd.DataFrame:
-    """All measures of the pairs (model i of ``one``, model j of ``two``).
+    """All measures of the pairs (model i of ``one``, model j of ``two``), a row each.
 
-    Parameters
-    ----------
-    one, two : Predictions
-        On the same test examples.
-    pairs : ndarray, shape (n_pairs, 2), int
-
-    Returns
-    -------
-    DataFrame
-        One row a pair: ``model_1, model_2, accuracy_1, accuracy_2, expected`` and `MEASURES`.
-        ``of_expected`` is the inconsistency as a share of what independent errors would have;
-        ``gain_of_logits`` is ``gain`` where the logits are averaged.
+    ``model_1, model_2, accuracy_1, accuracy_2, expected`` and `MEASURES`. ``of_expected`` is the
+    inconsistency as a share of what independent errors would have; ``gain_of_logits`` is ``gain``
+    where the logits are averaged.
     """
     tables = []
     for part in _chunks(pairs):
@@ -150,10 +132,7 @@ def measure_pairs(one: Predictions, two: Predictions, pairs: np.ndarray) -> pd.D
 def measure_errors(right_1: np.ndarray, right_2: np.ndarray, pairs: np.ndarray) -> pd.DataFrame:
     """What needs no probabilities: the part of `measure_pairs` that models' margins can tell.
 
-    Parameters
-    ----------
-    right_1, right_2 : ndarray, shape (n_pairs, n_test), bool
-    pairs : ndarray, shape (n_pairs, 2), int
+    ``right_1`` and ``right_2`` are (n_pairs, n_test) bool.
     """
     accuracies = right_1.mean(axis=-1), right_2.mean(axis=-1)
     table = pd.DataFrame(np.asarray(pairs), columns=["model_1", "model_2"])
@@ -197,15 +176,10 @@ def summarise(
 
 
 def class_angles(one: Predictions, two: Predictions, pairs: np.ndarray) -> pd.DataFrame:
-    """Mean specialisation angle of each class and pair (their Figure 4).
+    """Mean specialisation angle of each class and pair (their Figure 4), of the label's confidence.
 
-    The angle is that of the confidence in the label.
-
-    Returns
-    -------
-    DataFrame
-        ``label, theta_mean, theta_low, theta_high``: over pairs, the mean and the range of the
-        middle 90%, radians; ``accuracy_1, accuracy_2``: the pairs' mean accuracies on the class.
+    ``label, theta_mean, theta_low, theta_high``: over pairs, the mean and the range of the middle
+    90%, radians; ``accuracy_1, accuracy_2``: the pairs' mean accuracies on the class.
     """
     rows, labels = [], one.labels
     for label in np.unique(labels):
@@ -228,12 +202,8 @@ def histogram_of_angles(
 ) -> pd.DataFrame:
     """Share of all examples of all pairs by outcome and specialisation angle (their Figure 3).
 
-    The angle is that of the confidence in each model's own first choice.
-
-    Returns
-    -------
-    DataFrame
-        ``outcome`` (see `OUTCOMES`), ``left, right`` (radians), ``share`` (adds up to 1).
+    The angle is that of the confidence in each model's own first choice. Columns ``outcome`` (see
+    `OUTCOMES`), ``left, right`` (radians), ``share`` (adds up to 1).
     """
     edges = np.linspace(-np.pi / 4, np.pi / 4, n_bins + 1)
     counts = np.zeros((len(OUTCOMES), n_bins))
@@ -323,27 +293,14 @@ def ensemble_gain(
 
 
 def specialisation_angle(confidence_1: np.ndarray, confidence_2: np.ndarray) -> np.ndarray:
-    """Angle from the diagonal in the confidence–confidence plot (their Figures 3 and 4).
+    """Angle from the diagonal in the confidence–confidence plot (their Figures 3 and 4), radians.
 
-    ``theta = atan(c1 / c2) - pi / 4``: 0 where both models are equally confident, positive where
-    model 1 is more so, ``pi / 4`` where model 2 has no confidence at all.
+    ``theta = atan(c1 / c2) - pi / 4`` of confidences in [0, 1], not both 0: 0 where both models are
+    equally confident, positive where model 1 is more so, ``pi / 4`` where model 2 has none at all.
 
     The summary of the source does not say confidence in what. Histograms of outcomes use that in
-    the model's own first choice: with the label's, the model that alone is right would be the
-    surer by construction. Which algorithm is better at a class is told by that in the label.
-
-    Parameters
-    ----------
-    confidence_1, confidence_2 : ndarray, in [0, 1], not both 0
-
-    Returns
-    -------
-    ndarray, radians in [-pi / 4, pi / 4]
-
-    Raises
-    ------
-    ValueError
-        If a confidence is not in [0, 1].
+    the model's own first choice: with the label's, the model that alone is right would be the surer
+    by construction. Which algorithm is better at a class is told by that in the label.
     """
     one, two = np.asarray(confidence_1), np.asarray(confidence_2)
     for name, values in (("confidence_1", one), ("confidence_2", two)):

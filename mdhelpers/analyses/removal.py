@@ -241,12 +241,7 @@ def mask_effects(weights: np.ndarray, kept: np.ndarray, without: np.ndarray) -> 
 def exchange_effects(weights: np.ndarray, sets: Sequence[np.ndarray]) -> np.ndarray:
     """Δ of each set for each test example, (n_sets, n_test) float64, in margin units.
 
-    Parameters
-    ----------
-    weights : ndarray, shape (n_test, n_train)
-        Datamodels in raw 0/1 mask units.
-    sets : sequence of int arrays
-        Indices of training examples; each leaves at least one out.
+    Weights (n_test, n_train) are in raw 0/1 mask units; each set leaves at least one example out.
     """
     weights = np.asarray(weights, np.float64)
     centred = weights - weights.mean(axis=1, keepdims=True)

@@ -34,25 +34,11 @@ def inclusion(direction: np.ndarray) -> np.ndarray:
 def tilted_masks(
     direction: np.ndarray, n_pairs: int, *, seed: int = 0
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Masks of half of the examples, tilted along a direction and against it, in pairs.
+    """Masks (n_pairs, n_train) of half of the examples, tilted along a direction and against it.
 
-    Both masks of a pair come from the same uniform draws, so that they differ only where the
-    tilt makes them; draws are kept where both have the same size, half of the examples.
-
-    Parameters
-    ----------
-    direction : ndarray, shape (n_train,)
-    n_pairs : int
-    seed : int
-
-    Returns
-    -------
-    along, against : ndarray, shape (n_pairs, n_train), bool
-
-    Raises
-    ------
-    ValueError
-        If the direction is constant.
+    Both masks of a pair come from the same uniform draws, so that they differ only where the tilt
+    makes them; draws are kept where both have the same size, half of the examples. A direction that
+    is constant, or along which too few pairs can be drawn, is a ValueError.
     """
     change, rng = inclusion(direction), np.random.default_rng(seed)
     n_train, kept = len(change), []

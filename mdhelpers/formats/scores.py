@@ -193,18 +193,8 @@ def read_npy(
 ) -> Datamodels:
     """Read a matrix of scores that says nothing of itself, as `export_weights` writes.
 
-    Parameters
-    ----------
-    path : str or Path
-    positive_means : {"helps", "hurts"}
-        Whether a training example with a positive score raises or lowers the output.
-    standardised, alpha, orientation, n_train, n_test
-        As for :func:`read_pt`; the orientation must be given, or follow from the sizes.
-
-    Raises
-    ------
-    ValueError
-        As for :func:`read_pt`, and if the sign is not told.
+    ``positive_means`` is "helps" or "hurts", the rest as for :func:`read_pt`; the orientation must
+    be given, or follow from the sizes.
     """
     path = Path(path)
     matrix = open_npy(path, ("n_test", "n_train"))
@@ -227,7 +217,8 @@ def read_trak(
     """Read TRAK's scores (Park et al., 2023), ``scores/<experiment>.mmap`` of its ``save_dir``.
 
     They estimate influence on the label's logit less the logsumexp of the others, where margins of
-    this package take the largest other.
+    this package take the largest other. Unfinished scores are refused, and those of other sizes
+    than noted.
 
     Parameters
     ----------
@@ -240,12 +231,6 @@ def read_trak(
         Needed where the matrix is square; TRAK writes "train_test".
     n_train, n_test : int, optional
         Sizes that the scores should have.
-
-    Raises
-    ------
-    ValueError
-        If scores are unfinished, not of the sizes that TRAK noted or that are given, all zero for
-        a target, or not finite (float16 ends at 65504).
     """
     path = _trak_file(Path(path))
     matrix = open_npy(path, ("n_train", "n_targets"))
@@ -309,6 +294,9 @@ def read_kronfluence(
 ) -> Datamodels:
     """Read kronfluence's pairwise scores, (n_query, n_train); scores by module are summed.
 
+    Scores of a part of the data, summed over examples, by token or of training examples on
+    themselves are refused.
+
     Parameters
     ----------
     path : str or Path
@@ -321,13 +309,6 @@ def read_kronfluence(
         Needed where the matrix is square; kronfluence writes "test_train".
     n_train, n_test : int, optional
         Sizes that the scores should have.
-
-    Raises
-    ------
-    ValueError
-        If the sign is not told; if scores are of a part of the data, summed over examples, by
-        token or of training examples on themselves; or if sizes disagree with the arguments or
-        with what kronfluence noted.
     """
     path = Path(path)
     matrix = _pairwise_scores(path)

@@ -141,10 +141,7 @@ def cross_fitted_gaps(
 def order_by_gap(comparison: Comparison, gaps: CrossFit | pd.DataFrame) -> Comparison:
     """The comparison with the directions of the strongest evidence first, see `in_order`.
 
-    Parameters
-    ----------
-    gaps : CrossFit or DataFrame
-        What :func:`cross_fitted_gaps` gave for this comparison (or its ``directions``).
+    ``gaps`` is what :func:`cross_fitted_gaps` gave for this comparison, or its ``directions``.
     """
     table = gaps.directions if isinstance(gaps, CrossFit) else gaps
     table, ordered = in_order(table), []

@@ -110,17 +110,7 @@ def difference(
     before_2, after_2 : array_like, shape (n_models_2, n_examples)
         The same under algorithm 2, for the same examples in the same order.
     n_bootstrap, seed : int
-        As in `treatment_effect`.
-
-    Returns
-    -------
-    Effect
-        In percentage points, with a 95% percentile interval.
-
-    Raises
-    ------
-    ValueError
-        As `treatment_effect`, and if the two algorithms were given different numbers of examples.
+        As in `treatment_effect`, as is what is raised.
     """
     change_1, change_2 = _change(before_1, after_1), _change(before_2, after_2)
     n_examples = change_1.shape[1]

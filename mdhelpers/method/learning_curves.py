@@ -232,8 +232,7 @@ def fit_law(
         ``n_models, lds, cosine``; NaN where something was not measured.
     method : str
         How the weights were fitted, see `mdhelpers.method.datamodels.METHODS`.
-    n_train : int
-    n_slots : int
+    n_train, n_slots : int
     ceiling : float
         The plateau is at most this: the noise ceiling, where it was measured.
     ridge : Law, optional
@@ -243,11 +242,6 @@ def fit_law(
     -------
     Law or None
         None where nothing stands out from noise, so that there is nothing to carry on.
-
-    Raises
-    ------
-    ValueError
-        If the lasso is given no law of ridge regression.
     """
     points, scored = (table[table[name] > _LEAST] for name in ("cosine", "lds"))
     if not len(points) or not len(scored):

@@ -34,23 +34,11 @@ def log_odds(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 
 
 def relative_to_class(margins: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Margins less the mean margin of the same model over test images of the same class.
+    """Margins (n_models, n_test) less the model's mean margin over test images of the same class.
 
     A small model's seed makes it favour one class or another, which moves all margins of a class
-    together. That is the largest noise that test images share; this removes it, and with it what
-    a training image does to a class as a whole.
-
-    Parameters
-    ----------
-    margins
-        (n_models, n_test) float.
-    labels
-        (n_test,) int.
-
-    Returns
-    -------
-    (n_models, n_test) of the margins' dtype.
-
+    together. That is the largest noise that test images share; this removes it, and with it what a
+    training image does to a class as a whole.
     """
     relative = margins.copy()
     for label in np.unique(labels):

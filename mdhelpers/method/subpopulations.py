@@ -69,17 +69,9 @@ def subpopulations(direction_set: DirectionSet, *, top_k: int = 24) -> pd.DataFr
 def class_shares(members: pd.DataFrame, labels: np.ndarray) -> pd.DataFrame:
     """How far each subpopulation belongs to one class (the premise of App. D's inspection).
 
-    Parameters
-    ----------
-    members : DataFrame
-        ``comparison, direction, end, index``, as from :func:`subpopulations`.
-    labels : ndarray, shape (n_test,), int
-
-    Returns
-    -------
-    DataFrame
-        ``comparison, direction, end, label, share, expected``: the commonest class, its share of
-        the subpopulation, and its share of all test examples.
+    Of ``members`` as :func:`subpopulations` gives them: ``comparison, direction, end, label, share,
+    expected``, the commonest class, its share of the subpopulation, and its share of all test
+    examples.
     """
     labels = np.asarray(labels)
     overall, rows = np.bincount(labels) / len(labels), []
@@ -123,24 +115,9 @@ def grade(direction_set: DirectionSet, labels: np.ndarray, truth: pd.DataFrame) 
 
 
 def grade_scores(scores: np.ndarray, labels: np.ndarray, truth: pd.DataFrame) -> pd.DataFrame:
-    """`grade` for any numbers by which test examples can be put in order.
+    """`grade` for any numbers ``scores`` (n_test, n_scores) that put test examples in order.
 
-    Parameters
-    ----------
-    scores : ndarray, shape (n_test, n_scores)
-    labels : ndarray, shape (n_test,), int
-    truth : DataFrame of n_test rows
-        A bool column for each feature: which test examples carry it.
-
-    Returns
-    -------
-    DataFrame
-        ``score``, the column of ``scores``, and the columns of `grade` from ``end`` on.
-
-    Raises
-    ------
-    ValueError
-        If lengths disagree or a column is not bool.
+    The table has ``score``, the column of ``scores``, and the columns of `grade` from ``end`` on.
     """
     labels = np.asarray(labels)
     _check_truth(len(scores), labels, truth)
@@ -218,21 +195,12 @@ def relative_influence(
     datamodels_2: Weights,
     test_indices: np.ndarray,
 ) -> np.ndarray:
-    """How much more algorithm 1 than 2 relies on each training example for a subpopulation.
+    """How much more algorithm 1 than 2 relies on each training example, (n_train,), for some tests.
 
-    The sum over the subpopulation of the absolute weights of normalised datamodels, under
-    algorithm 1 less under 2 (paper, appendix D). The sign is kept: the largest values are used
-    more by algorithm 1, the smallest more by 2; the paper's figure is the absolute value.
-
-    Parameters
-    ----------
-    datamodels_1, datamodels_2 : Datamodels, or ndarray of shape (n_test, n_train)
-    test_indices : ndarray of int
-        The subpopulation.
-
-    Returns
-    -------
-    ndarray, shape (n_train,)
+    The sum over the test examples ``test_indices`` of the absolute weights of normalised
+    datamodels, under algorithm 1 less under 2 (paper, appendix D). The sign is kept: the largest
+    values are used more by algorithm 1, the smallest more by 2; the paper's figure is the absolute
+    value.
     """
     sums = []
     for datamodels in (datamodels_1, datamodels_2):
@@ -249,20 +217,9 @@ def used_by(
     *,
     n: int = 12,
 ) -> np.ndarray:
-    """Training examples that matter more to a subpopulation under one algorithm, the first most.
+    """The ``n`` training examples that matter more to a subpopulation under ``algorithm`` 1 or 2.
 
-    Parameters
-    ----------
-    algorithm : int
-        1 or 2: under which they matter more.
-    datamodels_1, datamodels_2 : Datamodels, or ndarray of shape (n_test, n_train)
-    test_indices : ndarray of int
-        The subpopulation.
-    n : int
-
-    Returns
-    -------
-    ndarray of int, shape (n,)
+    The first matters most. Weights are (n_test, n_train), or datamodels.
     """
     if algorithm not in (1, 2):
         raise ValueError(f"algorithm is {algorithm!r}; expected 1 or 2.")
@@ -334,19 +291,8 @@ def random_same_class(
 ) -> np.ndarray:
     """Random examples of a subpopulation's classes, to hold beside it (paper, appendix D).
 
-    The classes keep the shares that they have in ``indices``; the subpopulation itself is left
-    out. Fewer than ``n`` come back where a class runs out.
-
-    Parameters
-    ----------
-    labels : ndarray, shape (n_test,), int
-    indices : ndarray of int
-        The subpopulation.
-    n : int
-
-    Returns
-    -------
-    ndarray of int, shape (at most n,)
+    The classes keep the shares that they have in ``indices``; the subpopulation itself is left out.
+    Fewer than ``n`` come back where a class runs out.
     """
     labels, indices = np.asarray(labels), np.asarray(indices)
     rng = np.random.default_rng(seed)

@@ -37,7 +37,6 @@ from mdhelpers.stages.study import Study
 
 LEVEL, DIFFERENCE, FOUND, AIM = 0.05, 10.0, 0.9, 0.9
 N_KEPT, N_SPLITS = 16, 4
-MODEL_KEYS = ("algorithm_1", "algorithm_2", "alpha", "n_slots")
 
 
 def train(
@@ -46,10 +45,19 @@ def train(
     """A study of one drawing of the data; resumes where it was, and extends a smaller one."""
     run = Run(f"{study.study}-seed{seed}", runs_dir=folder)
     data.prepare_data(run, study.dataset.model_dump() | {"seed": seed})
-    given = study.model_dump()
-    parameters = {key: given[key] for key in MODEL_KEYS}
-    parameters |= {"n_models": n_models, "n_heldout": N_KEPT, "n_effect_models": N_KEPT}
-    return run, stages_models.train_models(run, **parameters | {"seed": seed}, workers=workers)
+    models = stages_models.train_models(
+        run,
+        study.algorithm_1.model_dump(),
+        study.algorithm_2.model_dump(),
+        n_models=n_models,
+        n_heldout=N_KEPT,
+        n_effect_models=N_KEPT,
+        alpha=study.alpha,
+        n_slots=study.n_slots,
+        seed=seed,
+        workers=workers,
+    )
+    return run, models
 
 
 def differences(run: Run, study: Study) -> dict[str, float]:

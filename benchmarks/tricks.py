@@ -46,10 +46,18 @@ def train(study: Study, pair: list[dict], number: int, n_models: int, folder: Pa
     """Two variants on the masks and initialisations of all the others; resumes."""
     run = Run(f"{study.study}-{number}", runs_dir=folder)
     data.prepare_data(run, study.dataset.model_dump())
-    parameters = {f"algorithm_{a}": spec for a, spec in enumerate(pair, 1)}
-    parameters |= {"n_models": n_models, "n_heldout": 0, "n_effect_models": N_KEPT}
-    parameters |= {"alpha": study.alpha, "n_slots": study.n_slots, "seed": study.seed}
-    return run, stages_models.train_models(run, **parameters, workers=workers)
+    models = stages_models.train_models(
+        run,
+        *pair,
+        n_models=n_models,
+        n_heldout=0,
+        n_effect_models=N_KEPT,
+        alpha=study.alpha,
+        n_slots=study.n_slots,
+        seed=study.seed,
+        workers=workers,
+    )
+    return run, models
 
 
 def effects(run: Run, study: Study) -> pd.DataFrame:

@@ -8,6 +8,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
@@ -173,7 +174,7 @@ def selection_curves(ax: Axes, table: pd.DataFrame, *, measure: str = "right") -
     return ax
 
 
-def removal_panels(removals: Removals) -> plt.Figure:
+def removal_panels(removals: Removals) -> Figure:
     """Foretold against found effects, one panel a setting; behind, those on all test images."""
     fig, axes = plt.subplots(1, 2, figsize=(9.5, 5.6))
     for ax, (setting, title) in zip(axes, SETTINGS.items(), strict=True):
@@ -189,7 +190,7 @@ def removal_panels(removals: Removals) -> plt.Figure:
     return fig
 
 
-def flip_panels(removals: Removals) -> plt.Figure:
+def flip_panels(removals: Removals) -> Figure:
     """Margins before and after, one panel a setting."""
     fig, axes = plt.subplots(1, 2, figsize=(9.5, 6.5))
     for ax, (setting, title) in zip(axes, SETTINGS.items(), strict=True):
@@ -199,7 +200,7 @@ def flip_panels(removals: Removals) -> plt.Figure:
     return fig
 
 
-def image_maps(found: StudyApplications, models: StudyModels) -> plt.Figure:
+def image_maps(found: StudyApplications, models: StudyModels) -> Figure:
     """Both algorithms' maps of the test images, framed by class, numbered by cluster."""
     fig, axes = plt.subplots(2, 1, figsize=(8.6, 17.5))
     test, names = models.dataset.test, models.dataset.class_names
@@ -212,7 +213,7 @@ def image_maps(found: StudyApplications, models: StudyModels) -> plt.Figure:
     return fig
 
 
-def selection_panels(selections: pd.DataFrame) -> plt.Figure:
+def selection_panels(selections: pd.DataFrame) -> Figure:
     """A row a target: right answers on the target, and on all test images."""
     targets = list(dict.fromkeys(selections["target"])) or [""]
     fig, axes = plt.subplots(len(targets), 2, figsize=(9, 4 * len(targets)), squeeze=False)
@@ -223,7 +224,7 @@ def selection_panels(selections: pd.DataFrame) -> plt.Figure:
     return fig
 
 
-def leaked_images(found: StudyApplications, models: StudyModels, *, n: int = 12) -> plt.Figure:
+def leaked_images(found: StudyApplications, models: StudyModels, *, n: int = 12) -> Figure:
     """The ``n`` most distinctive pairs of each algorithm; planted copies have a green frame."""
     rows, outlines = {}, {}
     for algorithm, name in enumerate(models.names, 1):
@@ -237,9 +238,7 @@ def leaked_images(found: StudyApplications, models: StudyModels, *, n: int = 12)
     return fig
 
 
-def brittle_neighbours(
-    found: StudyApplications, models: StudyModels, *, top_k: int = 8
-) -> plt.Figure:
+def brittle_neighbours(found: StudyApplications, models: StudyModels, *, top_k: int = 8) -> Figure:
     """The most brittle prediction's test image, and the training images that it rests on."""
     test = most_brittle(found)
     weights = {models.names[found.algorithm - 1]: found.datamodels.weights[test]}

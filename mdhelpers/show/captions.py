@@ -8,6 +8,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from mdhelpers.method.subpopulations import random_same_class
 from mdhelpers.runs.run import Run
@@ -48,7 +49,7 @@ def first_end(table: pd.DataFrame, comparison: str) -> pd.DataFrame:
     return first[first["end"].isin(within["end"])]
 
 
-def captioned_images(run: Run, captions: pd.DataFrame) -> plt.Figure:
+def captioned_images(run: Run, captions: pd.DataFrame) -> Figure:
     """The images that the captions of `first_end` are of, above random ones of their class."""
     rows, fig = None, plt.figure(figsize=(9, 1.8))
     for row in captions.head(1).itertuples():
@@ -62,7 +63,7 @@ def captioned_images(run: Run, captions: pd.DataFrame) -> plt.Figure:
     return fig
 
 
-def caption_panels(captions: pd.DataFrame) -> plt.Figure:
+def caption_panels(captions: pd.DataFrame) -> Figure:
     """The captions of `first_end` against all test images, and against the same class."""
     fig, axes = plt.subplots(1, 2, figsize=(9, 3.6))
     for ax, (reference, title) in zip(axes, REFERENCES.items(), strict=True):

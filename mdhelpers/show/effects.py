@@ -8,6 +8,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from mdhelpers.base.records import written
 from mdhelpers.data.transforms import TRANSFORMS, transform_images
@@ -49,14 +50,14 @@ def transformation_rows(hypotheses, placebo, images: np.ndarray, *, seed: int, n
     return rows
 
 
-def transformation_images(hypotheses, placebo, images: np.ndarray, *, seed: int) -> plt.Figure:
+def transformation_images(hypotheses, placebo, images: np.ndarray, *, seed: int) -> Figure:
     """The figure of `transformation_rows`."""
     fig, ax = plt.subplots(figsize=(9, 6.5))
     image_rows(ax, transformation_rows(hypotheses, placebo, images, seed=seed))
     return fig
 
 
-def effect_panels(table: pd.DataFrame, *, names: Sequence[str] = DEFAULT_NAMES) -> plt.Figure:
+def effect_panels(table: pd.DataFrame, *, names: Sequence[str] = DEFAULT_NAMES) -> Figure:
     """The effects of stage 07, one panel a hypothesis; its placebo in grey."""
     n = max(1, table["hypothesis"].nunique())
     fig, axes = plt.subplots(n, 1, figsize=(5.6, 3.6 * n), squeeze=False)
@@ -150,7 +151,7 @@ def effects(found: StudyEffects, names: Sequence[str]) -> pd.DataFrame | str:
     return wide
 
 
-def landing(run: Run, models: StudyModels, found: StudyEffects) -> plt.Figure:
+def landing(run: Run, models: StudyModels, found: StudyEffects) -> Figure:
     """The clearest finding in one picture: a subpopulation beside its class, and the effect.
 
     The subpopulation is that of the first direction of the comparison whose algorithm the

@@ -12,6 +12,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from mdhelpers.analyses.prediction_grades import SCORES, SHOWN
 from mdhelpers.analyses.predictions import PAIRS
@@ -143,7 +144,7 @@ def error_inconsistencies(
     return ax
 
 
-def ensemble_panels(found: StudyPredictions, *, names: Sequence[str] = DEFAULT_NAMES) -> plt.Figure:
+def ensemble_panels(found: StudyPredictions, *, names: Sequence[str] = DEFAULT_NAMES) -> Figure:
     """Gain and conversion rate of ensembles against the inconsistency of their errors."""
     fig, axes = plt.subplots(1, 2, figsize=(9.5, 4.4))
     pairs = found.tables.pairs.dropna(subset="gain")
@@ -194,9 +195,7 @@ def ensemble_scatter(
 # ---- confidence against confidence
 
 
-def confidence_panels(
-    found: StudyPredictions, *, names: Sequence[str] = DEFAULT_NAMES
-) -> plt.Figure:
+def confidence_panels(found: StudyPredictions, *, names: Sequence[str] = DEFAULT_NAMES) -> Figure:
     """The first two models' confidences, on different masks, a panel a kind of pair."""
     fig, axes = plt.subplots(1, 3, figsize=(11.5, 4.8))
     for ax, (pair, sides) in zip(axes, SIDES.items(), strict=True):
@@ -238,7 +237,7 @@ def confidence_confidence(
     return ax
 
 
-def angle_panels(found: StudyPredictions, *, names: Sequence[str] = DEFAULT_NAMES) -> plt.Figure:
+def angle_panels(found: StudyPredictions, *, names: Sequence[str] = DEFAULT_NAMES) -> Figure:
     """Histograms of the specialisation angle, a panel an outcome in which someone errs."""
     fig, axes = plt.subplots(1, 3, figsize=(11.5, 4.6), sharey=True)
     angles = found.tables.angles if len(found.tables.angles) else None
@@ -325,7 +324,7 @@ def classes(found: StudyPredictions, class_names, names: Sequence[str]) -> pd.Da
 # ---- predictions beside datamodels
 
 
-def seen_images(found: StudyPredictions, test: Split, names: Sequence[str]) -> plt.Figure:
+def seen_images(found: StudyPredictions, test: Split, names: Sequence[str]) -> Figure:
     """The figure of `seen_rows`."""
     fig, ax = plt.subplots(figsize=(9, 3.6))
     image_rows(ax, seen_rows(found, test, names))
@@ -338,8 +337,8 @@ def seen_rows(found: StudyPredictions, test: Split, names, *, n: int = SHOWN) ->
     for name, order in zip(names, (np.argsort(-margin), np.argsort(margin)), strict=True):
         index = order[:n]
         others = random_same_class(test.labels, index, n)
-        rows[f"better under\n{name}"] = test.images[index]
-        rows[f"random, as\nbetter under {name}"] = test.images[others]
+        rows[f"{name}\ndoes better"] = test.images[index]
+        rows[f"random, where\nbetter is {name}"] = test.images[others]
     return rows
 
 

@@ -8,6 +8,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from mdhelpers.method.comparison import COMPARISONS
 from mdhelpers.show.style import (
@@ -60,7 +61,7 @@ def tilts(found: StudyTilts, names: Sequence[str]) -> pd.DataFrame | str:
     return rows.set_index([*keys, "algorithm"])[list(COLUMNS)].rename(columns=COLUMNS).round(2)
 
 
-def tilt_panels(found: StudyTilts, *, names: Sequence[str] = DEFAULT_NAMES) -> plt.Figure:
+def tilt_panels(found: StudyTilts, *, names: Sequence[str] = DEFAULT_NAMES) -> Figure:
     """Foretold and measured changes along the first direction of each comparison."""
     fig, axes = plt.subplots(1, 2, figsize=(9, 4.8))
     for ax, name in zip(axes, COMPARISONS, strict=True):

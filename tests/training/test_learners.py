@@ -11,8 +11,6 @@ from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 
-from mdhelpers.base import own_code
-from mdhelpers.base.own_code import code_digest
 from mdhelpers.data.scenes import make_scenes
 from mdhelpers.data.transforms import transform_images
 from mdhelpers.method.margins import is_right
@@ -390,60 +388,3 @@ def test_the_pages_function_learns(module):
     data, images, labels = scenes(240)
     given = task(yaml.safe_load(block)["algorithm_2"], 240)
     assert is_right(learn(given, data).logits(images), labels).float().mean() > 0.5
-
-
-# What a function is made of
-
-
-def tree(folder: Path, **files: str) -> Path:
-    for name, code in files.items():
-        path = folder / f"{name.replace('__', '/')}.py"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(code, "utf-8")
-    return folder
-
-
-def test_a_digest_takes_in_what_is_imported_from_the_same_folder(tmp_path, monkeypatch):
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    monkeypatch.chdir(tmp_path)
-    files = {
-        "mine": "import numpy\nfrom parts import a\ndef train(): import late\n",
-        "parts__a": "from . import b\nfrom .deep.c import x\n",
-        "parts__b": "import mine  # in a circle\n",
-        "parts__deep__c": "x = 1\n",
-        "late": "y = 1\n",
-        "other": "nobody imports this\n",
-        "numpy_like": "",
-    }
-    tree(tmp_path, **files)
-    found = {"": code_digest("mine:train")}
-    for name, code in files.items():
-        tree(tmp_path, **{name: code + "# changed\n"})
-        found[name] = code_digest("mine:train")
-        tree(tmp_path, **{name: code})
-    same = {name for name, digest in found.items() if digest == found[""]}
-    assert same == {"", "other", "numpy_like"}
-    assert len(set(found.values())) == len(files) - 1
-    assert "mine" not in sys.modules
-
-
-def test_a_digest_is_of_content_and_not_of_the_place(tmp_path, monkeypatch):
-    found = set()
-    for name in ("one", "two"):
-        monkeypatch.setattr(sys, "path", list(sys.path))
-        monkeypatch.chdir(tree(tmp_path / name, pack__mine="from . import b", pack__b=""))
-        sys.path.insert(0, str(tmp_path / name))
-        found.add(code_digest("pack.mine:train"))
-    assert len(found) == 1
-    with pytest.raises(ValueError, match="cannot import 'nowhere_at_all'"):
-        code_digest("nowhere_at_all:train")
-
-
-def test_it_is_said_once_from_where_code_is_run_and_before(module, capsys):
-    module("import sys\nprint('imported', file=sys.stderr)\n" + RECORDED)
-    own_code._say_what_runs.cache_clear()
-    for _ in range(2):
-        parse_algorithm(users_function()).made_with()
-    said = capsys.readouterr().err.splitlines()
-    assert [line.split("/")[-1] for line in said] == ["users_own.py", "imported"]
-    assert said[0].startswith("This study runs code from ")

@@ -338,7 +338,7 @@ def seen_rows(found: StudyPredictions, test: Split, names, *, n: int = SHOWN) ->
         index = order[:n]
         others = random_same_class(test.labels, index, n)
         rows[f"{name}\ndoes better"] = test.images[index]
-        rows[f"random, where\nbetter is {name}"] = test.images[others]
+        rows[f"random, as\nfor {name}"] = test.images[others]
     return rows
 
 

@@ -52,6 +52,8 @@ from mdhelpers.method.evidence import (
     word,
 )
 
+PARTIES = {"1 against 2": (1, 2), "1 against 1": (1, 1), "2 against 2": (2, 2)}
+
 
 @dataclass(frozen=True)
 class CrossFit:
@@ -128,13 +130,14 @@ def cross_fitted_gaps(
         for found, other in ((0, 1), (1, 0)):
             outputs = _outputs(fitters, halves[other], lengths[2 * found : 2 * found + 2])
             for name in COMPARISONS:
-                directions = find_directions(name, *rows[found], 2 * n_directions)
+                residuals = _residuals(name, *rows[found])
+                most = min(2 * n_directions, *residuals.shape)
+                directions = principal_directions(residuals, most)
                 gap = signed_gap(name, *rows[other], directions)
-                record.add(name, gap[:n_directions])
+                record.gaps[name].append(gap[:n_directions])
                 record.match(name, directions, gap)
                 if outputs:
-                    patterns = _patterns(name, *rows[found], directions)
-                    record.weigh(name, directions, patterns, outputs)
+                    record.weigh(name, directions, directions @ residuals.T, outputs)
     return CrossFit(_total_table(record.gaps), record.table())
 
 
@@ -167,9 +170,6 @@ def in_order(gaps: pd.DataFrame) -> pd.DataFrame:
         return gaps.sort_values(["comparison", "gap"], ascending=[True, False], kind="stable")
     keys = gaps.assign(word=gaps["evidence"].map(WORDS.index), least=-gaps["clean_gap"])
     return gaps.loc[keys.sort_values(["comparison", "word", "least"], kind="stable").index]
-
-
-PARTIES = {"1 against 2": (1, 2), "1 against 1": (1, 1), "2 against 2": (2, 2)}
 
 
 def null_gaps(
@@ -238,6 +238,12 @@ def null_totals(gaps: pd.DataFrame) -> pd.DataFrame:
     return table.reset_index()[columns]
 
 
+def signed_gap(name: str, first, second, directions) -> np.ndarray:
+    """Gap of directions, positive where the first-named algorithm relies on them more."""
+    gap = explained_variance(first, directions) - explained_variance(second, directions)
+    return gap if name == "1_minus_2" else -gap
+
+
 class _Record:
     """What the splits gave: gaps by rank, and those of the comparison's directions."""
 
@@ -250,9 +256,6 @@ class _Record:
     def begin_split(self) -> None:
         for halves in self.evidence.values():
             halves.append([])
-
-    def add(self, name: str, gap: np.ndarray) -> None:
-        self.gaps[name].append(gap)
 
     def match(self, name: str, directions, gap) -> None:
         """Give the gaps of a half's directions to the comparison's, by likeness."""
@@ -290,11 +293,6 @@ def _by_likeness(cosines: np.ndarray) -> np.ndarray:
     return weights / weights.sum(1, keepdims=True)
 
 
-def _patterns(name: str, first, second, directions: np.ndarray) -> np.ndarray:
-    """Projections of a comparison's residuals on directions, (n_directions, n_test)."""
-    return directions @ _residuals(name, first, second).T
-
-
 def _outputs(
     fitters: tuple[FitOn, FitOn], models: np.ndarray, lengths: list
 ) -> tuple[Outputs, ...]:
@@ -324,20 +322,10 @@ def normalised(weights: list[np.ndarray]) -> list[np.ndarray]:
     return rows
 
 
-def find_directions(name: str, first, second, n_directions: int) -> np.ndarray:
-    """Directions of a comparison of two algorithms' normalised datamodels."""
-    return principal_directions(_residuals(name, first, second), min(n_directions, *first.shape))
-
-
 def _residuals(name: str, first, second) -> np.ndarray:
+    """Of a comparison of two algorithms' normalised datamodels."""
     pair = (first, second) if name == "1_minus_2" else (second, first)
     return residual_datamodels(*pair)
-
-
-def signed_gap(name: str, first, second, directions) -> np.ndarray:
-    """Gap of directions, positive where the first-named algorithm relies on them more."""
-    gap = explained_variance(first, directions) - explained_variance(second, directions)
-    return gap if name == "1_minus_2" else -gap
 
 
 def _spread(values: np.ndarray) -> dict[str, np.ndarray]:
@@ -380,7 +368,8 @@ def _fits_on(
 def _null_table(found, measured, n_directions: int) -> pd.DataFrame:
     tables = []
     for name in COMPARISONS:
-        directions = find_directions(name, *found, n_directions)
+        residuals = _residuals(name, *found)
+        directions = principal_directions(residuals, min(n_directions, *residuals.shape))
         columns = {"comparison": name, "direction": np.arange(1, len(directions) + 1)}
         columns["naive_gap"] = signed_gap(name, *found, directions)
         columns["gap"] = signed_gap(name, *measured, directions)

@@ -4,7 +4,6 @@ import torch
 from scipy.stats import skew
 from sklearn.decomposition import PCA
 
-from mdhelpers.formats.own import load_comparison, save_comparison
 from mdhelpers.method import comparison as module
 from mdhelpers.method.comparison import compare
 from mdhelpers.method.engines import principal
@@ -188,24 +187,6 @@ def test_tensors_are_compared_where_they_are():
     here, there = compare(first, second), compare(first.cuda(), second.cuda())
     for one, other in zip(here, there, strict=True):
         np.testing.assert_allclose(one.projections, other.projections, atol=1e-4)
-
-
-def test_save_and_load(tmp_path):
-    found = compare(*draw())
-    save_comparison(found, tmp_path / "comparison.safetensors")
-    loaded = load_comparison(tmp_path / "comparison.safetensors")
-    for before, after in zip(found, loaded, strict=True):
-        assert before.name == after.name
-        for field in ("directions", "projections", "explained_variance", "component"):
-            np.testing.assert_array_equal(getattr(before, field), getattr(after, field))
-    np.testing.assert_array_equal(found.cosines, loaded.cosines)
-    np.testing.assert_array_equal(found.n_zero, loaded.n_zero)
-
-
-def test_load_refuses_another_file(tmp_path):
-    (tmp_path / "x.safetensors").write_bytes(b"nothing of the kind")
-    with pytest.raises(ValueError, match="does not hold a comparison"):
-        load_comparison(tmp_path / "x.safetensors")
 
 
 def test_refuses():

@@ -11,7 +11,6 @@ from mdhelpers.method.crossfit import (
     order_by_gap,
 )
 from mdhelpers.method.datamodels import Fitter
-from mdhelpers.method.engines.moments import split_models
 
 N_MODELS, N_TRAIN, N_TEST = 400, 60, 90
 
@@ -164,32 +163,6 @@ def test_null_totals_tell_the_real_pair_from_the_others():
 def test_same_seed_same_gaps():
     first, second = (cross_fitted_gaps(*world(0), N_MODELS, n_splits=1, seed=4) for _ in range(2))
     pd.testing.assert_frame_equal(first.totals, second.totals)
-
-
-def test_parts_are_disjoint_and_share_every_slot():
-    slots = np.repeat(np.arange(5), 12)
-    parts = split_models(60, 4, np.random.default_rng(0), slots)
-    np.testing.assert_array_equal(np.sort(np.concatenate(parts)), np.arange(60))
-    for part in parts:
-        assert np.bincount(slots[part]).tolist() == [3] * 5
-
-
-def test_unequal_slots_are_shared_as_evenly_as_can_be():
-    slots = np.repeat([0, 1, 2], [9, 21, 13])
-    for part in split_models(43, 2, np.random.default_rng(0), slots):
-        sizes = np.bincount(slots[part])
-        assert (np.abs(sizes - np.array([4.5, 10.5, 6.5])) == 0.5).all()
-
-
-def test_fitter_passes_slots_on():
-    rng = np.random.default_rng(0)
-    masks = rng.random((80, 10)) < 0.5
-    slots = np.arange(80) % 4
-    margins = rng.normal(size=(80, 6)) + 10 * slots[:, None]
-    fit = Fitter(masks, margins, slots=slots, method="difference_of_means")
-    models = np.arange(0, 80, 3)
-    moved = Fitter(masks, margins - 10 * slots[:, None], slots=slots, method="difference_of_means")
-    np.testing.assert_allclose(fit(models), moved(models), atol=1e-4)
 
 
 def test_refuses():

@@ -1,14 +1,8 @@
-from dataclasses import replace
-
 import numpy as np
 import pytest
-import torch
-from scipy.stats import pearsonr, spearmanr
 from sklearn.linear_model import Lasso
 
-from mdhelpers.formats.own import load_datamodels, save_datamodels
-from mdhelpers.method.datamodels import fit_datamodels
-from mdhelpers.method.engines import moments as slots_module
+from mdhelpers.method.datamodels import Fitter, fit_datamodels
 from mdhelpers.method.engines.estimators import FitOptions
 from mdhelpers.method.lds import lds
 
@@ -107,14 +101,6 @@ def test_pairs_in_slots_do_not_leak_into_validation():
     assert (datamodels.weights == 0).mean() > 0.7
 
 
-def test_validation_models_are_spread_over_slots():
-    groups = torch.arange(120) % 12
-    fitting, validating = slots_module.split_validation(groups, 0.2, seed=0)
-    assert len(validating) == 24
-    assert torch.bincount(groups[validating]).tolist() == [2] * 12
-    assert sorted(torch.cat([fitting, validating]).tolist()) == list(range(120))
-
-
 def test_flags_a_best_penalty_at_the_edge():
     masks, margins, _, _ = draw(noise=0.0)
     coarse = fit_datamodels(masks, margins, options=FitOptions(lam_min_ratio=0.5, n_lams=5))
@@ -135,21 +121,6 @@ def test_same_seed_same_bits():
     masks, margins, _, slots = draw(n_slots=4)
     first, second = (fit_datamodels(masks, margins, slots=slots, seed=3) for _ in range(2))
     np.testing.assert_array_equal(first.weights, second.weights)
-
-
-def test_save_and_load(tmp_path):
-    masks, margins, _, slots = draw(n_slots=3)
-    datamodels = replace(fit_datamodels(masks, margins, slots=slots), notes=("one", "two"))
-    save_datamodels(datamodels, tmp_path / "datamodels.safetensors")
-    loaded = load_datamodels(tmp_path / "datamodels.safetensors")
-    for name, value in vars(datamodels).items():
-        np.testing.assert_array_equal(getattr(loaded, name), value)
-
-
-def test_load_refuses_another_file(tmp_path):
-    (tmp_path / "x.safetensors").write_bytes(b"nothing of the kind")
-    with pytest.raises(ValueError, match="does not hold datamodels"):
-        load_datamodels(tmp_path / "x.safetensors")
 
 
 def test_names_the_model_and_test_example_of_a_nan_margin():
@@ -194,49 +165,6 @@ def test_refuses_options_out_of_range(name, value):
         FitOptions(**{name: value})
 
 
-def test_lds_agrees_with_scipy_and_counts_constant_predictions():
-    rng = np.random.default_rng(0)
-    true = rng.normal(size=(40, 12))
-    predicted = np.round(true + rng.normal(size=true.shape), 1)  # ties
-    predicted[:, 4] = 1.0
-    score = lds(true, predicted, n_bootstrap=50)
-    expected = [
-        0.0 if k == 4 else spearmanr(true[:, k], predicted[:, k]).statistic for k in range(12)
-    ]
-    linear = [0.0 if k == 4 else pearsonr(true[:, k], predicted[:, k]).statistic for k in range(12)]
-    np.testing.assert_allclose(score.per_example, expected, atol=1e-5)
-    assert score.spearman == pytest.approx(np.mean(expected), abs=1e-6)
-    assert score.pearson == pytest.approx(np.mean(linear), abs=1e-6)
-    assert score.n_constant == 1
-    assert score.low < score.spearman < score.high
-
-
-def test_lds_bootstrap_is_that_of_resampled_models():
-    # The slow twin: draw the same models and test examples, and rank again with scipy.
-    rng = np.random.default_rng(5)
-    true = rng.normal(size=(15, 6))
-    predicted = np.round(true + 2 * rng.normal(size=true.shape))
-    score = lds(true, predicted, n_bootstrap=40, seed=3)
-    draws = np.random.default_rng(3)
-    means = []
-    for _ in range(40):
-        models, tests = draws.integers(15, size=15), draws.integers(6, size=6)
-        means.append(
-            np.mean([spearmanr(true[models, t], predicted[models, t]).statistic for t in tests])
-        )
-    expected = np.percentile(means, [2.5, 97.5])
-    np.testing.assert_allclose([score.low, score.high], expected, atol=1e-5)
-
-
-def test_lds_names_what_is_not_finite():
-    true = np.zeros((5, 3))
-    true[2, 1] = np.inf
-    with pytest.raises(ValueError, match="true_margins of model 2 on test example 1"):
-        lds(true, np.zeros((5, 3)))
-    with pytest.raises(ValueError, match="same test examples"):
-        lds(np.zeros((5, 3)), np.zeros((3, 5)))
-
-
 @pytest.mark.parametrize(("n_models", "method"), [(59, "ridge"), (60, "lasso")])
 def test_auto_takes_what_suits_the_budget(n_models, method):
     rng = np.random.default_rng(0)
@@ -244,3 +172,14 @@ def test_auto_takes_what_suits_the_budget(n_models, method):
     chosen = fit_datamodels(masks, margins, method="auto")
     assert chosen.method == method
     assert np.array_equal(chosen.weights, fit_datamodels(masks, margins, method=method).weights)
+
+
+def test_fitter_passes_slots_on():
+    rng = np.random.default_rng(0)
+    masks = rng.random((80, 10)) < 0.5
+    slots = np.arange(80) % 4
+    margins = rng.normal(size=(80, 6)) + 10 * slots[:, None]
+    fit = Fitter(masks, margins, slots=slots, method="difference_of_means")
+    models = np.arange(0, 80, 3)
+    moved = Fitter(masks, margins - 10 * slots[:, None], slots=slots, method="difference_of_means")
+    np.testing.assert_allclose(fit(models), moved(models), atol=1e-4)

@@ -1,8 +1,51 @@
 import numpy as np
 import pytest
-from scipy.stats import spearmanr
+from scipy.stats import pearsonr, spearmanr
 
-from mdhelpers.method.lds import noise_ceiling
+from mdhelpers.method.lds import lds, noise_ceiling
+
+
+def test_lds_agrees_with_scipy_and_counts_constant_predictions():
+    rng = np.random.default_rng(0)
+    true = rng.normal(size=(40, 12))
+    predicted = np.round(true + rng.normal(size=true.shape), 1)  # ties
+    predicted[:, 4] = 1.0
+    score = lds(true, predicted, n_bootstrap=50)
+    expected = [
+        0.0 if k == 4 else spearmanr(true[:, k], predicted[:, k]).statistic for k in range(12)
+    ]
+    linear = [0.0 if k == 4 else pearsonr(true[:, k], predicted[:, k]).statistic for k in range(12)]
+    np.testing.assert_allclose(score.per_example, expected, atol=1e-5)
+    assert score.spearman == pytest.approx(np.mean(expected), abs=1e-6)
+    assert score.pearson == pytest.approx(np.mean(linear), abs=1e-6)
+    assert score.n_constant == 1
+    assert score.low < score.spearman < score.high
+
+
+def test_lds_bootstrap_is_that_of_resampled_models():
+    # The slow twin: draw the same models and test examples, and rank again with scipy.
+    rng = np.random.default_rng(5)
+    true = rng.normal(size=(15, 6))
+    predicted = np.round(true + 2 * rng.normal(size=true.shape))
+    score = lds(true, predicted, n_bootstrap=40, seed=3)
+    draws = np.random.default_rng(3)
+    means = []
+    for _ in range(40):
+        models, tests = draws.integers(15, size=15), draws.integers(6, size=6)
+        means.append(
+            np.mean([spearmanr(true[models, t], predicted[models, t]).statistic for t in tests])
+        )
+    expected = np.percentile(means, [2.5, 97.5])
+    np.testing.assert_allclose([score.low, score.high], expected, atol=1e-5)
+
+
+def test_lds_names_what_is_not_finite():
+    true = np.zeros((5, 3))
+    true[2, 1] = np.inf
+    with pytest.raises(ValueError, match="true_margins of model 2 on test example 1"):
+        lds(true, np.zeros((5, 3)))
+    with pytest.raises(ValueError, match="same test examples"):
+        lds(np.zeros((5, 3)), np.zeros((3, 5)))
 
 
 def trained(rng, reliabilities, n_masks: int, n_trainings: int = 2):

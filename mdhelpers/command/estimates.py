@@ -50,8 +50,11 @@ def estimate(study: Study) -> dict[str, Any]:
     device = resolve_device("auto" if study.scheduler != "local" else study.device)
     specs = (study.algorithm_1, study.algorithm_2)
     stack = study.stack or choose_stack(specs, total, device)
-    trial = {"shape": (n_train, size, n_classes), "alpha": study.alpha, "stack": stack}
-    each = [seconds_per_model(spec, device=device, **trial) for spec in specs]
+    shape = (n_train, size, n_classes)
+    each = [
+        seconds_per_model(spec, shape=shape, alpha=study.alpha, stack=stack, device=device)
+        for spec in specs
+    ]
     workers = study.workers or (1 if device != "cpu" else cores())
     known = [seconds for seconds in each if seconds is not None]
     anew = (each[study.application_algorithm - 1] or 0) * trained_anew(study, n_train)

@@ -284,9 +284,14 @@ class TrainedFunctions(TrainedOnSubsets):
         def train() -> torch.Tensor:
             subset, labels = self.subset(model)
             test_images = np.concatenate([images, subset])
-            known = {"n_classes": self.n_classes, "seed": int(self.seeds[model])}
-            options = copy.deepcopy(self.spec.options)
-            found = self.function(subset, labels, test_images, **known, **options)
+            found = self.function(
+                subset,
+                labels,
+                test_images,
+                n_classes=self.n_classes,
+                seed=int(self.seeds[model]),
+                **copy.deepcopy(self.spec.options),
+            )
             return checked_logits(found, (len(images) + len(labels), self.n_classes))
 
         return self.attempt(model, train)

@@ -247,7 +247,10 @@ def retrain(
     keys: np.ndarray,
     *,
     name: str,
-    **who,
+    workers: int = 0,
+    scheduler: str = "local",
+    cluster: dict | None = None,
+    progress: bool = True,
 ) -> Trained:
     """Train models on given masks, or read them where that is done.
 
@@ -270,9 +273,8 @@ def retrain(
     name : str
         What the models are for; they are kept under ``retrained/<name>-<digest>`` in the run's
         folder, and those of the same name and algorithm that were trained on other masks go.
-    **who
-        ``workers``, ``scheduler``, ``cluster``, ``progress``: see
-        `mdhelpers.training.mask_training.train_all`.
+    workers, scheduler, cluster, progress
+        See `train_all`.
 
     Returns
     -------
@@ -301,7 +303,7 @@ def retrain(
         numbers=(algorithm,),
     )
     _write_request(ours.request, masks[order], keys[order])
-    train_all(ours, **who)
+    train_all(ours, workers=workers, scheduler=scheduler, cluster=cluster, progress=progress)
     _remove_others(folder, f"{name}_{algorithm}-")
     place = np.empty(len(masks), int)
     place[order] = np.arange(len(order))  # a repeated model counts by its last place

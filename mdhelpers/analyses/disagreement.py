@@ -12,8 +12,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import mode
 
-from mdhelpers.method.comparison import Comparison, DirectionSet, compare
-from mdhelpers.method.datamodels import Datamodels
+from mdhelpers.method.comparison import Comparison, DirectionSet, Weights, compare
 
 
 def most_common_predictions(predictions: np.ndarray) -> np.ndarray:
@@ -57,8 +56,8 @@ def usually_right(margins: np.ndarray) -> np.ndarray:
 
 
 def directions_without(
-    datamodels_1: Datamodels | np.ndarray,
-    datamodels_2: Datamodels | np.ndarray,
+    datamodels_1: Weights,
+    datamodels_2: Weights,
     kept: np.ndarray,
     comparison: Comparison,
     *,

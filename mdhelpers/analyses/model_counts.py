@@ -17,8 +17,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from mdhelpers.analyses.similarity import datamodel_cosines
-from mdhelpers.method.comparison import COMPARISONS, Comparison, compare
+from mdhelpers.method.comparison import COMPARISONS, Comparison, compare, datamodel_cosines
 from mdhelpers.method.datamodels import FitOn, fit_all
 from mdhelpers.method.engines.moments import split_models
 from mdhelpers.method.engines.principal import ResidualPair, Rows, as_weights, principal_components

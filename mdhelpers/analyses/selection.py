@@ -112,7 +112,7 @@ def compare_selections(
     for name, (_, grading) in halves.items():
         for (target, way, size), found in margins.items():
             if target in (name, ""):
-                rows.append({"target": name, "way": way, "size": size} | grade(found, grading))
+                rows.append({"target": name, "way": way, "size": size} | graded(found, grading))
     chosen = [
         pd.DataFrame({"target": target, "way": way, "size": size, "train": np.flatnonzero(mask[0])})
         for (target, way, size), mask in masks.items()
@@ -135,7 +135,7 @@ def subsets(
     return masks
 
 
-def grade(margins: np.ndarray, grading: np.ndarray) -> dict[str, float]:
+def graded(margins: np.ndarray, grading: np.ndarray) -> dict[str, float]:
     """Means over models and test examples, with intervals over models."""
     right = margins > 0
     values = {"margin": margins[:, grading], "right": right[:, grading], "right_all": right}

@@ -21,15 +21,18 @@ from itertools import combinations_with_replacement, product
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor
 
-from mdhelpers.method.comparison import Comparison, compare, most_directions
-from mdhelpers.method.datamodels import Datamodels
+from mdhelpers.method.comparison import (
+    Comparison,
+    Weights,
+    compare,
+    datamodel_cosines,
+    most_directions,
+)
 from mdhelpers.method.engines.principal import ResidualPair, as_weights
 
 N_COMPONENTS = 100  # as in the paper's Figure 19
 _LEAST = 0.1
-Weights = Datamodels | np.ndarray | Tensor
 Fits = Weights | Sequence
 
 
@@ -101,11 +104,6 @@ def similarity(algorithms: Mapping[str, Fits]) -> Similarity:
             columns = {"first": first, "second": second, "test": np.arange(len(cosines))}
             tables.append(pd.DataFrame(columns | {"cosine": cosines}))
     return Similarity(tuple(fits), pd.concat(tables, ignore_index=True))
-
-
-def datamodel_cosines(first: Weights, second: Weights) -> np.ndarray:
-    """Cosine of the two datamodels of each test example, (n_test,) float64; 0 for a zero one."""
-    return ResidualPair(as_weights(first), as_weights(second)).cosines.cpu().numpy()
 
 
 def variance_curves(

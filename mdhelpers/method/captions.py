@@ -1,8 +1,12 @@
-"""Name a subpopulation by the captions that set it apart (App. F.5 of the paper).
+r"""Name a subpopulation by the captions that set it apart (App. F.5 of the paper).
 
 C_i holds the cosines of image i with every caption of a bank. The distinguishing captions of a
-subpopulation are those with the largest difference between the mean of C over its images and the
-mean over the reference: all images, as in the paper, or the images of the same class, without
+subpopulation S are those with the largest difference between the mean of C over its images and the
+mean over the reference R,
+
+.. math:: \frac{1}{|S|} \sum_{i \in S} C_i - \frac{1}{|R|} \sum_{i \in R} C_i ,
+
+which is all images, as in the paper, or the images of the same class, without
 which the name of the class comes first wherever a subpopulation lies in one class.
 """
 
@@ -75,21 +79,6 @@ def distinguishing_captions(
     )
 
 
-def check_members(image_embeddings, text_embeddings, bank, members, labels) -> None:
-    n, width = image_embeddings.shape
-    if text_embeddings.shape != (len(bank), width):
-        raise ValueError(
-            f"text embeddings are {text_embeddings.shape}, expected {(len(bank), width)}: one row "
-            "a caption of the bank, as wide as the image embeddings"
-        )
-    if members.ndim != 1 or len(members) == 0 or not np.issubdtype(members.dtype, np.integer):
-        raise ValueError(f"members must be a list of indices, got {members.shape} {members.dtype}")
-    if len(np.unique(members)) < len(members) or members.min() < 0 or members.max() >= n:
-        raise ValueError(f"members must be different indices from 0 to {n - 1}")
-    if labels is not None and len(labels) != n:
-        raise ValueError(f"{len(labels)} labels for {n} images; give one an image")
-
-
 def random_subset(
     similarity: np.ndarray, classes: np.ndarray, members: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -106,3 +95,18 @@ def random_subset(
             left = 1 - count / len(those)
             variance += count * left * those.var(axis=0, ddof=1) / len(members) ** 2
     return mean, np.sqrt(variance)
+
+
+def check_members(image_embeddings, text_embeddings, bank, members, labels) -> None:
+    n, width = image_embeddings.shape
+    if text_embeddings.shape != (len(bank), width):
+        raise ValueError(
+            f"text embeddings are {text_embeddings.shape}, expected {(len(bank), width)}: one row "
+            "a caption of the bank, as wide as the image embeddings"
+        )
+    if members.ndim != 1 or len(members) == 0 or not np.issubdtype(members.dtype, np.integer):
+        raise ValueError(f"members must be a list of indices, got {members.shape} {members.dtype}")
+    if len(np.unique(members)) < len(members) or members.min() < 0 or members.max() >= n:
+        raise ValueError(f"members must be different indices from 0 to {n - 1}")
+    if labels is not None and len(labels) != n:
+        raise ValueError(f"{len(labels)} labels for {n} images; give one an image")

@@ -1,8 +1,12 @@
-"""ModelDiff's comparison of two algorithms by their datamodels (paper, section 3).
+r"""ModelDiff's comparison of two algorithms by their datamodels (paper, section 3).
 
 1. Each datamodel, a row of ``Theta^(i)`` (n_test, n_train), is divided by its length.
 2. The residual datamodel of algorithm 1 with respect to 2 is what remains of a row after its
-   projection on the other algorithm's row for the same test example is taken away (eq. 3).
+   projection on the other algorithm's row for the same test example is taken away (eq. 3),
+
+   .. math:: \theta^{(1 \setminus 2)}_x = \theta^{(1)}_x
+      - \langle \theta^{(1)}_x, \theta^{(2)}_x \rangle \, \theta^{(2)}_x .
+
 3. Principal components of the residuals (eq. 4) are the distinguishing training directions; the
    test examples at their ends are the distinguishing subpopulations.
 
@@ -32,6 +36,7 @@ from mdhelpers.method.engines.principal import (
 )
 
 COMPARISONS = ("1_minus_2", "2_minus_1")
+Weights = Datamodels | np.ndarray | Tensor  # (n_test, n_train)
 
 
 @dataclass(frozen=True)
@@ -109,8 +114,8 @@ class Comparison:
 
 
 def compare(
-    datamodels_1: Datamodels | np.ndarray | Tensor,
-    datamodels_2: Datamodels | np.ndarray | Tensor,
+    datamodels_1: Weights,
+    datamodels_2: Weights,
     *,
     n_directions: int = 8,
     center: bool = True,
@@ -182,6 +187,33 @@ def explained_variance(rows: np.ndarray, directions: np.ndarray) -> np.ndarray:
     return np.square(rows @ directions.T).sum(0) / max(total, np.finfo(float).tiny)
 
 
+def datamodel_cosines(first: Weights, second: Weights) -> np.ndarray:
+    """Cosine of the two datamodels of each test example, (n_test,) float64; 0 for a zero one."""
+    return ResidualPair(as_weights(first), as_weights(second)).cosines.cpu().numpy()
+
+
+def row_cosines(one: np.ndarray, two: np.ndarray) -> np.ndarray:
+    """Cosine of equal rows of two (n_test, n_train) arrays, (n_test,); 0 where a row is zero."""
+    return (normalise_rows(one) * normalise_rows(two)).sum(1)
+
+
+def most_directions(shape: tuple[int, int], *, centred: bool = True) -> int:
+    """How many directions residuals of shape (n_test, n_train) have: centring takes one away."""
+    n_test, n_train = shape
+    return min(n_test - centred, n_train)
+
+
+def check_count(n_directions: int, shape: tuple[int, int], *, centred: bool = True) -> None:
+    """Refuse more directions than residuals of this shape, (n_test, n_train), can have."""
+    most = most_directions(shape, centred=centred)
+    if not 1 <= n_directions <= most:
+        raise ValueError(
+            f"n_directions is {n_directions}; expected a number from 1 to {most}: residuals of "
+            f"{shape[0]} test and {shape[1]} training examples have no more"
+            f"{' once centred' if centred else ''}."
+        )
+
+
 def _direction_sets(pair: ResidualPair, found: list[Components]) -> list[DirectionSet]:
     """Signed directions, and what one more product with both datamodels says about them."""
     directions = [components.directions.double().cpu().numpy() for components in found]
@@ -212,25 +244,3 @@ def _signs(projections: np.ndarray, directions: np.ndarray) -> np.ndarray:
     third, second = (centred**3).mean(0), np.square(centred).mean(0)
     largest = directions[np.arange(len(directions)), np.abs(directions).argmax(1)]
     return np.where(np.where(np.abs(third) > 1e-6 * second**1.5, third, largest) < 0, -1.0, 1.0)
-
-
-def check_count(n_directions: int, shape: tuple[int, int], *, centred: bool = True) -> None:
-    """Refuse more directions than residuals of this shape, (n_test, n_train), can have."""
-    most = most_directions(shape, centred=centred)
-    if not 1 <= n_directions <= most:
-        raise ValueError(
-            f"n_directions is {n_directions}; expected a number from 1 to {most}: residuals of "
-            f"{shape[0]} test and {shape[1]} training examples have no more"
-            f"{' once centred' if centred else ''}."
-        )
-
-
-def most_directions(shape: tuple[int, int], *, centred: bool = True) -> int:
-    """How many directions residuals of shape (n_test, n_train) have: centring takes one away."""
-    n_test, n_train = shape
-    return min(n_test - centred, n_train)
-
-
-def row_cosines(one: np.ndarray, two: np.ndarray) -> np.ndarray:
-    """Cosine of equal rows of two (n_test, n_train) arrays, (n_test,); 0 where a row is zero."""
-    return (normalise_rows(one) * normalise_rows(two)).sum(1)

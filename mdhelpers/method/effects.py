@@ -1,9 +1,13 @@
-"""Does a transformation change one algorithm's models and not the other's? (paper, Definition 2)
+r"""Does a transformation change one algorithm's models and not the other's? (paper, Definition 2)
 
 A hypothesis such as "only models trained without augmentation use the tag" is tested by adding
-the tag to test images and watching the models' softmax confidence in one class. The paper takes
-the expectation over test images *and* over the randomness of training, so the intervals here
-resample both: images of the one test set at hand, and models of the ones that were trained.
+the tag to test images and watching the models' softmax confidence in one class,
+
+.. math:: \mathbb{E}_{x, \, M} \big[ p_M(F(x)) - p_M(x) \big] .
+
+The paper takes the expectation over test images *and* over the randomness of training, so the
+intervals here resample both: images of the one test set at hand, and models of the ones that were
+trained.
 """
 
 from dataclasses import dataclass

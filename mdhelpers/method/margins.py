@@ -1,4 +1,10 @@
-"""What a model says about a test image, as the one number that datamodels predict."""
+r"""What a model says about a test image, as the one number that datamodels predict.
+
+Of logits ``z`` and the label ``y`` that is the correct-class margin or, in its place, the log-odds,
+
+.. math:: z_y - \max_{k \neq y} z_k \qquad \text{or} \qquad
+   z_y - \log \sum_{k \neq y} \exp z_k = \log \frac{p_y}{1 - p_y} .
+"""
 
 from __future__ import annotations
 
@@ -6,14 +12,6 @@ import math
 
 import numpy as np
 import torch
-
-
-def is_right(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Whether the largest logit is the label's: (..., n) bool of (..., n, n_classes).
-
-    A positive margin says the same, positive log-odds ask for more than half of the probability.
-    """
-    return correct_class_margins(logits, labels) > 0
 
 
 def correct_class_margins(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -31,6 +29,14 @@ def log_odds(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     index = labels.expand(logits.shape[:-1])[..., None]
     correct = logits.gather(-1, index)[..., 0]
     return correct - logits.scatter(-1, index, -math.inf).logsumexp(-1)
+
+
+def is_right(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Whether the largest logit is the label's: (..., n) bool of (..., n, n_classes).
+
+    A positive margin says the same, positive log-odds ask for more than half of the probability.
+    """
+    return correct_class_margins(logits, labels) > 0
 
 
 def relative_to_class(margins: np.ndarray, labels: np.ndarray) -> np.ndarray:

@@ -22,11 +22,9 @@ import numpy as np
 import pandas as pd
 from scipy.stats import rankdata
 
-from mdhelpers.method.comparison import Comparison, DirectionSet, normalise_rows
-from mdhelpers.method.datamodels import Datamodels
+from mdhelpers.method.comparison import Comparison, DirectionSet, Weights, normalise_rows
 
 ENDS = ("top", "bottom")
-Weights = Datamodels | np.ndarray
 
 
 def subpopulations(direction_set: DirectionSet, *, top_k: int = 24) -> pd.DataFrame:

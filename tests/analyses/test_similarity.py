@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from mdhelpers.analyses.similarity import curves_of, datamodel_cosines, similarity, variance_curves
-from mdhelpers.method.comparison import compare
+from mdhelpers.analyses.similarity import curves_of, similarity, variance_curves
+from mdhelpers.method.comparison import compare, datamodel_cosines
 
 
 def draw(seed=0, noise=1.0, n_test=80, n_train=400):

@@ -119,8 +119,9 @@ def analyse(
     curves = [variance_curves(*weights, seed=seed).assign(on="all")]
     if given is None:
         return Analyses(curves[0], None, None, None)
-    options = {"slots": given.slots, "seed": seed}
-    samples = fit_samples(*given.fits, given.n_models, everyone=weights, **options)
+    samples = fit_samples(
+        *given.fits, given.n_models, everyone=weights, slots=given.slots, seed=seed
+    )
     alike, counts = None, None
     if samples.halves:
         halves = samples.halves[max(samples.halves)]

@@ -81,14 +81,17 @@ def encoder_of(
     The small one is trained once for all runs beside this one, and each keeps a copy, so that it is
     whole wherever it is taken.
     """
-    options = {"size": size, "seed": seed, "steps": steps}
-    if spec.model == "small" and not (own := own_clip(folder, **options)).is_file():
-        shared = folder.parent / ".clip"
-        load_clip(spec, cache_dir=shared, **options)
-        own.parent.mkdir(exist_ok=True)
-        with written(own) as unfinished:
-            shutil.copyfile(shared / own.name, unfinished)
-    return load_clip(spec, cache_dir=folder / "clip", **options, device=resolve_device(device))
+    clips = folder / "clip"
+    if spec.model == "small":
+        own = own_clip(folder, size=size, seed=seed, steps=steps)
+        if not own.is_file():
+            shared = folder.parent / ".clip"
+            load_clip(spec, cache_dir=shared, size=size, seed=seed, steps=steps)
+            clips.mkdir(exist_ok=True)
+            with written(own) as unfinished:
+                shutil.copyfile(shared / own.name, unfinished)
+    device = resolve_device(device)
+    return load_clip(spec, cache_dir=clips, size=size, seed=seed, steps=steps, device=device)
 
 
 def own_clip(folder: Path, *, size: int, seed: int, steps: int) -> Path:

@@ -16,9 +16,9 @@ import pytest
 from small_project import COMMON, make_project, write_notebook
 
 import mdhelpers
+from mdhelpers.base.threads import SIGNALS, Stopped, exit_code, stoppable
 from mdhelpers.command import cli, execution
 from mdhelpers.command.execution import execute
-from mdhelpers.command.stopping import SIGNALS, Stopped, exit_code, stoppable
 from mdhelpers.method.engines import compiled
 from mdhelpers.runs.notebooks import _say_once, find_notebooks
 from mdhelpers.training.workers import processes

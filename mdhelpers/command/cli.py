@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 from typer.core import TyperCommand
 
-from mdhelpers.command.stopping import exit_code, stoppable
+from mdhelpers.base.threads import exit_code, stoppable
 
 app = typer.Typer(
     help="Run ModelDiff studies, build their book, and see what this machine can do.",

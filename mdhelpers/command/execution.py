@@ -25,7 +25,7 @@ from traitlets import default
 
 from mdhelpers.base.places import project_root, shown
 from mdhelpers.base.records import remove_unfinished, unfinished_name
-from mdhelpers.command.stopping import Stopped, stoppable
+from mdhelpers.base.threads import Stopped, stoppable
 
 ENGINE = "mdhelpers"
 EVERY_S = 30.0  # between lines that tell how far a notebook is, where no bar moves
@@ -244,7 +244,7 @@ def execute(source: Path, output: Path, parameters: Mapping[str, Any], *, label:
     ------
     NotebookFailed
         If a cell raises, or the kernel dies.
-    mdhelpers.command.stopping.Stopped
+    mdhelpers.base.threads.Stopped
         If a signal asked to stop; the kernel and its workers are gone then.
     """
     output.parent.mkdir(parents=True, exist_ok=True)

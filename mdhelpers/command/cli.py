@@ -266,7 +266,7 @@ def planner(
     with _readable_errors(traceback):
         import textwrap
 
-        from mdhelpers.command.planner import plan
+        from mdhelpers.command.estimates import plan
         from mdhelpers.runs.run import run_at
 
         for sentence in plan(run_at(_run_folder(study, profile, runs_dir)), lds=lds, cosine=cosine):

@@ -270,9 +270,7 @@ def check_given(given: GivenModels, *, n_models: int, n_train: int, n_test: int)
     refuse_too_few(given, len(masks), n_models)
 
 
-def import_models(
-    plan: TrainingPlan, given: dict[int, GivenModels], *, progress: bool = True
-) -> dict:
+def import_models(plan: TrainingPlan, given: dict[int, GivenModels]) -> dict:
     """Copy the first ``plan.n_models`` models of each algorithm into the run's stores.
 
     Returns
@@ -288,8 +286,7 @@ def import_models(
     read = {algorithm: open_models(plan, spec) for algorithm, spec in given.items()}
     for algorithm, models in read.items():
         store = plan.create_store(algorithm)
-        bar = tqdm(range(store.n_tasks), desc=f"reading models {algorithm}", disable=not progress)
-        for task in bar:
+        for task in tqdm(range(store.n_tasks), desc=f"reading models {algorithm}"):
             rows = rows_of(models, store.task_rows(task), store.layout["n_epochs"])
             store.write_task(task, rows)
     return {"models": 0, "seconds": 0.0, "workers": 0}

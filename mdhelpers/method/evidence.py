@@ -118,20 +118,9 @@ class Gaps:
     levels: np.ndarray
 
     @property
-    def influence(self) -> np.ndarray:
-        """What leaving each pair out would take from the gap, (n_directions, n_models)."""
-        return self.influences[0] - self.influences[1]
-
-    @property
     def gap(self) -> np.ndarray:
         """Noise-free gaps, fractions of the datamodels' variance, (n_directions,)."""
         return self.levels[0] - self.levels[1]
-
-    @property
-    def error(self) -> np.ndarray:
-        """Jackknife standard errors, (n_directions,)."""
-        one, both, two = self.covariance
-        return np.sqrt(one - 2 * both + two)
 
     @property
     def covariance(self) -> np.ndarray:

@@ -130,7 +130,7 @@ def solve_lasso(
     nothing = Validation(masks, lam.new_zeros(0, len(lam)))
     weights = (start * problem.variance[:, None]).contiguous()
     grid = Grid(n_lams=1, patience=1)
-    path = _follow(problem, nothing, lam[:, None], grid, tol, engine, weights)
+    path = follow_compiled(problem, nothing, lam[:, None], grid, tol, engine, weights)
     gaps = torch.where(problem.variance > 0, path.gaps[0].to(lam), torch.zeros_like(lam))
     return weights, gaps
 
@@ -161,11 +161,11 @@ def lasso_path(
     lams = grid.lams(problem)
     if engine.compiled(problem):
         weights = torch.zeros_like(problem.cross)
-        return _follow(problem, validation, lams, grid, tol, engine, weights)
-    return follow(problem, validation, lams, grid, Solver(problem, tol, engine.max_iter))
+        return follow_compiled(problem, validation, lams, grid, tol, engine, weights)
+    return follow_together(problem, validation, lams, grid, Solver(problem, tol, engine.max_iter))
 
 
-def _follow(problem, validation, lams, grid, tol, engine, weights) -> Path:
+def follow_compiled(problem, validation, lams, grid, tol, engine, weights) -> Path:
     """Hand arrays to the compiled engine, in as many parts as there are threads."""
     from mdhelpers.method.engines import compiled  # numba takes half a second to import
 

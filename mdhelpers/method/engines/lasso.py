@@ -13,7 +13,7 @@ makes ``G`` and ``c`` from masks.
 
 Two engines solve it and agree: coordinate descent on working sets
 (:mod:`mdhelpers.method.engines.compiled`), on a CPU where numba is installed; and accelerated
-proximal gradient batched over targets (`follow`, below), on any device and for designs too wide for
+proximal gradient batched over targets (`follow_together`), on any device and for designs too wide for
 a Gram matrix: one step of all targets costs one product ``W G``, the rest is element by element.
 Both stop a target when its duality gap, which bounds how far its objective lies above the optimum,
 is at most ``tol`` times its variance. No gradient then violates optimality by more than ``sqrt(2 *
@@ -223,7 +223,9 @@ def _parts(n: int, threads: int) -> list[slice]:
 _FIRST_CURVATURE = 1.3
 
 
-def follow(problem: LassoProblem, validation: Validation, lams: Tensor, grid: Grid, solver) -> Path:
+def follow_together(
+    problem: LassoProblem, validation: Validation, lams: Tensor, grid: Grid, solver
+) -> Path:
     """Follow all paths together; ``lams`` (n_targets, n) ends at the floor.
 
     Each solution starts from the line through the previous two, the lasso's path being piecewise

@@ -13,11 +13,11 @@ makes ``G`` and ``c`` from masks.
 
 Two engines solve it and agree: coordinate descent on working sets
 (:mod:`mdhelpers.method.engines.compiled`), on a CPU where numba is installed; and accelerated
-proximal gradient batched over targets (`follow_together`), on any device and for designs too wide for
-a Gram matrix: one step of all targets costs one product ``W G``, the rest is element by element.
-Both stop a target when its duality gap, which bounds how far its objective lies above the optimum,
-is at most ``tol`` times its variance. No gradient then violates optimality by more than ``sqrt(2 *
-tol)``: a step along one that did would gain half its square.
+proximal gradient batched over targets (`follow_together`), on any device and for designs too wide
+for a Gram matrix: one step of all targets costs one product ``W G``, the rest is element by
+element. Both stop a target when its duality gap, which bounds how far its objective lies above the
+optimum, is at most ``tol`` times its variance. No gradient then violates optimality by more than
+``sqrt(2 * tol)``: a step along one that did would gain half its square.
 
 Weights and penalties in this module are in standardised units.
 """

@@ -12,8 +12,7 @@ import pytest
 import torch
 import yaml
 
-from mdhelpers.base.own_code import _say_what_runs
-from mdhelpers.base.specs import validate
+from mdhelpers.base.specs import _say_what_runs, validate
 from mdhelpers.command.estimates import estimate
 from mdhelpers.data.datasets import DatasetSpec
 from mdhelpers.data.sources import SOURCES, data_digest

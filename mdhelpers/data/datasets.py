@@ -20,9 +20,8 @@ from pydantic import (
     model_validator,
 )
 
-from mdhelpers.base.own_code import find
 from mdhelpers.base.records import read_json, write_json, written
-from mdhelpers.base.specs import Count, Seed, Share, Spec
+from mdhelpers.base.specs import Count, Seed, Share, Spec, find_named
 
 if TYPE_CHECKING:
     from mdhelpers.data.sources import Source
@@ -115,7 +114,7 @@ def source_of(kind: str) -> Source:
     """The kind of data of that name, ours or the user's own (``module:name``)."""
     from mdhelpers.data.sources import SOURCES, Source
 
-    return find(kind, SOURCES, "kind", lambda it: isinstance(it, Source))
+    return find_named(kind, SOURCES, "kind", lambda it: isinstance(it, Source))
 
 
 @dataclass(frozen=True, eq=False)

@@ -19,10 +19,9 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from mdhelpers.base.own_code import code_digest, is_own
 from mdhelpers.base.places import resolve
 from mdhelpers.base.records import content_digest, digest
-from mdhelpers.base.specs import unknown_word
+from mdhelpers.base.specs import code_digest, is_own, unknown_word
 from mdhelpers.data.datasets import Dataset, DatasetSpec, Split
 from mdhelpers.data.pictures import METADATA, SEVERAL, Picture, Range, printable, read_picture
 from mdhelpers.data.scenes import CLASS_NAMES, check_features, make_scenes

@@ -13,17 +13,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from mdhelpers.analyses.disagreement import (
-    directions_without,
-    most_common_predictions,
-    usually_right,
-)
 from mdhelpers.analyses.model_counts import ModelCounts, effect_of_model_count, fit_samples
 from mdhelpers.analyses.similarity import (
     N_COMPONENTS,
     Similarity,
     curves_of,
+    directions_without,
+    most_common_predictions,
     similarity,
+    usually_right,
     variance_curves,
 )
 from mdhelpers.method.comparison import Comparison, compare, most_directions
@@ -74,7 +72,7 @@ class Analyses:
         Of the algorithms, named "1" and "2", each with fits on two halves of its models.
     counts : ModelCounts or None
     disagreement : DataFrame or None
-        Tables of `mdhelpers.analyses.disagreement.directions_without`, with further columns.
+        Tables of `mdhelpers.analyses.similarity.directions_without`, with further columns.
         ``rule``: "predictions" (the paper's: most common ones are compared) or "margins" (their
         signs). ``kept``: the examples where these "agree"; by margins also, apart, those that both
         algorithms usually get "right". ``n`` and ``left_out``: how many stay and do not.

@@ -25,9 +25,17 @@ from pydantic import (
     model_validator,
 )
 
-from mdhelpers.base.own_code import code_digest, find, is_own
 from mdhelpers.base.places import resolve
-from mdhelpers.base.specs import Count, Positive, Share, Spec, validate
+from mdhelpers.base.specs import (
+    Count,
+    Positive,
+    Share,
+    Spec,
+    code_digest,
+    find_named,
+    is_own,
+    validate,
+)
 from mdhelpers.data.datasets import DatasetSpec
 
 if TYPE_CHECKING:
@@ -336,7 +344,7 @@ def architecture_of(name: str) -> Architecture:
     """The architecture of that name, ours or the user's own (``module:name``)."""
     from mdhelpers.training.networks import ARCHITECTURES, Architecture
 
-    return find(name, ARCHITECTURES, "architecture", lambda it: isinstance(it, Architecture))
+    return find_named(name, ARCHITECTURES, "architecture", lambda it: isinstance(it, Architecture))
 
 
 class SklearnSpec(AlgorithmSpec):
@@ -416,7 +424,7 @@ LEARNERS: dict[str, type[AlgorithmSpec]] = {
 def learner_of(given: Any) -> type[AlgorithmSpec]:
     """The kind that a mapping names, ours or the user's own (``module:Class``)."""
     kind = given.get("kind", "network") if isinstance(given, dict) else "network"
-    return find(str(kind), LEARNERS, "kind", is_learner)
+    return find_named(str(kind), LEARNERS, "kind", is_learner)
 
 
 def is_learner(it: Any) -> bool:

@@ -19,8 +19,7 @@ import torch
 from threadpoolctl import threadpool_limits
 from torch.nn import functional as F
 
-from mdhelpers.base.own_code import load
-from mdhelpers.base.specs import unknown_word
+from mdhelpers.base.specs import load_named, unknown_word
 from mdhelpers.method.margins import correct_class_margins, log_odds
 from mdhelpers.training.algorithms import AlgorithmSpec, PythonSpec, SklearnSpec
 from mdhelpers.training.networks import StackedNetwork
@@ -315,7 +314,7 @@ def checked_logits(result, shape: tuple[int, int]) -> torch.Tensor:
 
 
 def load_function(spec: PythonSpec) -> Callable:
-    """The function that ``spec`` names, see `mdhelpers.base.own_code.load`.
+    """The function that ``spec`` names, see `mdhelpers.base.specs.load_named`.
 
     Raises
     ------
@@ -324,7 +323,7 @@ def load_function(spec: PythonSpec) -> Callable:
 
     """
     try:
-        function = load(spec.function, "function", callable)
+        function = load_named(spec.function, "function", callable)
     except ValueError as error:
         raise ValueError(f"{spec.name}: {error}") from error
     check_call(spec, function)

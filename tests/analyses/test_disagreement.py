@@ -4,11 +4,7 @@ import numpy as np
 import pytest
 from scipy.special import softmax
 
-from mdhelpers.analyses.disagreement import (
-    directions_without,
-    most_common_predictions,
-    usually_right,
-)
+from mdhelpers.analyses.similarity import directions_without, most_common_predictions, usually_right
 from mdhelpers.method.comparison import compare
 
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from mdhelpers.base import own_code
-from mdhelpers.base.own_code import code_digest, find, load
+from mdhelpers.base import specs
+from mdhelpers.base.specs import code_digest, find_named, load_named
 
 
 def tree(folder: Path, **files: str) -> Path:
@@ -56,9 +56,9 @@ def test_it_is_said_once_from_where_code_is_run_and_before(tmp_path, monkeypatch
     monkeypatch.setattr(sys, "path", list(sys.path))
     code = "import sys\nprint('imported', file=sys.stderr)\ndef train(): pass\n"
     monkeypatch.chdir(tree(tmp_path, users_words=code))
-    own_code._say_what_runs.cache_clear()
+    specs._say_what_runs.cache_clear()
     for _ in range(2):
-        load("users_words:train", "function", callable)
+        load_named("users_words:train", "function", callable)
     del sys.modules["users_words"]
     said = capsys.readouterr().err.splitlines()
     assert [line.split("/")[-1] for line in said] == ["users_words.py", "imported"]
@@ -66,9 +66,9 @@ def test_it_is_said_once_from_where_code_is_run_and_before(tmp_path, monkeypatch
 
 
 def test_a_word_is_known_or_names_where_to_look():
-    assert find("one", {"one": 1}, "number", callable) == 1
-    assert find("os.path:join", {}, "function", callable) is os.path.join
+    assert find_named("one", {"one": 1}, "number", callable) == 1
+    assert find_named("os.path:join", {}, "function", callable) is os.path.join
     with pytest.raises(ValueError, match=r"unknown number 'won'; did you mean 'one'.*module:name"):
-        find("won", {"one": 1}, "number", callable)
+        find_named("won", {"one": 1}, "number", callable)
     with pytest.raises(ValueError, match=r"unknown function of os\.path 'jion'; did you mean"):
-        find("os.path:jion", {}, "function", callable)
+        find_named("os.path:jion", {}, "function", callable)

@@ -14,8 +14,8 @@ import pandas as pd
 
 from mdhelpers.base.records import written
 from mdhelpers.base.specs import validate
+from mdhelpers.clip import small_clip
 from mdhelpers.clip.encoders import Encoder, embed_images, embed_texts, load_named
-from mdhelpers.clip.small_clip import Training, file_name
 from mdhelpers.clip.words import CaptionSpec, caption_bank
 from mdhelpers.method.captions import distinguishing_captions
 from mdhelpers.runs.run import Run
@@ -96,7 +96,11 @@ def encoder_of(
 
 def own_clip(folder: Path, *, size: int, seed: int, steps: int) -> Path:
     """Where a run keeps its copy of the small CLIP."""
-    return folder / "clip" / file_name(Training(size=size, seed=seed, steps=steps))
+    return (
+        folder
+        / "clip"
+        / small_clip.file_name(small_clip.Training(size=size, seed=seed, steps=steps))
+    )
 
 
 def embeddings_of(
@@ -115,11 +119,12 @@ def embeddings_of(
     spec, data = spec_of(run, captions), read_data(run)
     if spec.model == "none":
         return np.ones((len(data.test), 1), np.float32), np.ones((0, 1), np.float32), []
-    run.outputs(CAPTIONS)  # the CLIP is among them
-    encoder, bank = (
-        encoder_of(run.path, spec, data.size[0], steps=steps, seed=seed),
-        caption_bank(spec),
-    )
+    kept = run.outputs(CAPTIONS, "clip/*.safetensors")
+    if kept:  # the small CLIP that the captions were made with, whatever it would be named today
+        encoder = small_clip.load(kept[0])
+    else:
+        encoder = encoder_of(run.path, spec, data.size[0], steps=steps, seed=seed)
+    bank = caption_bank(spec)
     return embed_images(encoder, data.test.images), embed_texts(encoder, bank), bank
 
 
@@ -144,9 +149,7 @@ def load_clip(
                 f"captions.pretrained is {spec.pretrained!r}, but the small CLIP is trained here; "
                 "leave it empty or name an open_clip model as captions.model"
             )
-        from mdhelpers.clip.small_clip import load_or_train
-
-        return load_or_train(cache_dir, size=size, seed=seed, steps=steps)
+        return small_clip.load_or_train(cache_dir, size=size, seed=seed, steps=steps)
     return load_named(spec.model, spec.pretrained, device=device)
 
 

@@ -11,8 +11,11 @@ import pytest
 from mdhelpers.clip import encoders
 from mdhelpers.clip.words import CaptionSpec
 from mdhelpers.method.captions import distinguishing_captions
+from mdhelpers.runs.run import Run
+from mdhelpers.runs.stage import CAPTIONS
 from mdhelpers.stages import captions as stages_captions
 from mdhelpers.stages.captions import caption_subpopulations
+from mdhelpers.stages.data import prepare_data
 
 NAMED = "ViT-B-32"
 
@@ -80,3 +83,18 @@ def test_a_tag_without_network_fails_at_once(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=r"cannot be reached; pass the path.*model: none"):
         stages_captions.load_clip(CaptionSpec(model=NAMED, pretrained="openai"), cache_dir=tmp_path)
     assert time.monotonic() - start < 5
+
+
+def test_a_page_embeds_by_the_clip_that_its_captions_were_made_with(tmp_path, monkeypatch):
+    """Whatever that would be named today, as when the recipe has another number since."""
+    run, asked = Run("s", runs_dir=tmp_path), []
+    prepare_data(run, {"kind": "scenes", "size": 16, "n_train": 12, "n_test": 15})
+    made = run.path / "clip" / "small_clip_of_old.safetensors"
+    made.parent.mkdir()
+    made.write_bytes(b"weights")
+    run.stage(CAPTIONS, {}).keep(made=[made])
+    monkeypatch.setattr("mdhelpers.clip.small_clip.load", lambda path: asked.append(path))
+    for name in ("embed_images", "embed_texts"):
+        monkeypatch.setattr(stages_captions, name, lambda *_: np.ones((1, 1)))
+    stages_captions.embeddings_of(run, {"model": "small"})
+    assert asked == [made]

@@ -14,8 +14,7 @@ from numcodecs import Zstd
 
 from mdhelpers.base import records
 from mdhelpers.base.arrays import open_npy
-from mdhelpers.formats import models as importers
-from mdhelpers.formats import scores as influence_scores
+from mdhelpers.formats import models, scores
 from mdhelpers.formats.scores import load_scores, read_record
 from mdhelpers.training.locations import PROTOCOLS, check_url, open_location
 from mdhelpers.training.store import ModelStore
@@ -393,11 +392,11 @@ def test_records_beside_scores_may_hold_anything(tmp_path):
     with pytest.raises(ValueError, match=r"metadata\.json is not JSON"):
         read_record(file)
     file.write_text('{"indices": 5}')
-    influence_scores._check_datasets(tmp_path / "pairwise_scores.safetensors", (2, 3))
+    scores._check_datasets(tmp_path / "pairwise_scores.safetensors", (2, 3))
     (tmp_path / "spec.json").write_text('{"num_models": 1, "schema": {"a": {"dtype": "(", '
                                         '"shape": [1]}}}')  # fmt: skip
     with pytest.raises(ValueError, match=r"spec\.json in"):
-        importers._check_spec(tmp_path, {"a": np.ones((1, 1))})
+        models._check_spec(tmp_path, {"a": np.ones((1, 1))})
 
 
 def test_masks_and_margins_that_cannot_be_are_named(tmp_path):
@@ -405,11 +404,11 @@ def test_masks_and_margins_that_cannot_be_are_named(tmp_path):
     np.save(tmp_path / "margins.npy", np.ones((4, 2), np.float32))
     files = tmp_path / "masks.npy", tmp_path / "margins.npy"
     with pytest.raises(ValueError, match=r"masks\.npy: masks hold"):
-        importers.read_masks_and_margins(*files)
+        models.read_masks_and_margins(*files)
     np.save(tmp_path / "masks.npy", np.ones((4, 3), np.uint8))
     np.save(tmp_path / "margins.npy", np.full((4, 2), np.nan, np.float32))
     with pytest.raises(ValueError, match=r"margins\.npy: the margin of model 0"):
-        importers.read_masks_and_margins(*files)
+        models.read_masks_and_margins(*files)
 
 
 def test_changed_files_are_read_rightly_or_refused_by_name(tmp_path):

@@ -21,19 +21,23 @@ from myst_parser.parsers.mdit import create_md_parser
 
 from mdhelpers.analyses.removal import join
 from mdhelpers.book import build as book
-from mdhelpers.book import pages as book_pages
+from mdhelpers.book import pages
 from mdhelpers.book import pages as book_tables
 from mdhelpers.method.comparison import Comparison, DirectionSet
-from mdhelpers.show import analyses as analysis_plots
-from mdhelpers.show import applications as application_plots
+from mdhelpers.show import (
+    analyses,
+    applications,
+    comparison,
+    datamodels,
+    gallery,
+    predictions,
+    reweighting,
+    style,
+    subpopulations,
+)
 from mdhelpers.show import captions as show_captions
-from mdhelpers.show import comparison as comparison_plots
-from mdhelpers.show import datamodels as plots
 from mdhelpers.show import effects as show_effects
-from mdhelpers.show import gallery, style, subpopulations
 from mdhelpers.show import models as model_plots
-from mdhelpers.show import predictions as prediction_plots
-from mdhelpers.show import reweighting as tilting_plots
 from mdhelpers.show.explorer import explorer
 from mdhelpers.show.style import escape_markdown, one_line, without_script_ends
 from tests.book.test_build import make_run
@@ -123,11 +127,11 @@ def test_in_markdown_it_is_text(name, frame, parser):
 def test_in_a_page_and_its_tables_it_is_text(name):
     results = {"run": {"study": "tiny"}, "a": {"name": name, "n": 3}}
     values, page = {"results": results}, "p.md"
-    text = book_pages.expand("{{ results.a.name }} has {{ results.a.n }}", values, page=page)
+    text = pages.expand("{{ results.a.name }} has {{ results.a.n }}", values, page=page)
     assert text == f"{escape_markdown(name)} has 3"
     rows = {"recorded": {"rows": [{"what": name, "value": 0.5}]}}
     table = "{{ table recorded.rows | what; value:.1f }}"
-    shown = book_pages.expand(table, rows | values, page=page)
+    shown = pages.expand(table, rows | values, page=page)
     assert shown == book_tables.table(rows["recorded"]["rows"], ["what", "value:.1f"], page=page)
     assert escape_markdown(name) in shown
 
@@ -189,7 +193,7 @@ def gaps():
 
 
 def gap_splits():
-    parts = [gaps().assign(pair=p, split=s) for p in prediction_plots.PAIR_STYLES for s in (0, 1)]
+    parts = [gaps().assign(pair=p, split=s) for p in predictions.PAIR_STYLES for s in (0, 1)]
     return pd.concat(parts)
 
 
@@ -246,7 +250,7 @@ def fits():
 
 
 def pairs_of_models():
-    kinds = list(prediction_plots.PAIR_STYLES)
+    kinds = list(predictions.PAIR_STYLES)
     numbers = {"inconsistency": 0.2, "expected": 0.3, "gain": 0.1, "mean": 0.2, "low": 0.1,
                "high": 0.3, "theta_mean": 0.1, "theta_low": -0.1, "theta_high": 0.2,
                "left": 0.0, "right": 0.5, "share": 0.4}  # fmt: skip
@@ -290,12 +294,12 @@ def applied():
 
 def selections(names):
     ends = {f"right{which}{end}": 0.5 for which in ("", "_all") for end in ("", "_low", "_high")}
-    ways = [frame(target=names, way=way, size=10) for way in application_plots.WAYS]
+    ways = [frame(target=names, way=way, size=10) for way in applications.WAYS]
     return pd.concat(ways).assign(**ends)
 
 
 def scores(names):
-    rows = [(n, s, 0.8, 0.6) for n in names for s in prediction_plots.SCORE_STYLES]
+    rows = [(n, s, 0.8, 0.6) for n in names for s in predictions.SCORE_STYLES]
     return pd.DataFrame(rows, columns=["feature", "score", "auc_within_class", "chance"])
 
 
@@ -324,14 +328,14 @@ def quality():
     )
 
 
-A, C, P = analysis_plots, comparison_plots, prediction_plots
+A, C, P = analyses, comparison, predictions
 SIMILAR = np.array([[0.8, 0.3], [0.3, 0.7]])
 DRAW = {
     model_plots.accuracy_histogram: lambda f, ax, n: f(ax, per_name(n)),
     model_plots.margin_histogram: lambda f, ax, n: f(ax, per_name(n)),
     model_plots.loss_curves: lambda f, ax, n: f(ax, per_name(n)),
-    plots.lds_histogram: lambda f, ax, n: f(ax, per_name(n)),
-    plots.half_cosines: lambda f, ax, n: f(ax, quality(), names=n),
+    datamodels.lds_histogram: lambda f, ax, n: f(ax, per_name(n)),
+    datamodels.half_cosines: lambda f, ax, n: f(ax, quality(), names=n),
     C.cosine_histogram: lambda f, ax, n: f(ax, per_name(n)),
     show_captions.caption_bars: lambda f, ax, n: f(ax, frame(caption=list(n), score=[0.5, 0.2])),
     show_effects.effect_curves: lambda f, ax, n: f(ax, effects(), names=n, placebo=effects()),
@@ -354,9 +358,9 @@ DRAW = {
     P.class_angles: lambda f, ax, n: f(ax, pairs_of_models(), n, names=n),
     P.feature_grades: lambda f, ax, n: f(ax, scores(n)),
     P.member_grades: lambda f, ax, n: f(ax, members(), names=n),
-    tilting_plots.tilt_scatter: lambda f, ax, n: f(ax, tilts(), names=n),
-    tilting_plots.tilt_sizes: lambda f, ax, n: f(ax, tilts(), names=n),
-    application_plots.image_map: lambda f, ax, n: f(
+    reweighting.tilt_scatter: lambda f, ax, n: f(ax, tilts(), names=n),
+    reweighting.tilt_sizes: lambda f, ax, n: f(ax, tilts(), names=n),
+    applications.image_map: lambda f, ax, n: f(
         ax, RNG.random((12, 2)), IMAGES, np.arange(12) % 2, names=n
     ),
     gallery.show_images: lambda f, ax, n: f(ax, IMAGES[:2], titles=n),
@@ -370,9 +374,9 @@ FIGURES = {  # that are made, not drawn on axes
     A.variance_curves: lambda f, n: f(further(n), names=n),
     A.model_counts: lambda f, n: f(further(n), names=n),
     A.components: lambda f, n: f(further(n), names=n),
-    plots.foretold: lambda f, n: f(fits(), names=n),
-    plots.deviations: lambda f, n: f(fits(), names=n),
-    plots.learning_curves: lambda f, n: f(quality(), names=n),
+    datamodels.foretold: lambda f, n: f(fits(), names=n),
+    datamodels.deviations: lambda f, n: f(fits(), names=n),
+    datamodels.learning_curves: lambda f, n: f(quality(), names=n),
     subpopulations.mosaic: lambda f, n: f(dict.fromkeys(n, IMAGES), height=3),
     show_captions.captioned_images: lambda f, _: f(None, frame()),
     show_captions.caption_panels: lambda f, n: f(
@@ -392,27 +396,27 @@ FIGURES = {  # that are made, not drawn on axes
     P.confidence_panels: lambda f, n: f(predicted(), names=n),
     P.angle_panels: lambda f, n: f(predicted(), names=n),
     P.seen_images: lambda f, n: f(predicted(), data_of(n).test, n),
-    tilting_plots.tilt_panels: lambda f, n: f(
+    reweighting.tilt_panels: lambda f, n: f(
         SimpleNamespace(changes=pd.concat([tilts(), tilts(), tilts()])), names=n
     ),
-    application_plots.removal_panels: lambda f, _: f(join([])),
-    application_plots.flip_panels: lambda f, _: f(join([])),
-    application_plots.image_maps: lambda f, n: f(applied(), models_of(n)),
-    application_plots.leaked_images: lambda f, n: f(applied(), models_of(n)),
-    application_plots.brittle_neighbours: lambda f, n: f(applied(), models_of(n), top_k=4),
-    application_plots.selection_panels: lambda f, n: f(selections(n)),
+    applications.removal_panels: lambda f, _: f(join([])),
+    applications.flip_panels: lambda f, _: f(join([])),
+    applications.image_maps: lambda f, n: f(applied(), models_of(n)),
+    applications.leaked_images: lambda f, n: f(applied(), models_of(n)),
+    applications.brittle_neighbours: lambda f, n: f(applied(), models_of(n), top_k=4),
+    applications.selection_panels: lambda f, n: f(selections(n)),
 }
 WITHOUT_NAMES = {
-    plots.predicted_against_true,
-    application_plots.removal_scatter,
-    application_plots.flip_dumbbells,
-    application_plots.selection_curves,
+    datamodels.predicted_against_true,
+    applications.removal_scatter,
+    applications.flip_dumbbells,
+    applications.selection_curves,
 }
 OF_A_RUN = {show_effects.landing}
 
 
 def test_every_figure_is_drawn_here():
-    modules = (plots, A, C, P, model_plots, tilting_plots, application_plots, gallery)
+    modules = (datamodels, A, C, P, model_plots, reweighting, applications, gallery)
     modules += (show_captions, show_effects, subpopulations)
     public = {
         function: inspect.signature(function)
@@ -441,7 +445,7 @@ PANELS = {
     P.confidence_confidence: (3, (11.5, 4.8)),
     P.angle_histograms: (3, (11.5, 4.6)),
     P.feature_grades: (1, (7.5, 3.8)),
-    tilting_plots.tilt_scatter: (2, (9, 4.8)),
+    reweighting.tilt_scatter: (2, (9, 4.8)),
     gallery.datamodel_neighbours: (1, (9, 3)),
 }  # and sizes, as in the notebooks; others have a figure of their own
 

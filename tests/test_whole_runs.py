@@ -18,8 +18,7 @@ from mdhelpers.base.specs import validate
 from mdhelpers.clip.words import CaptionSpec
 from mdhelpers.command.status import check_run, mend, status
 from mdhelpers.runs.run import Run, StudyError, store_locations
-from mdhelpers.stages import data, datamodels, models
-from mdhelpers.stages import study as inputs
+from mdhelpers.stages import data, datamodels, models, study
 from mdhelpers.training.algorithms import parse_algorithm
 from mdhelpers.training.store import ModelStore
 
@@ -273,12 +272,12 @@ def test_what_an_algorithm_reads_is_among_its_stages_parameters(tmp_path, monkey
     (tmp_path / "weights.safetensors").write_bytes(b"1")
     start = {"kind": "checkpoint", "path": str(tmp_path / "weights.safetensors")}
     network = parse_algorithm({"name": "a", "initialisation": start})
-    before = inputs.algorithms_from_outside(network, network)
-    assert inputs.algorithms_from_outside(network, network) == before
+    before = study.algorithms_from_outside(network, network)
+    assert study.algorithms_from_outside(network, network) == before
     (tmp_path / "weights.safetensors").write_bytes(b"2")
-    assert inputs.algorithms_from_outside(network, network) != before
+    assert study.algorithms_from_outside(network, network) != before
     plain = parse_algorithm({"name": "a"})
-    assert inputs.algorithms_from_outside(plain, plain) == {}
+    assert study.algorithms_from_outside(plain, plain) == {}
 
 
 @pytest.mark.parametrize("key", ["bank", "pretrained"])
@@ -286,9 +285,9 @@ def test_what_captions_read_is_among_their_stages_parameters(tmp_path, key):
     file = tmp_path / "file.pt"
     file.write_text("a cat\na dog\n")
     spec = validate(CaptionSpec, {"model": "ViT-B-32", key: str(file)})
-    before = inputs.captions_from_outside(spec)
+    before = study.captions_from_outside(spec)
     file.write_text("a cat\na fox\n")
-    assert inputs.captions_from_outside(spec) != before
+    assert study.captions_from_outside(spec) != before
     file.unlink()
     with pytest.raises(FileNotFoundError, match=f"captions.{key}: there is no file"):
-        inputs.captions_from_outside(spec)
+        study.captions_from_outside(spec)

@@ -4,7 +4,7 @@ import papermill.cli
 import pytest
 from small_project import TinyStudy, make_project, write_notebook
 
-from mdhelpers.command import files as studyfiles
+from mdhelpers.command import files
 from mdhelpers.runs import notebooks
 from mdhelpers.runs.run import StudyError
 
@@ -17,7 +17,7 @@ def project(tmp_path, monkeypatch):
 
 def test_later_files_and_single_values_replace_top_level_keys(project):
     (project / "lr.yaml").write_text("algorithm: {lr: 0.3}\n")
-    merged = studyfiles.merge(
+    merged = files.merge(
         "parameters/tiny.yaml", ["parameters/smoke.yaml", "lr.yaml"], {"n_train": 7}
     )
     assert merged == {
@@ -42,39 +42,39 @@ def test_later_files_and_single_values_replace_top_level_keys(project):
 def test_files_that_are_no_parameters_are_named(project, text, message):
     (project / "parameters" / "bad.yaml").write_text(text)
     with pytest.raises(StudyError, match=message) as error:
-        studyfiles.read_parameters("parameters/bad.yaml")
+        files.read_parameters("parameters/bad.yaml")
     assert "parameters/bad.yaml" in str(error.value)
 
 
 def test_an_empty_file_changes_nothing_and_dates_are_texts(project):
     (project / "parameters" / "empty.yaml").write_text("# nothing\n")
     (project / "parameters" / "date.yaml").write_text("day: 2026-11-21\n")
-    assert studyfiles.read_parameters("empty") == {}
-    assert studyfiles.read_parameters("date") == {"day": "2026-11-21"}
+    assert files.read_parameters("empty") == {}
+    assert files.read_parameters("date") == {"day": "2026-11-21"}
 
 
 def test_a_missing_file_is_answered_with_those_there_are(project):
-    assert studyfiles.find_parameters("tiny") == project / "parameters" / "tiny.yaml"
+    assert files.find_parameters("tiny") == project / "parameters" / "tiny.yaml"
     with pytest.raises(StudyError, match=r"Did you mean parameters/tiny\.yaml\? Those of this"):
-        studyfiles.find_parameters("parameters/tinny.yaml")
+        files.find_parameters("parameters/tinny.yaml")
 
 
 @pytest.mark.parametrize("text", ["3", "1e-3", "True", "None", "word", "0.5", "two words"])
 def test_values_are_read_as_papermill_reads_them(text):
-    assert studyfiles.scalar(text) == papermill.cli._resolve_type(text)
+    assert files.scalar(text) == papermill.cli._resolve_type(text)
 
 
 def test_values_may_be_yaml_too():
-    assert studyfiles.scalar("[1, 2]") == [1, 2]
-    assert studyfiles.scalar("{lr: 0.1}") == {"lr": 0.1}
-    assert studyfiles.scalar("true") is True
+    assert files.scalar("[1, 2]") == [1, 2]
+    assert files.scalar("{lr: 0.1}") == {"lr": 0.1}
+    assert files.scalar("true") is True
     with pytest.raises(StudyError, match="not a value in YAML"):
-        studyfiles.scalar("[1, 2")
+        files.scalar("[1, 2")
 
 
 @pytest.mark.usefixtures("project")
 def test_known_studies_carry_their_first_comment():
-    assert studyfiles.known_studies() == {"smoke": "A quick look", "tiny": "A tiny study"}
+    assert files.known_studies() == {"smoke": "A quick look", "tiny": "A tiny study"}
 
 
 @pytest.mark.usefixtures("project")
@@ -128,21 +128,21 @@ def test_unreadable_notebooks_are_named(project):
 
 def test_unknown_keys_are_refused_with_the_nearest_name():
     with pytest.raises(StudyError) as error:
-        studyfiles.refuse_unknown(["n_model", "zzz", "seed"], ["n_models", "seed"])
+        files.refuse_unknown(["n_model", "zzz", "seed"], ["n_models", "seed"])
     assert "'n_model': no notebook declares it. Did you mean 'n_models'?" in str(error.value)
     assert "'zzz'" in str(error.value)
-    studyfiles.refuse_unknown(["seed"], ["n_models", "seed"])
+    files.refuse_unknown(["seed"], ["n_models", "seed"])
 
 
 def test_validation_names_the_value_in_words():
     with pytest.raises(StudyError) as error:
-        studyfiles.complete({"study": "t", "algorithm": {"lr": -1}, "n_models": "many"}, TinyStudy)
+        files.complete({"study": "t", "algorithm": {"lr": -1}, "n_models": "many"}, TinyStudy)
     assert "algorithm.lr: Input should be greater than 0, got -1" in str(error.value)
     assert "n_models: Input should be a valid integer" in str(error.value)
 
 
 def test_defaults_are_filled_in_as_plain_values():
-    study, values = studyfiles.complete({"study": "t", "shown": 3}, TinyStudy)
+    study, values = files.complete({"study": "t", "shown": 3}, TinyStudy)
     assert values["algorithm"] == {"lr": 0.1}
     assert values["shown"] == 3  # declared by a notebook only: passed on as it is
     assert study.n_models == 4
@@ -150,7 +150,7 @@ def test_defaults_are_filled_in_as_plain_values():
 
 def test_a_key_within_a_mapping_is_told_to_be_given_with_it():
     with pytest.raises(StudyError, match=r"dataset is given as a whole.*-p dataset '{size: …}'"):
-        studyfiles.refuse_unknown(["dataset.size"], ["dataset"])
+        files.refuse_unknown(["dataset.size"], ["dataset"])
 
 
 @pytest.mark.parametrize(
@@ -158,4 +158,4 @@ def test_a_key_within_a_mapping_is_told_to_be_given_with_it():
 )
 def test_a_key_that_stands_within_mappings_is_told_where(key, place):
     with pytest.raises(StudyError, match=f"It is a key within {place}"):
-        studyfiles.refuse_unknown([key], ["dataset", "algorithm_1", "algorithm_2"])
+        files.refuse_unknown([key], ["dataset", "algorithm_1", "algorithm_2"])

@@ -6,7 +6,7 @@ import pytest
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from mdhelpers.show import applications as plots
+from mdhelpers.show import applications
 from mdhelpers.show.style import use_style
 
 
@@ -38,7 +38,7 @@ def legend(ax):
 
 def test_removal_scatter_puts_each_set_at_its_effects_with_its_interval(ax, removals):
     grey = np.linspace(-3, 3, 20).reshape(2, 10)
-    assert plots.removal_scatter(ax, removals, predicted=grey, retrained=grey) is ax
+    assert applications.removal_scatter(ax, removals, predicted=grey, retrained=grey) is ax
     control, chosen = ax.containers
     assert chosen.lines[0].get_xydata().tolist() == [[2.0, 1.5], [1.0, 1.2]]
     bars = np.array(chosen.lines[2][0].get_segments())
@@ -50,7 +50,7 @@ def test_removal_scatter_puts_each_set_at_its_effects_with_its_interval(ax, remo
 
 
 def test_flips_are_in_the_order_of_the_sets_sizes(ax, removals):
-    assert plots.flip_dumbbells(ax, removals) is ax
+    assert applications.flip_dumbbells(ax, removals) is ax
     assert [tick.get_text() for tick in ax.get_yticklabels()] == ["2", "7"]
     before, control, found, foretold = (points.get_offsets() for points in ax.collections[1:])
     assert before[:, 0].tolist() == [0.9, 1.5]
@@ -63,7 +63,9 @@ def test_a_map_shows_one_image_a_cell_in_its_classs_colour(ax):
     rng = np.random.default_rng(0)
     places, images = rng.random((50, 2)), rng.integers(0, 256, (50, 8, 8, 3)).astype(np.uint8)
     groups, numbers = np.arange(50) % 2, np.arange(50) % 3 + 1
-    plots.image_map(ax, places, images, groups, names=("cat", "dog"), numbers=numbers, cells=4)
+    applications.image_map(
+        ax, places, images, groups, names=("cat", "dog"), numbers=numbers, cells=4
+    )
     assert len(ax.images) == len(
         np.unique(np.minimum(relative(places) * 4, 3.999).astype(int), axis=0)
     )
@@ -80,15 +82,15 @@ def relative(places):
 
 def test_a_map_of_one_place_is_drawn(ax):
     images = np.zeros((3, 8, 8, 3), np.uint8)
-    plots.image_map(ax, np.ones((3, 2)), images, np.zeros(3, int), names=("cat",))
+    applications.image_map(ax, np.ones((3, 2)), images, np.zeros(3, int), names=("cat",))
     assert len(ax.images) == 1
 
 
 def test_selection_curves_have_a_line_a_way_in_percent(ax):
-    table = pd.DataFrame({"way": np.repeat(list(plots.WAYS), 2), "size": [10, 20] * 3})
+    table = pd.DataFrame({"way": np.repeat(list(applications.WAYS), 2), "size": [10, 20] * 3})
     table["right"] = np.linspace(0.3, 0.8, 6)
     table["right_low"], table["right_high"] = table["right"] - 0.1, table["right"] + 0.05
-    assert plots.selection_curves(ax, table) is ax
+    assert applications.selection_curves(ax, table) is ax
     assert legend(ax) == ["at random", "nearest in pixels", "by datamodels"]
     heights = [container.lines[0].get_ydata() for container in ax.containers]
     np.testing.assert_allclose(np.concatenate(heights).astype(float), 100 * table["right"])
@@ -98,4 +100,4 @@ def test_selection_curves_have_a_line_a_way_in_percent(ax):
 
 def test_a_table_without_a_column_is_refused(ax):
     with pytest.raises(ValueError, match="lacks"):
-        plots.flip_dumbbells(ax, pd.DataFrame({"test": [1]}))
+        applications.flip_dumbbells(ax, pd.DataFrame({"test": [1]}))

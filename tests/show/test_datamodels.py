@@ -8,7 +8,7 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from mdhelpers.runs.stage import DATAMODELS
-from mdhelpers.show import datamodels as plots
+from mdhelpers.show import datamodels
 from mdhelpers.show.style import use_style
 
 
@@ -27,14 +27,14 @@ def legend(ax):
 
 
 def test_lds_histogram_leaves_undefined_correlations_out(ax):
-    assert plots.lds_histogram(ax, {"fixed": np.array([0.2, np.nan, 0.4])}) is ax
+    assert datamodels.lds_histogram(ax, {"fixed": np.array([0.2, np.nan, 0.4])}) is ax
     assert legend(ax) == ["fixed: mean 0.30"]
 
 
 def test_predicted_against_true_picks_out_the_examples(ax):
     rng = np.random.default_rng(0)
     true, predicted = rng.normal(size=(20, 5)), rng.normal(size=(20, 5))
-    assert plots.predicted_against_true(ax, true, predicted, examples=[3, 1]) is ax
+    assert datamodels.predicted_against_true(ax, true, predicted, examples=[3, 1]) is ax
     assert legend(ax) == ["test image 3", "test image 1"]
     pooled, *picked = ax.collections
     assert np.exp(0) <= pooled.get_array().max()
@@ -44,9 +44,9 @@ def test_predicted_against_true_picks_out_the_examples(ax):
 
 def test_predicted_against_true_refuses_what_does_not_fit(ax):
     with pytest.raises(ValueError, match="expected the same"):
-        plots.predicted_against_true(ax, np.zeros((3, 4)), np.zeros((4, 3)))
+        datamodels.predicted_against_true(ax, np.zeros((3, 4)), np.zeros((4, 3)))
     with pytest.raises(ValueError, match="at most 6"):
-        plots.predicted_against_true(ax, np.eye(9), np.eye(9), examples=range(7))
+        datamodels.predicted_against_true(ax, np.eye(9), np.eye(9), examples=range(7))
 
 
 def test_datamodels_that_foretell_nothing_are_called_so():
@@ -55,4 +55,4 @@ def test_datamodels_that_foretell_nothing_are_called_so():
     figures |= {f"{what}_{a}": 0.5 for what in ("nonzero", "lam_at_edge") for a in (1, 2)}
     run = SimpleNamespace(names=("a", "b"), results={DATAMODELS: figures | {"lds_2_low": -0.1}})
     verdicts = {"a": "foretell", "b": "not told from chance"}
-    assert plots.lds_table(run)["verdict"].to_dict() == verdicts
+    assert datamodels.lds_table(run)["verdict"].to_dict() == verdicts

@@ -7,8 +7,7 @@ import pytest
 from mdhelpers.runs.run import Run
 from mdhelpers.runs.stage import TILTING
 from mdhelpers.show import reweighting as show
-from mdhelpers.stages import comparison as findings
-from mdhelpers.stages import data, datamodels, models
+from mdhelpers.stages import comparison, data, datamodels, models
 from mdhelpers.stages.reweighting import StudyTilts, read_tilted, tilt_directions
 from tests.stages.test_models import DATA, MODELS
 
@@ -22,7 +21,7 @@ def run(tmp_path_factory) -> Run:
     data.prepare_data(run, DATA)
     models.train_models(run, **MODELS, workers=1)
     datamodels.fit_datamodels(run, method="difference_of_means")
-    findings.compare_algorithms(run, n_directions=2, n_splits=1, n_null_splits=1)
+    comparison.compare_algorithms(run, n_directions=2, n_splits=1, n_null_splits=1)
     return run
 
 
@@ -34,7 +33,7 @@ def found(run) -> StudyTilts:
 def test_every_direction_is_measured_under_both_algorithms(run, found):
     assert len(found.table) == 6
     assert len(found.changes) == 6 * 30
-    first = findings.read_comparison(run).comparison.one_minus_two.component[0]
+    first = comparison.read_comparison(run).comparison.one_minus_two.component[0]
     rows = found.table[found.table["comparison"] == "1_minus_2"]
     assert rows["direction"].tolist() == [first, first]
     assert found.table["correlation"].abs().max() <= 1
@@ -68,7 +67,7 @@ def test_the_page_shows_it(found):
 
 def test_the_models_that_were_trained_are_read_in_pairs(run, found):
     """Tilted towards its direction's images, all of one size, and as far apart as measured."""
-    directions = findings.read_comparison(run).comparison.one_minus_two.directions
+    directions = comparison.read_comparison(run).comparison.one_minus_two.directions
     for algorithm in (1, 2):
         masks, outputs = read_tilted(run, algorithm)
         assert masks.shape[:3] == outputs.shape[:3] == (3, 2, 4)

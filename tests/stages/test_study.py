@@ -13,7 +13,7 @@ from PIL import Image
 
 from mdhelpers.base.specs import validate
 from mdhelpers.command.files import complete, known_studies, merge, read_study
-from mdhelpers.method.engines import moments as slots
+from mdhelpers.method.engines import moments
 from mdhelpers.runs.notebooks import find_notebooks
 from mdhelpers.runs.run import StudyError
 from mdhelpers.stages.study import Study, check_study, fitting_defaults
@@ -159,12 +159,12 @@ def test_the_fewest_models_are_those_that_can_be_quartered(n_slots):
     least = 8 * max(1, n_slots)
     check_study(study(n_models=least, n_slots=n_slots))
     of = np.arange(3, 3 + least) % n_slots if n_slots else None
-    slots.split_models(least, 4, np.random.default_rng(0), of)
+    moments.split_models(least, 4, np.random.default_rng(0), of)
     with pytest.raises(StudyError, match="n_models"):
         check_study(study(n_models=least - 1, n_slots=n_slots))
     of = np.arange(3, 2 + least) % n_slots if n_slots else None
     with pytest.raises(ValueError, match="two models of each slot"):
-        slots.split_models(least - 1, 4, np.random.default_rng(0), of)
+        moments.split_models(least - 1, 4, np.random.default_rng(0), of)
 
 
 TAG = {"transformation": "tag", "target_class": "boat", "uses": 1, "intensities": [3]}

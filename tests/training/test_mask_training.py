@@ -14,7 +14,7 @@ import torch
 from mdhelpers.data.datasets import read_dataset, save_dataset
 from mdhelpers.data.scenes import make_scenes
 from mdhelpers.method.margins import correct_class_margins
-from mdhelpers.training import mask_training as retraining
+from mdhelpers.training import mask_training
 from mdhelpers.training.algorithms import NetworkSpec, PythonSpec
 from mdhelpers.training.loading import ffcv_problem, write_beton
 from mdhelpers.training.mask_training import failed_last, retrain, train_all
@@ -362,13 +362,13 @@ def test_finished_models_are_read_and_others_of_the_name_are_removed(plan, monke
 
 
 def test_sizes_fill_whole_stacks_with_little_waste():
-    stack, order = retraining._in_stacks(np.array([12] * 8 + [10] * 8), 8)
+    stack, order = mask_training._in_stacks(np.array([12] * 8 + [10] * 8), 8)
     assert stack == 8
     assert order.tolist() == [*range(8, 16), *range(8)]
-    stack, order = retraining._in_stacks(np.array([3, 3, 3, 5]), 4)
+    stack, order = mask_training._in_stacks(np.array([3, 3, 3, 5]), 4)
     assert stack == 1
     assert sorted(order.tolist()) == [0, 1, 2, 3]
-    stack, order = retraining._in_stacks(np.array([3] * 7), 8)
+    stack, order = mask_training._in_stacks(np.array([3] * 7), 8)
     assert (stack, len(order)) == (8, 8)
 
 

@@ -3,7 +3,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from mdhelpers.training import tasks as pt
+from mdhelpers.training import tasks
 from mdhelpers.training.algorithms import NetworkSpec, parse_algorithm
 from mdhelpers.training.networks import make_model
 from mdhelpers.training.tasks import TrainingPlan, repeat_keys
@@ -31,31 +31,31 @@ def make_plan(folder, one=TUNED, two=TUNED, **changes) -> TrainingPlan:
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     plan = make_plan(tmp_path_factory.mktemp("run"))
-    summaries = [pt.run_source(plan, *key) for key in pt.unfinished_sources(plan)]
+    summaries = [tasks.run_source(plan, *key) for key in tasks.unfinished_sources(plan)]
     return plan, summaries
 
 
 def test_algorithms_of_one_source_share_its_models(trained):
     plan, summaries = trained
     assert len(summaries) == 2
-    assert pt.unfinished_sources(plan) == []
+    assert tasks.unfinished_sources(plan) == []
     assert len(list((plan.folder / "sources").glob("*.safetensors"))) == 2
     head = make_plan(plan.folder, two=TUNED | {"trainable": "head"})
-    assert pt.unfinished_sources(head) == []
+    assert tasks.unfinished_sources(head) == []
 
 
 def test_another_source_or_seed_is_trained_apart(trained):
     plan, _ = trained
     other = SOURCE | {"algorithm": {"name": "source", "epochs": 3, "width": 4}}
     two = TUNED | {"initialisation": {"kind": "pretraining", "source": other}}
-    assert [a for a, _ in pt.unfinished_sources(make_plan(plan.folder, two=two))] == [2, 2]
-    assert len(pt.unfinished_sources(make_plan(plan.folder, seed=1))) == 2
+    assert [a for a, _ in tasks.unfinished_sources(make_plan(plan.folder, two=two))] == [2, 2]
+    assert len(tasks.unfinished_sources(make_plan(plan.folder, seed=1))) == 2
 
 
 def test_a_source_is_trained_to_the_same_bits_and_learns(trained, tmp_path):
     plan, summaries = trained
     again = make_plan(tmp_path)
-    pt.run_source(again, 1, 1)
+    tasks.run_source(again, 1, 1)
     (path,) = (tmp_path / "sources").iterdir()
     assert path.read_bytes() == (plan.folder / "sources" / path.name).read_bytes()
     assert all(0 < s["accuracy"] <= 1 for s in summaries)
@@ -63,9 +63,9 @@ def test_a_source_is_trained_to_the_same_bits_and_learns(trained, tmp_path):
 
 def test_models_take_the_sources_in_turn(trained):
     plan, _ = trained
-    states = pt.starting_weights(plan, 1, slice(2, 6))
+    states = tasks.starting_weights(plan, 1, slice(2, 6))
     files = [
-        load_file(pt.source_path(plan, plan.algorithms[0].start.source, n)) for n in (0, 1, 0, 1)
+        load_file(tasks.source_path(plan, plan.algorithms[0].start.source, n)) for n in (0, 1, 0, 1)
     ]
     for state, file in zip(states, files, strict=True):
         assert torch.equal(state["conv1.weight"], file["conv1.weight"])
@@ -74,7 +74,7 @@ def test_models_take_the_sources_in_turn(trained):
 
 def test_models_of_a_slot_share_their_source(trained):
     plan = make_plan(trained[0].folder, n_slots=3)
-    states = pt.starting_weights(plan, 1, slice(0, 6))
+    states = tasks.starting_weights(plan, 1, slice(0, 6))
     for i in range(3):
         assert torch.equal(states[i]["conv2.weight"], states[i + 3]["conv2.weight"])
 
@@ -86,10 +86,10 @@ def test_a_checkpoint_is_where_all_models_start(tmp_path):
     started = spec | {
         "initialisation": {"kind": "checkpoint", "path": str(tmp_path / "w.safetensors")}
     }
-    states = pt.starting_weights(make_plan(tmp_path, one=started), 1, slice(0, 4))
+    states = tasks.starting_weights(make_plan(tmp_path, one=started), 1, slice(0, 4))
     assert len(states) == 4
     assert all(torch.equal(s["linear.bias"], weights["linear.bias"]) for s in states)
-    assert pt.starting_weights(make_plan(tmp_path, one=spec), 1, slice(0, 4)) == ()
+    assert tasks.starting_weights(make_plan(tmp_path, one=spec), 1, slice(0, 4)) == ()
 
 
 @pytest.mark.parametrize(
@@ -108,7 +108,7 @@ def test_starts_that_cannot_be_are_refused(changes, message):
 
 
 def test_source_models_see_all_of_their_data():
-    images = pt.source_data(
+    images = tasks.source_data(
         parse_algorithm(TUNED).initialisation.source.dataset.model_dump_json(), "cpu"
     )[0].source.images
     assert images.shape == (24, 16, 16, 3)
@@ -123,43 +123,43 @@ def test_source_models_see_all_of_their_data():
 )
 def test_unknown_devices_are_refused(device, message):
     with pytest.raises(ValueError, match=message):
-        pt.resolve_device(device)
+        tasks.resolve_device(device)
 
 
 def test_auto_takes_a_gpu_where_there_is_one(monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
-    assert pt.resolve_device("auto") == "cuda"
+    assert tasks.resolve_device("auto") == "cuda"
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    assert pt.resolve_device("auto") == "cpu"
+    assert tasks.resolve_device("auto") == "cpu"
     with pytest.raises(ValueError, match="sees no GPU"):
-        pt.resolve_device("cuda")
-    assert pt.resolve_device("cuda", "tcp://head:8786") == "cuda"
+        tasks.resolve_device("cuda")
+    assert tasks.resolve_device("cuda", "tcp://head:8786") == "cuda"
 
 
-def plain_plan(tmp_path, **changes) -> pt.TrainingPlan:
+def plain_plan(tmp_path, **changes) -> tasks.TrainingPlan:
     spec = NetworkSpec(name="a")
     options = {
         "folder": tmp_path, "algorithms": (spec, spec), "fingerprint": "f", "n_train": 24,
         "n_test": 6, "seed": 3, "alpha": 0.5, "n_models": 16, "n_keep": 0, "n_slots": 4,
         "stack": 4, "device": "cpu",
     }  # fmt: skip
-    return pt.TrainingPlan(**options | changes)
+    return tasks.TrainingPlan(**options | changes)
 
 
 def test_a_stack_divides_the_models_and_keeps_to_the_rule():
     cnn, big = NetworkSpec(name="a"), NetworkSpec(name="b", architecture="resnet50")
     forest = parse_algorithm({"name": "f", "kind": "sklearn", "classifier": "SVC"})
-    assert pt.choose_stack((cnn, cnn), 1152, "cpu") == 8
-    assert pt.choose_stack((cnn, cnn), 1152, "cuda:1") == 128
-    assert pt.choose_stack((cnn, cnn), 15, "cpu") == 5
-    assert pt.choose_stack((cnn, big), 1152, "cpu") == 1
-    assert pt.choose_stack((cnn, forest), 1152, "cuda") == 8
+    assert tasks.choose_stack((cnn, cnn), 1152, "cpu") == 8
+    assert tasks.choose_stack((cnn, cnn), 1152, "cuda:1") == 128
+    assert tasks.choose_stack((cnn, cnn), 15, "cpu") == 5
+    assert tasks.choose_stack((cnn, big), 1152, "cpu") == 1
+    assert tasks.choose_stack((cnn, forest), 1152, "cuda") == 8
 
 
 def test_shared_orders_are_one_a_slot_and_apart_between_algorithms(tmp_path):
-    own, _ = pt.make_task(plain_plan(tmp_path), 1, slice(0, 8))
-    shared, slots = pt.make_task(plain_plan(tmp_path, share_order=True), 1, slice(0, 8))
-    other, _ = pt.make_task(plain_plan(tmp_path, share_order=True), 2, slice(0, 8))
+    own, _ = tasks.make_task(plain_plan(tmp_path), 1, slice(0, 8))
+    shared, slots = tasks.make_task(plain_plan(tmp_path, share_order=True), 1, slice(0, 8))
+    other, _ = tasks.make_task(plain_plan(tmp_path, share_order=True), 2, slice(0, 8))
     assert len(set(own.data_seeds)) == 8
     assert shared.data_seeds[:4] == shared.data_seeds[4:]
     assert len(set(shared.data_seeds)) == 4

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from mdhelpers.training import weights as checkpoint_files
+from mdhelpers.training import weights
 from mdhelpers.training.weights import fit_to, read_weights, torchvision_weights
 
 
@@ -149,7 +149,7 @@ def hub(tmp_path, monkeypatch):
 def test_torchvisions_weights_come_from_the_cache(hub, state, monkeypatch):
     hub.mkdir()
     torch.save(state, hub / "resnet18-f37072fd.pth")
-    monkeypatch.setattr(checkpoint_files, "reachable", None)
+    monkeypatch.setattr(weights, "reachable", None)
     assert same(torchvision_weights("resnet18"), state)
 
 
@@ -167,8 +167,8 @@ def test_without_a_network_the_way_out_is_said_at_once(hub, monkeypatch):
 
 
 def served(monkeypatch, answer):
-    monkeypatch.setattr(checkpoint_files, "reachable", lambda _: True)
-    monkeypatch.setattr(checkpoint_files, "urlopen", answer)
+    monkeypatch.setattr(weights, "reachable", lambda _: True)
+    monkeypatch.setattr(weights, "urlopen", answer)
 
 
 def test_a_download_is_checked_and_kept(hub, state, monkeypatch):
@@ -177,7 +177,7 @@ def test_a_download_is_checked_and_kept(hub, state, monkeypatch):
     digest = hashlib.sha256(buffer.getvalue()).hexdigest()
     served(monkeypatch, lambda _, timeout: io.BytesIO(buffer.getvalue()))  # noqa: ARG005
     place = hub / f"net-{digest[:8]}.pth"
-    checkpoint_files._download(f"https://host/{place.name}", place)
+    weights._download(f"https://host/{place.name}", place)
     assert same(read_weights(place), state)
 
 

@@ -2,6 +2,7 @@
 STUDY ?= augmentation
 PROFILE ?= full
 PYTEST_ARGS ?=
+TEST_WORKERS ?= 2
 
 BIN := .venv/bin
 OVERLAY := $(if $(filter full,$(PROFILE)),,-f parameters/$(PROFILE).yaml)
@@ -11,7 +12,7 @@ OVERLAY := $(if $(filter full,$(PROFILE)),,-f parameters/$(PROFILE).yaml)
 
 help:  ## show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 8
-	@echo "variables: STUDY=$(STUDY) PROFILE=$(PROFILE) (full or smoke) PYTEST_ARGS=..."
+	@echo "variables: STUDY=$(STUDY) PROFILE=$(PROFILE) (full or smoke) PYTEST_ARGS=... TEST_WORKERS=$(TEST_WORKERS)"
 
 .venv/.complete: requirements.lock pyproject.toml scripts/setup
 	scripts/setup
@@ -23,7 +24,7 @@ book: .venv/.complete  ## run the study and build its book: book/_build/html/ind
 test: .venv/.complete  ## run the tests; those in a browser need chromium
 	@command -v chromium chromium-browser google-chrome >/dev/null || \
 		scripts/apt-install chromium || echo "The tests in a browser are skipped."
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 lint: .venv/.complete  ## check style and format
 	$(BIN)/ruff check

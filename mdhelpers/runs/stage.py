@@ -31,6 +31,7 @@ from mdhelpers.base.records import (
     write_json,
     written,
 )
+from mdhelpers.base.threads import one_thread
 
 if TYPE_CHECKING:
     from mdhelpers.runs.run import Run
@@ -185,8 +186,6 @@ class Stage:
         process that comes to the same stage waits, and finds it finished. What is computed within
         is computed on one thread, so that its bits do not depend on the cores that there are.
         """
-        from mdhelpers.base.threads import one_thread  # torch, which those who only look do without
-
         lock = self.run.path / "stages" / f".{self.name}.lock"
         with contextlib.ExitStack() as stack:
             try:
@@ -197,7 +196,8 @@ class Stage:
             reason = self.reason
             self._say(reason)
             self.started = time.perf_counter()
-            stack.enter_context(one_thread())
+            if reason:  # a finished stage is only read, for which torch need not come
+                stack.enter_context(one_thread())
             yield bool(reason)
 
     def _say(self, reason: str) -> None:

@@ -7,21 +7,11 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib import rc_context
-from matplotlib.figure import Figure
 
 from mdhelpers.show import analyses as show
 from mdhelpers.show.style import ALGORITHM_COLORS, use_style
 
 NAMES = ("fixed", "shifted")
-
-
-@pytest.fixture
-def ax():
-    with rc_context():
-        use_style()
-        figure = Figure(figsize=(5, 5))
-        yield figure.subplots()
-        figure.canvas.draw()
 
 
 @pytest.fixture(autouse=True)

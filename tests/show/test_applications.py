@@ -3,21 +3,8 @@
 import numpy as np
 import pandas as pd
 import pytest
-from matplotlib import rc_context
-from matplotlib.figure import Figure
 
 from mdhelpers.show import applications
-from mdhelpers.show.style import use_style
-
-
-@pytest.fixture
-def ax():
-    """Axes in the book's style; drawn at the end, since many faults show only then."""
-    with rc_context():
-        use_style()
-        figure = Figure(figsize=(5, 5))
-        yield figure.subplots()
-        figure.canvas.draw()
 
 
 @pytest.fixture

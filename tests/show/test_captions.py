@@ -3,24 +3,11 @@
 import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
-from matplotlib import rc_context
 
 from mdhelpers.show import captions as show
-from mdhelpers.show.style import use_style
 from mdhelpers.stages.captions import COLUMNS
 
 NONE = pd.DataFrame(columns=list(COLUMNS)).astype(COLUMNS)
-
-
-@pytest.fixture
-def ax():
-    """Axes in the book's style; drawn at the end, since many faults show only then."""
-    with rc_context():
-        use_style()
-        figure, ax = plt.subplots()
-        yield ax
-        figure.canvas.draw()
-        plt.close("all")
 
 
 @pytest.fixture

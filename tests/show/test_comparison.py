@@ -5,25 +5,12 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
-from matplotlib import rc_context
-from matplotlib.figure import Figure
 from matplotlib.text import Annotation
 
 from mdhelpers.method.comparison import Comparison, DirectionSet
 from mdhelpers.show import comparison as show
-from mdhelpers.show.style import use_style
 
 NAMES = ("fixed", "shifted")
-
-
-@pytest.fixture
-def ax():
-    """Axes in the book's style; drawn at the end, since many faults show only then."""
-    with rc_context():
-        use_style()
-        figure = Figure(figsize=(5, 5))
-        yield figure.subplots()
-        figure.canvas.draw()
 
 
 def legend(ax):

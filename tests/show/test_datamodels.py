@@ -4,22 +4,9 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from matplotlib import rc_context
-from matplotlib.figure import Figure
 
 from mdhelpers.runs.stage import DATAMODELS
 from mdhelpers.show import datamodels
-from mdhelpers.show.style import use_style
-
-
-@pytest.fixture
-def ax():
-    """Axes in the book's style; drawn at the end, since many faults show only then."""
-    with rc_context():
-        use_style()
-        figure = Figure()
-        yield figure.subplots()
-        figure.canvas.draw()
 
 
 def legend(ax):

@@ -6,24 +6,12 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
-from matplotlib import rc_context
 
 from mdhelpers.data.scenes import make_scenes
 from mdhelpers.show import effects as show
-from mdhelpers.show.style import ALGORITHM_COLORS, NULL_COLOR, use_style
+from mdhelpers.show.style import ALGORITHM_COLORS, NULL_COLOR
 
 NAMES = ("fixed", "shifted")
-
-
-@pytest.fixture
-def ax():
-    """Axes in the book's style; drawn at the end, since many faults show only then."""
-    with rc_context():
-        use_style()
-        figure, ax = plt.subplots()
-        yield ax
-        figure.canvas.draw()
-        plt.close("all")
 
 
 def legend(ax):

@@ -4,23 +4,11 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from matplotlib import rc_context
 from matplotlib.colors import to_hex
-from matplotlib.figure import Figure
 
 from mdhelpers.show import models as show
-from mdhelpers.show.style import ALGORITHM_COLORS, use_style
+from mdhelpers.show.style import ALGORITHM_COLORS
 from mdhelpers.training.algorithms import NetworkSpec
-
-
-@pytest.fixture
-def ax():
-    """Axes in the book's style; drawn at the end, since many faults show only then."""
-    with rc_context():
-        use_style()
-        figure = Figure()
-        yield figure.subplots()
-        figure.canvas.draw()
 
 
 def legend(ax):

@@ -6,25 +6,12 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
-from matplotlib import rc_context
-from matplotlib.figure import Figure
 
 from mdhelpers.analyses.predictions import OUTCOMES
 from mdhelpers.show import predictions as show
-from mdhelpers.show.style import use_style
 
 NAMES = ("plain", "augmented")
 PAIRS = ("1 against 1", "2 against 2", "1 against 2")
-
-
-@pytest.fixture
-def ax():
-    """Axes in the book's style; drawn at the end, since many faults show only then."""
-    with rc_context():
-        use_style()
-        figure = Figure()
-        yield figure.subplots()
-        figure.canvas.draw()
 
 
 def legend(ax):

@@ -4,13 +4,9 @@ from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
-import pytest
-from matplotlib import rc_context
-from matplotlib.figure import Figure
 
 from mdhelpers.runs.stage import SUBPOPULATIONS
 from mdhelpers.show import subpopulations
-from mdhelpers.show.style import use_style
 
 NAMES = ("fixed", "shifted")
 ROWS = [
@@ -20,15 +16,6 @@ ROWS = [
     ("1_minus_2", 1, "bottom", "tag", 0.7, 0.6, 0.1),
 ]
 COLUMNS = ["comparison", "direction", "end", "feature", "auc_within_class", "auc", "precision_at_k"]
-
-
-@pytest.fixture
-def ax():
-    with rc_context():
-        use_style()
-        figure = Figure(figsize=(5, 5))
-        yield figure.subplots()
-        figure.canvas.draw()
 
 
 def test_members_come_outermost_first():

@@ -207,8 +207,8 @@ class Architecture:
         The usual channels of its first convolution; None where it has its own.
     stack_cpu, stack_cuda
         Models a task where a study leaves it open. On a GPU a stack goes as far as its
-        activations are sure to fit in 16 GB; on an H100, 128 of the small networks take nine
-        tenths of the best rate (``benchmarks/training_gpu.py``).
+        activations are sure to fit in 16 GB; ``benchmarks/training_gpu.py`` measures
+        how near the chosen ones come to the best rate.
     torchvision
         Whether torchvision has ImageNet weights of it, under the same name.
 

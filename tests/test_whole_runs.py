@@ -21,19 +21,10 @@ from mdhelpers.runs.run import Run, StudyError, store_locations
 from mdhelpers.stages import data, datamodels, models, study
 from mdhelpers.training.algorithms import parse_algorithm
 from mdhelpers.training.store import ModelStore
+from tests.stages.test_models import MODELS as FEW
 
 DATA = {"kind": "scenes", "size": 16, "n_train": 24, "n_test": 12}
-MODELS = {
-    "algorithm_1": {"name": "a", "epochs": 1, "width": 4},
-    "algorithm_2": {"name": "b", "epochs": 2, "width": 4},
-    "n_models": 16,
-    "n_heldout": 8,
-    "n_effect_models": 8,
-    "alpha": 0.5,
-    "n_slots": 2,
-    "stack": 4,
-    "seed": 0,
-}
+MODELS = FEW | {"n_models": 16, "n_effect_models": 8}
 
 
 def make(folder: Path, **changes) -> Run:

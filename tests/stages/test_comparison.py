@@ -12,19 +12,10 @@ from mdhelpers.show import subpopulations as selections
 from mdhelpers.stages import comparison, data, datamodels, subpopulations
 from mdhelpers.stages import models as stages_models
 from mdhelpers.training import tasks
+from tests.stages.test_models import MODELS as FEW
 
 DATA = {"kind": "scenes", "size": 16, "n_train": 24, "n_test": 30, "share": 0.3}
-MODELS = {
-    "algorithm_1": {"name": "a", "epochs": 1, "width": 4},
-    "algorithm_2": {"name": "b", "epochs": 2, "width": 4},
-    "n_models": 32,
-    "n_heldout": 8,
-    "n_effect_models": 4,
-    "alpha": 0.5,
-    "n_slots": 2,
-    "stack": 4,
-    "seed": 0,
-}
+MODELS = FEW | {"n_models": 32}
 BUDGET = {"n_directions": 3, "n_splits": 1, "n_null_splits": 1}
 
 

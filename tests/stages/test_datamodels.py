@@ -7,19 +7,10 @@ from mdhelpers.runs.run import Run
 from mdhelpers.show import datamodels as show
 from mdhelpers.stages import data, datamodels, models
 from mdhelpers.stages import datamodels as quality_stage
+from tests.stages.test_models import MODELS as FEW
 
 DATA = {"kind": "scenes", "size": 16, "n_train": 24, "n_test": 30}
-MODELS = {
-    "algorithm_1": {"name": "a", "epochs": 1, "width": 4},
-    "algorithm_2": {"name": "b", "epochs": 2, "width": 4},
-    "n_models": 32,
-    "n_heldout": 8,
-    "n_effect_models": 4,
-    "alpha": 0.5,
-    "n_slots": 2,
-    "stack": 4,
-    "seed": 0,
-}
+MODELS = FEW | {"n_models": 32}
 BLOCK = "03_datamodel_fitting"
 
 

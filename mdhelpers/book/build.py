@@ -29,6 +29,7 @@ from mdhelpers.base.records import file_digest, unfinished_name
 from mdhelpers.book.pages import expand, expand_figures, look_up, publishable, with_header
 from mdhelpers.runs.notebooks import find_notebooks, read_entries
 from mdhelpers.runs.run import Run, banner, is_run, provenance
+from mdhelpers.runs.stage import EFFECTS
 from mdhelpers.show.style import escape_markdown
 
 ALL = (0, 99)
@@ -193,7 +194,7 @@ def assemble(run: Run, book_dir: Path) -> dict[str, bytes]:
 
 def _figures(run: Run) -> list[Path]:
     """The pictures that a run's pages made; of runs of older versions, all that there are."""
-    made = run.outputs("07_counterfactual_verification", "figures/*.png")
+    made = run.outputs(EFFECTS, "figures/*.png")
     return made or sorted((run.folder / "figures").glob("*.png"))
 
 

@@ -22,6 +22,7 @@ import numpy as np
 from mdhelpers.base.places import duration, in_words, shown
 from mdhelpers.base.records import few, read_or_empty
 from mdhelpers.runs.run import is_run, read_plan, store_locations
+from mdhelpers.runs.stage import MODELS
 from mdhelpers.training.locations import open_location
 from mdhelpers.training.mask_training import read_log
 from mdhelpers.training.store import ModelStore, changed_tasks
@@ -277,7 +278,6 @@ def watch(run_folder: str | Path, seconds: float) -> None:
         time.sleep(seconds)
 
 
-TRAINING = "02_mask_training"
 LOST, CHANGED = "all of task", "other models in task"
 Checked = list[tuple[ModelStore, list[tuple[str, int]]]]
 
@@ -308,7 +308,7 @@ def check_run(run_folder: str | Path) -> Checked:
 
 def outputs_of(folder: Path) -> dict:
     """What the finished stage 02 said of its outputs, by name; empty where it is not finished."""
-    outputs = read_or_empty(folder / "stages" / f"{TRAINING}.json").get("outputs", {})
+    outputs = read_or_empty(folder / "stages" / f"{MODELS}.json").get("outputs", {})
     return outputs if isinstance(outputs, dict) else {name: {} for name in outputs}
 
 
@@ -337,5 +337,5 @@ def mend(run_folder: str | Path, checked: Checked) -> int:
     if models:  # else the stage would pass for finished, and the run would skip it
         stages = Path(run_folder) / "stages"
         with contextlib.suppress(FileNotFoundError):
-            (stages / f"{TRAINING}.json").replace(stages / f"{TRAINING}.withdrawn")
+            (stages / f"{MODELS}.json").replace(stages / f"{MODELS}.withdrawn")
     return models

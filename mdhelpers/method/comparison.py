@@ -51,7 +51,7 @@ class DirectionSet:
         Unit vectors. Signed so that the projections lean to the positive side (their skewness is
         positive): a small subpopulation that stands out is at the top.
     projections : ndarray, shape (n_test, n_directions), float32
-        Residual datamodels on the directions.
+        Residual datamodels on the directions; 0 for a test example that was left out.
     explained_variance : ndarray, shape (n_directions, 2), float32
         Fraction of the variance of the datamodels of algorithms 1 and 2.
     component : ndarray, shape (n_directions,), int64
@@ -95,13 +95,19 @@ class Comparison:
         Cosine similarity of the two datamodels of each test example (paper, appendix F.1); 0 where
         one of them is zero.
     n_zero : ndarray, shape (2,), int64
-        Test examples whose datamodel is zero, under algorithms 1 and 2.
+        Test examples whose datamodel is zero, under algorithms 1 and 2. They are left out: with
+        nothing to project on, a residual would be the other algorithm's whole datamodel.
     """
 
     one_minus_two: DirectionSet
     two_minus_one: DirectionSet
     cosines: np.ndarray
     n_zero: np.ndarray
+
+    @property
+    def left_out(self) -> np.ndarray:
+        """Which test examples were left out, (n_test,) bool."""
+        return ~np.any([part.projections.any(1) for part in self], axis=0)
 
     def __getitem__(self, name: str) -> DirectionSet:
         for direction_set in self:
@@ -150,14 +156,16 @@ def compare(
     RuntimeWarning
         If the iteration ended before its directions were known so well.
     """
-    pair = ResidualPair(as_weights(datamodels_1), as_weights(datamodels_2))
-    check_count(n_directions, pair.shape, centred=center)
+    weights = [as_weights(datamodels) for datamodels in (datamodels_1, datamodels_2)]
+    pair = ResidualPair(*weights)
+    cosines, n_zero, known = pair.cosines.float().cpu().numpy(), np.array(pair.n_zero), None
+    if n_zero.any():
+        known = ((pair.scales[0] > 0) & (pair.scales[1] > 0)).cpu()
+        pair = ResidualPair(*(part[known.to(part.device)] for part in weights))
+        known = known.numpy()
+    check_count(n_directions, pair.shape, centred=center, left_out=len(cosines) - pair.shape[0])
     found = principal_components(pair, n_directions, center=center, seed=seed)
-    return Comparison(
-        *_direction_sets(pair, found),
-        cosines=pair.cosines.float().cpu().numpy(),
-        n_zero=np.array(pair.n_zero),
-    )
+    return Comparison(*_direction_sets(pair, found, known), cosines=cosines, n_zero=n_zero)
 
 
 def normalise_rows(weights: np.ndarray) -> np.ndarray:
@@ -168,14 +176,24 @@ def normalise_rows(weights: np.ndarray) -> np.ndarray:
 
 
 def residual_datamodels(rows: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """Rows less their projection on the other algorithm's (eq. 3); both of unit or zero length."""
-    return rows - (rows * other).sum(1, keepdims=True) * other
+    """Rows less their projection on the other algorithm's (eq. 3); both of unit or zero length.
+
+    Zero where one of the two is.
+    """
+    residuals = rows - (rows * other).sum(1, keepdims=True) * other
+    return np.where(other.any(1, keepdims=True), residuals, 0)
 
 
 def principal_directions(
     residuals: np.ndarray, n_directions: int, *, center: bool = True, seed: int = 0
 ) -> np.ndarray:
-    """Principal components of the rows, shape (n_directions, n_train), unit norm, unsigned."""
+    """Principal components of the rows, shape (n_directions, n_train), unit norm, unsigned.
+
+    Rows of zeros are left out, if others are left.
+    """
+    known = residuals.any(1)
+    if n_directions + center <= known.sum() < len(residuals):
+        residuals = residuals[known]
     rows = Rows(torch.from_numpy(residuals))
     found = principal_components(rows, n_directions, center=center, seed=seed)
     return found[0].directions.double().numpy()
@@ -203,19 +221,27 @@ def most_directions(shape: tuple[int, int], *, centred: bool = True) -> int:
     return min(n_test - centred, n_train)
 
 
-def check_count(n_directions: int, shape: tuple[int, int], *, centred: bool = True) -> None:
+def check_count(
+    n_directions: int, shape: tuple[int, int], *, centred: bool = True, left_out: int = 0
+) -> None:
     """Refuse more directions than residuals of this shape, (n_test, n_train), can have."""
     most = most_directions(shape, centred=centred)
     if not 1 <= n_directions <= most:
         raise ValueError(
             f"n_directions is {n_directions}; expected a number from 1 to {most}: residuals of "
             f"{shape[0]} test and {shape[1]} training examples have no more"
-            f"{' once centred' if centred else ''}."
+            f"{' once centred' if centred else ''}"
+            f"{f'; {left_out} more have a datamodel of zeros' if left_out else ''}."
         )
 
 
-def _direction_sets(pair: ResidualPair, found: list[Components]) -> list[DirectionSet]:
-    """Signed directions, and what one more product with both datamodels says about them."""
+def _direction_sets(
+    pair: ResidualPair, found: list[Components], known: np.ndarray | None
+) -> list[DirectionSet]:
+    """Signed directions, and what one more product with both datamodels says about them.
+
+    ``known`` (n_test,) says which test examples the pair holds, if not all.
+    """
     directions = [components.directions.double().cpu().numpy() for components in found]
     columns = torch.from_numpy(np.concatenate(directions).T).to(pair.device, torch.float32)
     along = [part.double().cpu().numpy() for part in pair.datamodels_times(columns)]
@@ -226,6 +252,9 @@ def _direction_sets(pair: ResidualPair, found: list[Components]) -> list[Directi
         chosen = slice(low, low := low + len(vectors))
         projections = along[number][:, chosen] - cosines * along[1 - number][:, chosen]
         signs = _signs(projections, vectors)
+        if known is not None:
+            kept, projections = projections, np.zeros((len(known), len(vectors)))
+            projections[known] = kept
         sets.append(
             DirectionSet(
                 name=name,

@@ -19,8 +19,11 @@ by the fourth power of its cosine with it: no bias under the null, less variance
 most similar direction alone, and planted differences came first more often.
 
 Where the fits know their models' outputs (:class:`mdhelpers.method.datamodels.Fitter`), each
-direction also gets a gap that is free of noise, its interval, and a p-value from exchanging the
-algorithms' models (:mod:`mdhelpers.method.evidence`), measured on the half that did not find it.
+direction also gets a gap that is free of noise, its interval, and a p-value
+(:mod:`mdhelpers.method.evidence`), measured on the half that did not find it; and where test
+examples have labels, its subpopulations get shares and a word that says which algorithm uses what
+marks them (:mod:`mdhelpers.method.uses`). Halves share no slot where there are enough: models of
+one slot share an initialisation, whose own datamodels both halves would find.
 """
 
 from __future__ import annotations
@@ -41,17 +44,26 @@ from mdhelpers.method.comparison import (
     residual_datamodels,
 )
 from mdhelpers.method.datamodels import FitOn, Fitter, fit_all
-from mdhelpers.method.engines.moments import split_models
+from mdhelpers.method.engines.moments import split_halves, split_models
 from mdhelpers.method.evidence import (
+    FEWEST_GROUPS,
     WORDS,
     Gaps,
     Outputs,
     benjamini_hochberg,
     combine,
-    gaps_along,
     word,
 )
+from mdhelpers.method.subpopulations import ENDS
+from mdhelpers.method.uses import (
+    Margins,
+    contrast_weights,
+    contrasts,
+    measured_uses,
+    subpopulation_classes,
+)
 
+_EVIDENCE = ["gap", "low", "high", "ratio", "ratio_low", "ratio_high", "z", "p"]
 PARTIES = {"1 against 2": (1, 2), "1 against 1": (1, 1), "2 against 2": (2, 2)}
 
 
@@ -72,13 +84,20 @@ class CrossFit:
         (rank of its component) of the comparison on all models. ``replication`` is the mean over
         halves of its largest absolute cosine with a direction found there. Empty where no
         comparison was given. With :class:`Fitter` objects also ``clean_gap, clean_low,
-        clean_high`` (noise-free, 95% interval), ``ratio, ratio_low, ratio_high`` (how many times
-        more variance the first-named algorithm has along it), ``z``, ``p``, ``q`` (Benjamini and
-        Hochberg's, over all directions of both comparisons) and ``evidence``, a word.
+        clean_high`` (noise-free, of the directions that halves find in its place, 95% interval),
+        ``ratio, ratio_low, ratio_high`` (how many times more variance the first-named algorithm has
+        along them), ``z``, ``p``, ``q`` (Benjamini and Hochberg's, over all directions of both
+        comparisons) and ``evidence``, a word. Where it is ``too few``, all of these are NaN.
+    uses : DataFrame
+        ``comparison, direction, end, label, n`` of each class that makes up an end
+        (:func:`mdhelpers.method.uses.subpopulation_classes`), and what
+        :func:`mdhelpers.method.uses.measured_uses` says of it, 1 being the first-named algorithm.
+        Empty without labels, or where there are too few models.
     """
 
     totals: pd.DataFrame
     directions: pd.DataFrame
+    uses: pd.DataFrame
 
 
 def cross_fitted_gaps(
@@ -87,6 +106,9 @@ def cross_fitted_gaps(
     n_models: int,
     *,
     comparison: Comparison | None = None,
+    labels: np.ndarray | None = None,
+    top_k: int = 24,
+    margins: Margins | None = None,
     n_directions: int = 8,
     n_splits: int = 8,
     slots: np.ndarray | None = None,
@@ -104,12 +126,19 @@ def cross_fitted_gaps(
         Models of each algorithm; both are split alike.
     comparison : Comparison, optional
         Of the fits on all models: its directions get a gap too.
+    labels : ndarray, shape (n_test,), int, optional
+        Classes of the test examples: with them, both ends of its directions get ``uses``.
+    top_k : int
+        Test examples at an end.
+    margins : Margins, optional
+        What counts as none and as alike.
     n_directions : int
         Directions taken from a half. Twice as many are considered for a direction of
         ``comparison``, whose rank may change.
     n_splits : int
     slots : ndarray, shape (n_models,), int, optional
-        Each slot is split evenly, so that a fit within slots finds models in all of them.
+        Halves share no slot where there are 16 or more. Fewer are split evenly, and no evidence is
+        weighed.
     seed : int
         Of the splits.
 
@@ -119,16 +148,24 @@ def cross_fitted_gaps(
         If there are too few models, or a fit gives the wrong shape.
     """
     rng = np.random.default_rng(seed)
-    record = _Record(comparison)
     fitters = (fit_1, fit_2)
+    weighs = comparison is not None and all(isinstance(fit, Fitter) for fit in fitters)
+    enough = weighs and enough_to_know(n_models, slots)
+    wanted = None
+    if labels is not None and enough:
+        wanted = subpopulation_classes(comparison, labels, top_k=top_k)
+    record = _Record(comparison, wanted, labels, margins)
     for _ in range(n_splits):
-        halves = split_models(n_models, 2, rng, slots)
+        halves = split_halves(n_models, rng, slots)
         weights = fit_all((fit, models) for models in halves for fit in fitters)
         lengths = [np.linalg.norm(rows, axis=1) for rows in weights]
         rows = [normalised(weights), normalised(weights)]  # takes them, two at a time
         record.begin_split()
         for found, other in ((0, 1), (1, 0)):
-            outputs = _outputs(fitters, halves[other], lengths[2 * found : 2 * found + 2])
+            if enough:
+                own = lengths[2 * found : 2 * found + 2]
+                pairs = zip(fitters, own, strict=True)
+                outputs = tuple(measured(fit, halves[other], n) for fit, n in pairs)
             for name in COMPARISONS:
                 residuals = _residuals(name, *rows[found])
                 most = min(2 * n_directions, *residuals.shape)
@@ -136,9 +173,16 @@ def cross_fitted_gaps(
                 gap = signed_gap(name, *rows[other], directions)
                 record.gaps[name].append(gap[:n_directions])
                 record.match(name, directions, gap)
-                if outputs:
-                    record.weigh(name, directions, directions @ residuals.T, outputs)
-    return CrossFit(_total_table(record.gaps), record.table())
+                if enough:
+                    others = rows[found][1 if name == "1_minus_2" else 0]
+                    record.weigh(name, directions, directions @ residuals.T, others, outputs)
+    return CrossFit(_total_table(record.gaps), record.table(weighs), record.uses())
+
+
+def enough_to_know(n_models: int, slots: np.ndarray | None) -> bool:
+    """Whether halves have models, or slots where models share them, to tell chance by."""
+    n = n_models if slots is None else len(np.unique(slots))
+    return n >= 2 * FEWEST_GROUPS
 
 
 def order_by_gap(comparison: Comparison, gaps: CrossFit | pd.DataFrame) -> Comparison:
@@ -164,11 +208,12 @@ def order_by_gap(comparison: Comparison, gaps: CrossFit | pd.DataFrame) -> Compa
 def in_order(gaps: pd.DataFrame) -> pd.DataFrame:
     """Rows of each comparison by evidence: strong, weak, none; within each the largest gap first.
 
-    The gap is the noise-free one, or the cross-fitted one where no evidence was weighed.
+    The gap is the noise-free one, or the cross-fitted one where evidence was not weighed.
     """
     if "evidence" not in gaps:
         return gaps.sort_values(["comparison", "gap"], ascending=[True, False], kind="stable")
-    keys = gaps.assign(word=gaps["evidence"].map(WORDS.index), least=-gaps["clean_gap"])
+    size = gaps["clean_gap"].fillna(gaps["gap"]) if "gap" in gaps else gaps["clean_gap"]
+    keys = gaps.assign(word=gaps["evidence"].map(WORDS.index), least=-size)
     return gaps.loc[keys.sort_values(["comparison", "word", "least"], kind="stable").index]
 
 
@@ -247,62 +292,81 @@ def signed_gap(name: str, first, second, directions) -> np.ndarray:
 class _Record:
     """What the splits gave: gaps by rank, and those of the comparison's directions."""
 
-    def __init__(self, comparison: Comparison | None):
-        self.comparison = comparison
+    def __init__(self, comparison: Comparison | None, wanted=None, labels=None, margins=None):
+        self.comparison, self.wanted, self.labels = comparison, wanted, labels
+        self.margins = margins
         self.gaps = {name: [] for name in COMPARISONS}
         self.matched = {name: [] for name in COMPARISONS}
         self.evidence: dict[str, list[list[Gaps]]] = {name: [] for name in COMPARISONS}
+        self.contrasts: dict[str, list[list[np.ndarray]]] = {name: [] for name in COMPARISONS}
 
     def begin_split(self) -> None:
-        for halves in self.evidence.values():
+        for halves in (*self.evidence.values(), *self.contrasts.values()):
             halves.append([])
 
     def match(self, name: str, directions, gap) -> None:
         """Give the gaps of a half's directions to the comparison's, by likeness."""
         if self.comparison is not None:
-            cosines = self._cosines(name, directions)
+            cosines = np.abs(self._cosines(name, directions))
             self.matched[name].append(np.stack([_by_likeness(cosines) @ gap, cosines.max(1)]))
 
-    def weigh(self, name: str, directions, patterns, outputs: tuple[Outputs, ...]) -> None:
+    def weigh(self, name: str, directions, patterns, others, outputs: tuple[Outputs, ...]) -> None:
         """Give the evidence for a half's directions to the comparison's in the same way."""
-        if self.comparison is not None:
-            pair = outputs if name == "1_minus_2" else outputs[::-1]
-            weights = _by_likeness(self._cosines(name, directions))
-            found = gaps_along(*pair, directions, patterns).mixed(weights)
-            self.evidence[name][-1].append(found)
+        pair = outputs if name == "1_minus_2" else outputs[::-1]
+        cosines = self._cosines(name, directions)
+        found = Gaps.along(*pair, directions, patterns, others)
+        self.evidence[name][-1].append(found.mixed(_by_likeness(np.abs(cosines))))
+        if self.wanted is not None:
+            nearest = np.abs(cosines).argmax(1)
+            turned = np.sign(cosines[np.arange(len(nearest)), nearest])
+            projections = turned[:, None] * patterns[nearest]  # (n_directions, n_test)
+            chosen = self._contrasts(name, projections)
+            self.contrasts[name][-1].append(contrasts(*pair, *chosen))
+
+    def _contrasts(self, name: str, projections) -> tuple[np.ndarray, np.ndarray]:
+        """Weights of a half's own subpopulations, (n_test, n_wanted), and of their classes."""
+        place = {component: i for i, component in enumerate(self.comparison[name].component)}
+        wanted = self.wanted[self.wanted["comparison"] == name]
+        chosen = [
+            contrast_weights(
+                (1 if row.end == ENDS[0] else -1) * projections[place[row.direction]],
+                self.labels,
+                row.label,
+                row.n,
+            )
+            for row in wanted.itertuples()
+        ]
+        return tuple(np.stack(part, 1) for part in zip(*chosen, strict=True))
 
     def _cosines(self, name: str, directions) -> np.ndarray:
-        return np.abs(self.comparison[name].directions @ directions.T)
+        return self.comparison[name].directions @ directions.T
 
-    def table(self) -> pd.DataFrame:
+    def table(self, weighed: bool) -> pd.DataFrame:
         table = _direction_table(self.comparison, self.matched)
-        if not len(table) or not self.evidence[COMPARISONS[0]][0]:
+        if not weighed:
             return table
-        found = pd.concat([pd.DataFrame(combine(e)) for e in self.evidence.values()])
-        found = found.reset_index(drop=True)
+        if self.evidence[COMPARISONS[0]][0]:
+            found = pd.concat([pd.DataFrame(combine(e)) for e in self.evidence.values()])
+            found = found.reset_index(drop=True)
+        else:
+            found = pd.DataFrame(np.nan, table.index, _EVIDENCE)
         renamed = {key: f"clean_{key}" for key in ("gap", "low", "high")}
         table = table.join(found.rename(columns=renamed))
         table["q"] = benjamini_hochberg(table["p"])
-        table["evidence"] = list(map(word, table["q"], table["replication"], table["clean_gap"]))
+        table["evidence"] = list(map(word, table["q"], table["replication"], table["clean_low"]))
         return table
+
+    def uses(self) -> pd.DataFrame:
+        if self.wanted is None or not self.contrasts[COMPARISONS[0]][0]:
+            return pd.DataFrame(columns=["comparison", "direction", "end", "label", "n", "use"])
+        found = pd.concat([measured_uses(c, self.margins) for c in self.contrasts.values()])
+        return self.wanted.join(found.reset_index(drop=True))
 
 
 def _by_likeness(cosines: np.ndarray) -> np.ndarray:
     """Weights of a half's directions for each of the comparison's, rows that sum to 1."""
     weights = cosines**4 + 1e-12
     return weights / weights.sum(1, keepdims=True)
-
-
-def _outputs(
-    fitters: tuple[FitOn, FitOn], models: np.ndarray, lengths: list
-) -> tuple[Outputs, ...]:
-    """Both algorithms' outputs in units of these datamodels' lengths; nothing for plain functions.
-
-    Lengths are (n_test,), one array an algorithm.
-    """
-    if not all(isinstance(fit, Fitter) for fit in fitters):
-        return ()
-    return tuple(measured(fit, models, n) for fit, n in zip(fitters, lengths, strict=True))
 
 
 def measured(fit: Fitter, models: np.ndarray, lengths: np.ndarray) -> Outputs:

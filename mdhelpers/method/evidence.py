@@ -1,66 +1,78 @@
-r"""Whether a direction distinguishes two algorithms: gaps free of noise, their errors, p-values.
+r"""Whether a direction distinguishes two algorithms: a p-value, and a gap without noise.
 
-A direction ``u`` of training examples is given, found on other models than those used here. With
-``z_i`` the centred mask of model i along it and ``y_ix`` the centred output for test example x, in
-units of the length of that example's datamodel, the sum of ``c_ix = z_i y_ix`` over models
-estimates the datamodel's part along ``u``. Its square is inflated by the noise of the outputs; the
-sum of products of *different* models is not,
+A direction ``u`` of training examples was found on other models than those used here, the
+*finding* models; they also give the *pattern* ``p_x``, the projections of their residual datamodels
+on it.
 
-.. math:: U_x = \Big(\sum_i c_{ix}\Big)^2 - \sum_i c_{ix}^2 ,
+**Null.** The expected datamodels of the two algorithms lie alike along this pattern: for each test
+example, ``theta^(1)_x`` and ``theta^(2)_x`` point the same way, however long they are. Then
 
-and the noise-free explained variance is the sum of ``U_x`` over test examples as a share of the
-same sum over all training examples. The gap of Proposition 1 is the difference between algorithms.
+.. math:: (\theta^{(2)}_x \cdot g_x)(\theta^{(1)}_x \cdot u)
+   - (\theta^{(1)}_x \cdot g_x)(\theta^{(2)}_x \cdot u) = 0
 
-**Null.** The half of the models that found ``u`` also says how far each test example's residual
-projects on it, ``p_x``. If the algorithms differ as found, the other half's datamodels have more of
-this pattern along ``u`` under the first: ``sum_x p_x (theta_x . u)`` is larger there. It is linear
-in the models, so that it is known far better than the squares of the gap. If the algorithms do not
-differ, the two contributions of a pair of models (i of either algorithm, trained on the same mask)
-can change places, which turns the sign of their difference ``t_i``. Signs drawn at random give the
-distribution of the sum of ``t_i`` under the null, which is normal for many models. Without a
-pattern the gap itself is tested, which is a sum over pairs too.
+for any ``g_x``. What is tested is the sum of this over test examples, weighted by ``p_x``, against
+being larger than 0; ``g_x`` is the second algorithm's datamodel as the finding models give it, so
+that the sum is that of the residual datamodels (paper, eq. 3) along ``u``, times lengths.
 
-**Error.** The gap is a U-statistic of the pairs; the jackknife gives its standard error, also
-where the algorithms do differ.
+**Random** are masks, initialisations and seeds. Images are not: the p-value is for these.
 
-**Size.** A gap can be sure and small: both algorithms may depend on a direction, one somewhat more.
-The ratio of the two explained variances says how many times more, with Fieller's interval.
+**Assumed** is that models are independent, or those of different slots where models share
+initialisations, and that masks are drawn without regard to anything else. Noise may be of any kind,
+unlike between the algorithms, and depend on the mask; outputs of either algorithm may be of another
+scale, for each test example apart. Both factors of a product come from *different* models (of
+different slots), so that noise has no part in its expectation, and no length is ever estimated.
+Models that are exchanged, as in a permutation test, would have to be alike in noise and scale too.
+
+**Error.** Models are put in at most 32 groups, whole slots or, without slots, whatever models. The
+jackknife leaves out one group after the other; the sum over its standard error has Student's
+distribution. A model that differs wildly from others widens the error: it makes calls rarer.
+
+**Size.** The explained variance of ``u`` is that of all products of different groups, a share of
+the same for whole datamodels. The gap of Proposition 1 is the difference between algorithms.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
 from scipy.stats import norm
+from scipy.stats import t as student
+from torch import Tensor
 
-from mdhelpers.method.engines.moments import within_slots
-
-WORDS = ("strong", "weak", "none")
+WORDS = ("strong", "weak", "none", "too few")
 STRONG, WEAK = 0.05, 0.2
 REPLICATES = 0.5
+MOST_GROUPS = 32
+FEWEST_GROUPS = 8
+FEWEST_SLOTS = 2 * FEWEST_GROUPS  # halves share no slot
 _LEAST_SHARE = 0.05
 _LEAST_LENGTH = 0.5
-_NORMAL = 1.96
+_ELEMENTS = 1 << 24  # of groups' datamodels at once
 
 
 @dataclass(frozen=True)
 class Outputs:
-    """One algorithm's models that take part in measuring, centred within their slots.
+    """One algorithm's models that take part in measuring, in groups, those of a group together.
+
+    The sum over a group of products of masks with outputs estimates datamodels without bias, in
+    units of their lengths.
 
     Attributes
     ----------
     masks : Tensor, shape (n_models, n_train), float32
+        Less their mean.
     outputs : Tensor, shape (n_models, n_test), float32
-        In units of each test example's datamodel length.
-    total : float
-        Noise-free squared length of all datamodels, in the units of :func:`gaps_along`.
+        Less their mean (of the slot), and scaled.
+    ends : tuple of int
+        Where each group ends.
     """
 
-    masks: torch.Tensor
-    outputs: torch.Tensor
-    total: float
+    masks: Tensor
+    outputs: Tensor
+    ends: tuple[int, ...]
 
     @classmethod
     def measured(
@@ -71,113 +83,208 @@ class Outputs:
         *,
         slots: np.ndarray | None = None,
     ) -> Outputs:
-        """Centre, scale, and estimate the datamodels' total length.
+        """Centre, scale and group.
 
         Parameters
         ----------
         masks : ndarray, shape (n_models, n_train), bool
         margins : ndarray, shape (n_models, n_test)
         lengths : ndarray, shape (n_test,)
-            Of datamodels fitted on *other* models. Half the median stands in for smaller ones,
-            which are hardly known and would otherwise outweigh all others.
+            Of datamodels fitted on *other* models: they weigh test examples against each other.
+            Half the median stands in for smaller ones, which would outweigh all others.
         slots : ndarray, shape (n_models,), int, optional
         """
-        slots = np.zeros(len(masks), np.int64) if slots is None else slots
-        groups = torch.from_numpy(np.unique(slots, return_inverse=True)[1])
-        everyone = torch.arange(len(masks))
+        shared = slots is not None
+        slots = np.unique(slots, return_inverse=True)[1] if shared else np.arange(len(masks))
+        groups = slots % min(slots.max() + 1, MOST_GROUPS)
+        order = np.argsort(groups, kind="stable")
+        masks, slots = masks[order], slots[order]
         lengths = np.asarray(lengths, float)
         least = _LEAST_LENGTH * np.median(lengths[lengths > 0]) if (lengths > 0).any() else 1.0
-        scale = 1 / np.maximum(lengths, least)
         x = torch.from_numpy(np.asarray(masks, np.float32))
-        y = torch.from_numpy(np.asarray(margins * scale, np.float32))
-        x, y = (within_slots(values, groups, everyone) for values in (x, y))
-        whole = (x.T @ y).square().sum()
-        diagonal = (x.square().sum(1) * y.square().sum(1)).sum()
-        # With hardly any signal the total is not known either, and could be of either sign.
-        total = max(float(whole - diagonal), _LEAST_SHARE * float(whole))
-        return cls(x, y, max(total, np.finfo(np.float32).tiny))
+        y = torch.from_numpy(np.asarray(margins[order] / np.maximum(lengths, least), np.float32))
+        sizes, seen = np.bincount(groups), x.mean()
+        if len(np.unique(masks.sum(1))) == 1:
+            x = x - seen  # known without error, as each mask holds equally many
+        else:
+            x = x - x.mean(0)
+        if shared:
+            by_slot = torch.from_numpy(slots)
+            n = torch.bincount(by_slot)
+            means = y.new_zeros(len(n), y.shape[1]).index_add_(0, by_slot, y) / n[:, None]
+            y, free = y - means[by_slot], sizes - np.bincount(np.arange(len(n)) % len(sizes))
+        else:
+            y, free = y - y.mean(0), sizes * (1 - 1 / len(y))
+        scale = torch.from_numpy(1 / np.maximum(free, 1))[groups[order]].float()
+        return cls(x, y * scale[:, None] / (seen * (1 - seen)), tuple(np.cumsum(sizes).tolist()))
+
+    @property
+    def n_groups(self) -> int:
+        return len(self.ends)
+
+    def along(self, directions: Tensor) -> Tensor:
+        """Datamodels along directions (d, n_train), by group: (n_groups, n_test, d)."""
+        return self._sums(self.outputs, self.masks @ directions.T)
+
+    def toward(self, rows: Tensor) -> Tensor:
+        """Each test example's datamodel along its own row (n_test, n_train): (n_groups, n_test)."""
+        products = self.outputs * (self.masks @ rows.T)
+        return torch.stack([part.sum(0) for part in self._parts(products)])
+
+    def contrasts(self, weights: Tensor) -> Tensor:
+        """Datamodels of weighted sums of outputs, weights (n_test, p): (n_groups, p, n_train)."""
+        return self._sums(self.outputs @ weights, self.masks)
+
+    @cached_property
+    def squared_lengths(self) -> np.ndarray:
+        """Of each test example's datamodel, without noise, (1 + n_groups, n_test), see `products`.
+
+        In units of the squared lengths that were given.
+        """
+        n_test, found = self.outputs.shape[1], []
+        step = max(1, _ELEMENTS // (self.n_groups * self.masks.shape[1]))
+        for low in range(0, n_test, step):
+            part = self._sums(self.outputs[:, low : low + step], self.masks)
+            found.append(products(part, part))
+        return np.concatenate(found, axis=1)
+
+    def _sums(self, left: Tensor, right: Tensor) -> Tensor:
+        pairs = zip(self._parts(left), self._parts(right), strict=True)
+        return torch.stack([a.T @ b for a, b in pairs])
+
+    def _parts(self, values: Tensor) -> list[Tensor]:
+        starts = (0, *self.ends[:-1])
+        return [values[low:high] for low, high in zip(starts, self.ends, strict=True)]
 
 
-@dataclass(frozen=True)
-class Gaps:
-    """Gaps of some directions, positive where the first-named algorithm relies on them more.
+def products(one: Tensor, two: Tensor) -> np.ndarray:
+    """Mean inner product over all pairs of *different* groups, and again without each group.
 
-    Attributes
+    Parameters
     ----------
-    flips : ndarray, shape (n_directions, n_models)
-        ``t_i``: what each pair of models adds to the sum that is tested, and what exchanging the
-        pair would turn the sign of.
-    influences : ndarray, shape (2, n_directions, n_models)
-        What leaving each pair out would take from either algorithm's explained variance.
-    levels : ndarray, shape (2, n_directions)
-        Noise-free explained variance under either algorithm; their difference is the gap.
+    one, two : Tensor, shape (n_groups, …, n)
+
+    Returns
+    -------
+    ndarray, shape (1 + n_groups, …), float64
+        Of all groups, then without the first, the second, …: a function of such arrays, row by row,
+        is one again, and `jackknife` gives its error.
     """
-
-    flips: np.ndarray
-    influences: np.ndarray
-    levels: np.ndarray
-
-    @property
-    def gap(self) -> np.ndarray:
-        """Noise-free gaps, fractions of the datamodels' variance, (n_directions,)."""
-        return self.levels[0] - self.levels[1]
-
-    @property
-    def covariance(self) -> np.ndarray:
-        """Jackknife variance of the first level, covariance, variance of the second, (3, …)."""
-        n = self.influences.shape[-1]
-        one, two = self.influences - self.influences.mean(-1, keepdims=True)
-        return (n - 1) * np.stack([one * one, one * two, two * two]).mean(-1)
-
-    @property
-    def z(self) -> np.ndarray:
-        """Sums that are tested, in standard deviations of the exchange null, (n_directions,)."""
-        spread = np.sqrt(np.square(self.flips).sum(1))
-        total = self.flips.sum(1)
-        return np.divide(total, spread, out=np.zeros(len(spread)), where=spread > 0)
-
-    def mixed(self, weights: np.ndarray) -> Gaps:
-        """Weighted means of the directions' gaps; ``weights`` (n_new, n_directions) sum to 1."""
-        return Gaps(weights @ self.flips, weights @ self.influences, self.levels @ weights.T)
+    both = one.sum(0), two.sum(0)
+    own = (one * two).sum(-1).double()
+    total = (both[0] * both[1]).sum(-1).double() - own.sum(0)
+    with_each = ((one * both[1]).sum(-1) + (two * both[0]).sum(-1)).double() - 2 * own
+    return _means(total, with_each)
 
 
-def gaps_along(
-    first: Outputs, second: Outputs, directions: np.ndarray, patterns: np.ndarray | None = None
-) -> Gaps:
-    """Noise-free gap of each direction between two algorithms, with what its error follows from.
+def jackknife(values: np.ndarray) -> np.ndarray:
+    """Covariance of estimates (1 + n_groups, q, …) by leaving out groups, (q, q, …).
+
+    The delete-a-group jackknife; in ``values`` the first row is the estimate itself.
+    """
+    without = values[1:] - values[1:].mean(0)
+    n = len(without)
+    return (n - 1) / n * np.einsum("ka...,kb...->ab...", without, without)
+
+
+def explained(outputs: Outputs, directions: np.ndarray) -> np.ndarray:
+    """Noise-free explained variance of directions (d, n_train), (1 + n_groups, d), see `products`.
+
+    A share of the squared length of all datamodels. With hardly any signal that is not known
+    either, and a twentieth of it with its noise stands in for less.
+    """
+    along = outputs.along(_tensor(directions)).permute(0, 2, 1).contiguous()
+    return products(along, along) / _total(outputs)[:, None]
+
+
+def residual_along(
+    first: Outputs,
+    second: Outputs,
+    directions: np.ndarray,
+    patterns: np.ndarray,
+    others: np.ndarray,
+) -> np.ndarray:
+    """What is tested of each direction, (1 + n_groups, d), see `products`: 0 but for chance.
 
     Parameters
     ----------
     first, second : Outputs
-        As many models of each; pair i should have been trained on one mask.
-    directions : ndarray, shape (n_directions, n_train)
-        Unit vectors, found on other models.
-    patterns : ndarray, shape (n_directions, n_test), optional
-        Projections of the residuals of the first on them, of the same other models: what is tested.
-        The gap is, where there are none.
+        Models of both algorithms in as many groups; a group of either has the same slots.
+    directions : ndarray, shape (d, n_train)
+        Found on other models.
+    patterns : ndarray, shape (d, n_test)
+        Projections of the residuals of the first, of the same other models.
+    others : ndarray, shape (n_test, n_train)
+        Datamodels of the second, of the same other models: ``g`` above.
 
     Raises
     ------
     ValueError
-        If the numbers of models or training examples differ.
+        If the numbers of groups, training or test examples differ.
     """
-    if first.outputs.shape != second.outputs.shape or len(first.masks) != len(second.masks):
+    shapes = [(o.n_groups, o.masks.shape[1], o.outputs.shape[1]) for o in (first, second)]
+    if shapes[0] != shapes[1]:
         raise ValueError(
-            f"outputs have shapes {tuple(first.outputs.shape)} and {tuple(second.outputs.shape)}; "
-            "expected as many models of both algorithms, and the same test examples."
+            f"outputs have {shapes[0]} and {shapes[1]} groups, training and test examples; "
+            "expected as many of both algorithms."
         )
-    u = torch.from_numpy(np.asarray(directions, np.float32))
-    parts = [_parts(outputs, u) for outputs in (first, second)]
-    if patterns is None:
-        mean = (parts[0].sums + parts[1].sums) / 2
-        flips = [2 * part.along(mean) - part.own for part in parts]
-    else:
-        wanted = torch.from_numpy(np.asarray(patterns.T, np.float32))
-        flips = [part.along(wanted) for part in parts]
-    influences = [2 * (part.along(part.sums) - part.own) for part in parts]
-    flips, *influences = (v.T.double().numpy() for v in (flips[0] - flips[1], *influences))
-    levels = [part.sums.square().sum(0) - part.own.sum(0) for part in parts]
-    return Gaps(flips, np.stack(influences), torch.stack(levels).double().numpy())
+    u, weights, others = _tensor(directions), _tensor(patterns.T), _tensor(others)
+    both = (first, second), (second, first)
+    one, two = (_determinant_part(a, b, u, weights, others) for a, b in both)
+    return one - two
+
+
+def _determinant_part(own: Outputs, other: Outputs, u, weights, others) -> np.ndarray:
+    """``sum_x p_x (theta^other_x . g_x)(theta^own_x . u)`` over pairs of different groups."""
+    along, toward = own.along(u), other.toward(others)
+    paired = torch.einsum("kx,kxd,xd->kd", toward, along, weights).double()
+    sums = along.sum(0), toward.sum(0)
+    total = (weights * sums[0] * sums[1][:, None]).sum(0).double() - paired.sum(0)
+    with_each = toward @ (weights * sums[0])
+    with_each = with_each + torch.einsum("kxd,xd->kd", along, weights * sums[1][:, None])
+    return _means(total, with_each.double() - 2 * paired)
+
+
+@dataclass(frozen=True)
+class Gaps:
+    """Some directions measured on models that did not find them, see `products`.
+
+    Attributes
+    ----------
+    tested : ndarray, shape (1 + n_groups, n_directions)
+        What has an expectation of 0 under the null, of either sign otherwise.
+    levels : ndarray, shape (1 + n_groups, 2, n_directions)
+        Noise-free explained variance under the first and the second algorithm.
+    """
+
+    tested: np.ndarray
+    levels: np.ndarray
+
+    @classmethod
+    def along(
+        cls,
+        first: Outputs,
+        second: Outputs,
+        directions: np.ndarray,
+        patterns: np.ndarray,
+        others: np.ndarray,
+    ) -> Gaps:
+        """Of directions (d, n_train); arguments are those of `residual_along`."""
+        tested = residual_along(first, second, directions, patterns, others)
+        levels = [explained(outputs, directions) for outputs in (first, second)]
+        return cls(tested, np.stack(levels, 1))
+
+    @property
+    def z(self) -> np.ndarray:
+        """Standard normal under the null, (n_directions,); from Student's t."""
+        error = np.sqrt(jackknife(self.tested[:, None])[0, 0])
+        t = np.divide(self.tested[0], error, out=np.zeros(len(error)), where=error > 0)
+        tail = student.sf(np.abs(t), len(self.tested) - 2)
+        return np.sign(t) * norm.isf(np.maximum(tail, np.finfo(float).tiny))
+
+    def mixed(self, weights: np.ndarray) -> Gaps:
+        """Weighted means of the directions; ``weights`` (n_new, n_directions) sum to 1."""
+        return Gaps(self.tested @ weights.T, self.levels @ weights.T)
 
 
 def combine(halves: list[list[Gaps]]) -> dict[str, np.ndarray]:
@@ -203,17 +310,55 @@ def combine(halves: list[list[Gaps]]) -> dict[str, np.ndarray]:
     two models are parted in half of them, and the mean of the splits' z has the variance 1 + 1/S at
     worst; it is divided by the root of that. Where halves are less alike, p-values err on the large
     side.
+
+    Gap and ratio are of the directions that the halves found, at the mean over splits. Splits share
+    all their models, so that their mean is taken to be as uncertain as one of them.
     """
-    levels = np.mean([[half.levels for half in split] for split in halves], axis=(0, 1))
-    shared = [np.sum([h.covariance for h in split], 0) / len(split) ** 2 for split in halves]
-    covariance = np.mean(shared, 0)
+    levels = np.mean([[half.levels[0] for half in split] for split in halves], axis=(0, 1))
+    covariance = shared_covariance([[half.levels for half in split] for split in halves])
+    quantile = interval_quantile(halves[0][0].levels)
     gap = levels[0] - levels[1]
-    error = np.sqrt(covariance[0] - 2 * covariance[1] + covariance[2])
+    error = np.sqrt(covariance[0, 0] - 2 * covariance[0, 1] + covariance[1, 1])
     z = np.mean([np.sum([half.z for half in split], 0) / len(split) ** 0.5 for split in halves], 0)
     z /= (1 + (len(halves[0]) - 1) / len(halves)) ** 0.5
-    interval = {"low": gap - _NORMAL * error, "high": gap + _NORMAL * error}
-    sizes = dict(zip(("ratio", "ratio_low", "ratio_high"), _ratio(levels, covariance), strict=True))
-    return {"gap": gap, **interval, **sizes, "z": z, "p": norm.sf(z)}
+    interval = {"low": gap - quantile * error, "high": gap + quantile * error}
+    sizes = zip(("ratio", "ratio_low", "ratio_high"), fieller(levels, covariance, quantile))
+    return {"gap": gap, **interval, **dict(sizes), "z": z, "p": norm.sf(z)}
+
+
+def shared_covariance(splits: list[list[np.ndarray]]) -> np.ndarray:
+    """Covariance of a mean over halves and splits of arrays that `jackknife` takes.
+
+    Halves of a split share no model; splits share all of them.
+    """
+    return np.mean([sum(map(jackknife, split)) / len(split) ** 2 for split in splits], 0)
+
+
+def interval_quantile(values: np.ndarray, level: float = 0.95) -> float:
+    """Student's quantile for intervals of means over two halves like this one."""
+    return float(student.isf((1 - level) / 2, 2 * (len(values) - 2)))
+
+
+def fieller(
+    levels: np.ndarray, covariance: np.ndarray, quantile: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Ratio of two levels (2, …) with Fieller's interval; infinite where the second may be nothing.
+
+    The interval holds the r with ``(one - r two)^2 <= q^2 (v11 - 2 r v12 + r^2 v22)``, covariances
+    ``v`` (2, 2, …) and quantile ``q`` being given.
+    """
+    one, two = levels
+    a = two**2 - quantile**2 * covariance[1, 1]
+    b = one * two - quantile**2 * covariance[0, 1]
+    c = one**2 - quantile**2 * covariance[0, 0]
+    root = np.sqrt(np.maximum(b**2 - a * c, 0))
+    known = (a > 0) & (two > 0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        # of a quadratic whose leading part may vanish, the root that stays finite
+        low = np.where((c > 0) & (one > 0), c / (b + root), 0.0)
+        high = np.where(known, (b + root) / a, np.inf)
+        ratio = np.where(two > 0, one / two, np.inf)
+    return np.maximum(ratio, 0), np.nan_to_num(np.maximum(low, 0)), np.maximum(high, 0)
 
 
 def benjamini_hochberg(p: np.ndarray) -> np.ndarray:
@@ -229,57 +374,34 @@ def benjamini_hochberg(p: np.ndarray) -> np.ndarray:
     return adjusted
 
 
-def word(q: float, replication: float, gap: float) -> str:
-    """Evidence in a word: ``strong``, ``weak`` or ``none``.
+def word(q: float, replication: float, gap_low: float) -> str:
+    """Evidence in a word: ``strong``, ``weak``, ``none``, or ``too few`` where q is not known.
 
-    ``strong`` asks for 5% false calls at most and a direction that both halves of the models find
-    (mean |cos| at least one half); ``weak`` for 20%, or for the first without the second. Both ask
-    for a gap above zero: the first-named algorithm depends more on the direction.
+    ``strong`` asks for 5% false calls at most, a direction that both halves of the models find
+    (mean |cos| at least one half), and a gap whose interval lies above zero: the first-named
+    algorithm surely depends more on the direction. ``weak`` asks for 20%, whatever the gap: the
+    algorithms differ along the direction, and which of them depends more on it is not said.
     """
-    if gap <= 0:
-        return "none"
-    if q < STRONG and replication >= REPLICATES:
+    if np.isnan(q):
+        return "too few"
+    if q < STRONG and replication >= REPLICATES and gap_low > 0:
         return "strong"
     return "weak" if q < WEAK else "none"
 
 
-@dataclass(frozen=True)
-class _Parts:
-    """Contributions of one algorithm, scaled so that its squared sums are shares of its variance.
-
-    ``z`` (n_models, n_directions), ``y`` (n_models, n_test), ``sums`` (n_test, n_directions) and
-    ``own`` (n_models, n_directions), squared contributions summed over test examples.
-    """
-
-    z: torch.Tensor
-    y: torch.Tensor
-    sums: torch.Tensor
-    own: torch.Tensor
-
-    def along(self, sums: torch.Tensor) -> torch.Tensor:
-        """``sum_x c_ix S_x``, (n_models, n_directions), for ``sums`` S (n_test, n_directions)."""
-        return self.z * (self.y @ sums)
+def _total(outputs: Outputs) -> np.ndarray:
+    """Noise-free squared length of all datamodels, (1 + n_groups,)."""
+    total = outputs.squared_lengths.sum(1)
+    noisy = float((outputs.masks.T @ outputs.outputs).square().sum()) / outputs.n_groups**2
+    return np.maximum(total, max(_LEAST_SHARE * noisy, np.finfo(np.float32).tiny))
 
 
-def _parts(outputs: Outputs, u: torch.Tensor) -> _Parts:
-    z = outputs.masks @ u.T
-    y = outputs.outputs / outputs.total**0.5
-    return _Parts(z, y, y.T @ z, z.square() * y.square().sum(1, keepdim=True))
+def _means(total: Tensor, with_each: Tensor) -> np.ndarray:
+    """Means over pairs of different groups, of all and without each, from sums over pairs."""
+    n = len(with_each)
+    without = (total - with_each) / max((n - 1) * (n - 2), 1)
+    return torch.cat([total[None] / max(n * (n - 1), 1), without]).numpy()
 
 
-def _ratio(levels: np.ndarray, covariance: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Ratio of two levels with Fieller's interval; infinite where the second may be nothing.
-
-    The interval holds the r with ``(one - r two)^2 <= 1.96^2 (v11 - 2 r v12 + r^2 v22)``.
-    """
-    one, two = levels
-    a = two**2 - _NORMAL**2 * covariance[2]
-    b = one * two - _NORMAL**2 * covariance[1]
-    c = one**2 - _NORMAL**2 * covariance[0]
-    root = np.sqrt(np.maximum(b**2 - a * c, 0))
-    with np.errstate(divide="ignore", invalid="ignore"):
-        # of a quadratic whose leading part may vanish, the root that stays finite
-        low = np.where(c > 0, c / (b + root), 0.0)
-        high = np.where(a > 0, (b + root) / a, np.inf)
-        ratio = np.where(two > 0, one / two, np.inf)
-    return np.maximum(ratio, 0), np.maximum(low, 0), high
+def _tensor(values: np.ndarray) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(values, np.float32))

@@ -36,6 +36,7 @@ _FEWEST_ROWS = 256
 _SLICES = 64
 _TARGETS = 32
 _NARROW = 12_000
+_FEWEST_WHOLE = 16
 
 
 @dataclass(frozen=True)
@@ -301,6 +302,20 @@ def split_models(
         )
     by_slot, _ = _shuffled_by_slot(slots, rng)
     return [np.sort(by_slot[part::n_parts]) for part in range(n_parts)]
+
+
+def split_halves(
+    n_models: int, rng: np.random.Generator, slots: np.ndarray | None = None
+) -> list[np.ndarray]:
+    """Two random halves of the models, which share no slot where there are 16 slots or more.
+
+    Parameters are those of :func:`split_models`, which shares out fewer slots evenly.
+    """
+    ids = np.zeros(0) if slots is None else np.unique(slots)
+    if len(ids) < _FEWEST_WHOLE:
+        return split_models(n_models, 2, rng, slots)
+    first = np.isin(slots, rng.permutation(ids)[: len(ids) // 2])
+    return [np.flatnonzero(first), np.flatnonzero(~first)]
 
 
 def split_validation(groups: Tensor, share: float, seed: int) -> tuple[Tensor, Tensor]:

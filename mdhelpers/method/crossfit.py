@@ -52,6 +52,7 @@ from mdhelpers.method.evidence import (
     Outputs,
     benjamini_hochberg,
     combine,
+    group_models,
     word,
 )
 from mdhelpers.method.subpopulations import ENDS
@@ -137,8 +138,8 @@ def cross_fitted_gaps(
         ``comparison``, whose rank may change.
     n_splits : int
     slots : ndarray, shape (n_models,), int, optional
-        Halves share no slot where there are 16 or more. Fewer are split evenly, and no evidence is
-        weighed.
+        Halves share no slot where there are 16 or more. Fewer are split evenly, and evidence is
+        not weighed; nor is it with fewer than 16 models.
     seed : int
         Of the splits.
 
@@ -147,16 +148,16 @@ def cross_fitted_gaps(
     ValueError
         If there are too few models, or a fit gives the wrong shape.
     """
-    rng = np.random.default_rng(seed)
+    rng, groups = np.random.default_rng(seed), group_models(n_models, slots)
     fitters = (fit_1, fit_2)
     weighs = comparison is not None and all(isinstance(fit, Fitter) for fit in fitters)
-    enough = weighs and enough_to_know(n_models, slots)
+    enough = weighs and len(np.unique(groups)) >= FEWEST_GROUPS
     wanted = None
     if labels is not None and enough:
         wanted = subpopulation_classes(comparison, labels, top_k=top_k)
     record = _Record(comparison, wanted, labels, margins)
     for _ in range(n_splits):
-        halves = split_halves(n_models, rng, slots)
+        halves = split_halves(n_models, rng, slots, groups)
         weights = fit_all((fit, models) for models in halves for fit in fitters)
         lengths = [np.linalg.norm(rows, axis=1) for rows in weights]
         rows = [normalised(weights), normalised(weights)]  # takes them, two at a time
@@ -165,24 +166,17 @@ def cross_fitted_gaps(
             if enough:
                 own = lengths[2 * found : 2 * found + 2]
                 pairs = zip(fitters, own, strict=True)
-                outputs = tuple(measured(fit, halves[other], n) for fit, n in pairs)
+                outputs = tuple(measured(fit, halves[other], n, groups) for fit, n in pairs)
+                record.ids[-1].append(outputs[0].ids)
             for name in COMPARISONS:
-                residuals = _residuals(name, *rows[found])
-                most = min(2 * n_directions, *residuals.shape)
-                directions = principal_directions(residuals, most)
+                directions, patterns = residual_directions(name, rows[found], 2 * n_directions)
                 gap = signed_gap(name, *rows[other], directions)
                 record.gaps[name].append(gap[:n_directions])
                 record.match(name, directions, gap)
                 if enough:
                     others = rows[found][1 if name == "1_minus_2" else 0]
-                    record.weigh(name, directions, directions @ residuals.T, others, outputs)
+                    record.weigh(name, directions, patterns, others, outputs)
     return CrossFit(_total_table(record.gaps), record.table(weighs), record.uses())
-
-
-def enough_to_know(n_models: int, slots: np.ndarray | None) -> bool:
-    """Whether halves have models, or slots where models share them, to tell chance by."""
-    n = n_models if slots is None else len(np.unique(slots))
-    return n >= 2 * FEWEST_GROUPS
 
 
 def order_by_gap(comparison: Comparison, gaps: CrossFit | pd.DataFrame) -> Comparison:
@@ -299,23 +293,24 @@ class _Record:
         self.matched = {name: [] for name in COMPARISONS}
         self.evidence: dict[str, list[list[Gaps]]] = {name: [] for name in COMPARISONS}
         self.contrasts: dict[str, list[list[np.ndarray]]] = {name: [] for name in COMPARISONS}
+        self.ids: list[list[np.ndarray]] = []
 
     def begin_split(self) -> None:
-        for halves in (*self.evidence.values(), *self.contrasts.values()):
+        for halves in (*self.evidence.values(), *self.contrasts.values(), self.ids):
             halves.append([])
 
     def match(self, name: str, directions, gap) -> None:
         """Give the gaps of a half's directions to the comparison's, by likeness."""
         if self.comparison is not None:
             cosines = np.abs(self._cosines(name, directions))
-            self.matched[name].append(np.stack([_by_likeness(cosines) @ gap, cosines.max(1)]))
+            self.matched[name].append(np.stack([likeness_weights(cosines) @ gap, cosines.max(1)]))
 
     def weigh(self, name: str, directions, patterns, others, outputs: tuple[Outputs, ...]) -> None:
         """Give the evidence for a half's directions to the comparison's in the same way."""
         pair = outputs if name == "1_minus_2" else outputs[::-1]
         cosines = self._cosines(name, directions)
         found = Gaps.along(*pair, directions, patterns, others)
-        self.evidence[name][-1].append(found.mixed(_by_likeness(np.abs(cosines))))
+        self.evidence[name][-1].append(found.mixed(likeness_weights(cosines)))
         if self.wanted is not None:
             nearest = np.abs(cosines).argmax(1)
             turned = np.sign(cosines[np.arange(len(nearest)), nearest])
@@ -346,7 +341,7 @@ class _Record:
         if not weighed:
             return table
         if self.evidence[COMPARISONS[0]][0]:
-            found = pd.concat([pd.DataFrame(combine(e)) for e in self.evidence.values()])
+            found = pd.concat([pd.DataFrame(combine(e, self.ids)) for e in self.evidence.values()])
             found = found.reset_index(drop=True)
         else:
             found = pd.DataFrame(np.nan, table.index, _EVIDENCE)
@@ -359,20 +354,26 @@ class _Record:
     def uses(self) -> pd.DataFrame:
         if self.wanted is None or not self.contrasts[COMPARISONS[0]][0]:
             return pd.DataFrame(columns=["comparison", "direction", "end", "label", "n", "use"])
-        found = pd.concat([measured_uses(c, self.margins) for c in self.contrasts.values()])
+        found = pd.concat([measured_uses(c, self.ids, self.margins) for c in self.contrasts.values()])
         return self.wanted.join(found.reset_index(drop=True))
 
 
-def _by_likeness(cosines: np.ndarray) -> np.ndarray:
+def likeness_weights(cosines: np.ndarray) -> np.ndarray:
     """Weights of a half's directions for each of the comparison's, rows that sum to 1."""
     weights = cosines**4 + 1e-12
     return weights / weights.sum(1, keepdims=True)
 
 
-def measured(fit: Fitter, models: np.ndarray, lengths: np.ndarray) -> Outputs:
-    """Outputs of some of a fitter's models, in units of datamodels' lengths (n_test,)."""
+def measured(
+    fit: Fitter, models: np.ndarray, lengths: np.ndarray, groups: np.ndarray | None = None
+) -> Outputs:
+    """Outputs of some of a fitter's models, in units of datamodels' lengths (n_test,).
+
+    ``groups`` are those of all its models.
+    """
     given = fit.masks[models], fit.margins[models]
-    return Outputs.measured(*given, lengths, slots=fit.slots_of(models))
+    groups = None if groups is None else groups[models]
+    return Outputs.measured(*given, lengths, slots=fit.slots_of(models), groups=groups)
 
 
 def normalised(weights: list[np.ndarray]) -> list[np.ndarray]:
@@ -384,6 +385,17 @@ def normalised(weights: list[np.ndarray]) -> list[np.ndarray]:
             "(n_test, n_train) twice, for the same examples."
         )
     return rows
+
+
+def residual_directions(name: str, rows, n_directions: int) -> tuple[np.ndarray, np.ndarray]:
+    """Principal directions of a half's residuals, and its test examples' projections on them.
+
+    Of both algorithms' normalised ``rows`` (n_test, n_train); shapes (n_directions, n_train) and
+    (n_directions, n_test).
+    """
+    residuals = _residuals(name, *rows)
+    directions = principal_directions(residuals, min(n_directions, *residuals.shape))
+    return directions, directions @ residuals.T
 
 
 def _residuals(name: str, first, second) -> np.ndarray:

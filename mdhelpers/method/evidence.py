@@ -23,7 +23,7 @@ scale, for each test example apart. Both factors of a product come from *differe
 different slots), so that noise has no part in its expectation, and no length is ever estimated.
 Models that are exchanged, as in a permutation test, would have to be alike in noise and scale too.
 
-**Error.** Models are put in at most 32 groups, whole slots or, without slots, whatever models. The
+**Error.** Models are put in at most 64 groups, whole slots or, without slots, whatever models. The
 jackknife leaves out one group after the other; the sum over its standard error has Student's
 distribution. A model that differs wildly from others widens the error: it makes calls rarer.
 
@@ -42,12 +42,12 @@ from scipy.stats import norm
 from scipy.stats import t as student
 from torch import Tensor
 
+from mdhelpers.method.engines.moments import within_slots
+
 WORDS = ("strong", "weak", "none", "too few")
 STRONG, WEAK = 0.05, 0.2
 REPLICATES = 0.5
-MOST_GROUPS = 32
-FEWEST_GROUPS = 8
-FEWEST_SLOTS = 2 * FEWEST_GROUPS  # halves share no slot
+MOST_GROUPS, FEWEST_GROUPS = 64, 16
 _LEAST_SHARE = 0.05
 _LEAST_LENGTH = 0.5
 _ELEMENTS = 1 << 24  # of groups' datamodels at once
@@ -68,11 +68,14 @@ class Outputs:
         Less their mean (of the slot), and scaled.
     ends : tuple of int
         Where each group ends.
+    ids : ndarray, shape (n_groups,), int
+        What each group is called.
     """
 
     masks: Tensor
     outputs: Tensor
     ends: tuple[int, ...]
+    ids: np.ndarray
 
     @classmethod
     def measured(
@@ -82,6 +85,7 @@ class Outputs:
         lengths: np.ndarray,
         *,
         slots: np.ndarray | None = None,
+        groups: np.ndarray | None = None,
     ) -> Outputs:
         """Centre, scale and group.
 
@@ -93,30 +97,32 @@ class Outputs:
             Of datamodels fitted on *other* models: they weigh test examples against each other.
             Half the median stands in for smaller ones, which would outweigh all others.
         slots : ndarray, shape (n_models,), int, optional
+        groups : ndarray, shape (n_models,), int, optional
+            As `group_models` gives them, which is done where there are none.
         """
-        shared = slots is not None
-        slots = np.unique(slots, return_inverse=True)[1] if shared else np.arange(len(masks))
-        groups = slots % min(slots.max() + 1, MOST_GROUPS)
-        order = np.argsort(groups, kind="stable")
-        masks, slots = masks[order], slots[order]
+        groups = group_models(len(masks), slots) if groups is None else groups
+        ids, groups = np.unique(groups, return_inverse=True)
+        sizes, order = np.bincount(groups), np.argsort(groups, kind="stable")
         lengths = np.asarray(lengths, float)
         least = _LEAST_LENGTH * np.median(lengths[lengths > 0]) if (lengths > 0).any() else 1.0
-        x = torch.from_numpy(np.asarray(masks, np.float32))
+        x = torch.from_numpy(np.asarray(masks[order], np.float32))
         y = torch.from_numpy(np.asarray(margins[order] / np.maximum(lengths, least), np.float32))
-        sizes, seen = np.bincount(groups), x.mean()
-        if len(np.unique(masks.sum(1))) == 1:
-            x = x - seen  # known without error, as each mask holds equally many
-        else:
-            x = x - x.mean(0)
-        if shared:
-            by_slot = torch.from_numpy(slots)
-            n = torch.bincount(by_slot)
-            means = y.new_zeros(len(n), y.shape[1]).index_add_(0, by_slot, y) / n[:, None]
-            y, free = y - means[by_slot], sizes - np.bincount(np.arange(len(n)) % len(sizes))
-        else:
+        share = float(x.mean(dtype=torch.float64))
+        # The mean is known without error where each mask holds equally many.
+        equal = len(np.unique(masks.sum(1))) == 1
+        x -= share if equal else x.mean(0)
+        if slots is None:
             y, free = y - y.mean(0), sizes * (1 - 1 / len(y))
-        scale = torch.from_numpy(1 / np.maximum(free, 1))[groups[order]].float()
-        return cls(x, y * scale[:, None] / (seen * (1 - seen)), tuple(np.cumsum(sizes).tolist()))
+        else:
+            names, slots = np.unique(slots, return_inverse=True)
+            everyone = torch.arange(len(y))
+            y = within_slots(y, torch.from_numpy(slots[order]), everyone)
+            of_slot = np.zeros(len(names), int)
+            of_slot[slots] = groups
+            free = sizes - np.bincount(of_slot, minlength=len(sizes))
+        scale = 1 / (np.maximum(free, 1)[groups[order]] * share * (1 - share))
+        y *= torch.from_numpy(scale[:, None]).float()
+        return cls(x, y, tuple(np.cumsum(sizes).tolist()), ids)
 
     @property
     def n_groups(self) -> int:
@@ -157,6 +163,16 @@ class Outputs:
         return [values[low:high] for low, high in zip(starts, self.ends, strict=True)]
 
 
+def group_models(n_models: int, slots: np.ndarray | None = None) -> np.ndarray:
+    """Groups of models that are independent of each other, (n_models,) int: at most 64.
+
+    Whole slots, which share an initialisation; or models, which share nothing.
+    """
+    if slots is not None:
+        return np.unique(slots, return_inverse=True)[1] % MOST_GROUPS
+    return np.arange(n_models) % MOST_GROUPS
+
+
 def products(one: Tensor, two: Tensor) -> np.ndarray:
     """Mean inner product over all pairs of *different* groups, and again without each group.
 
@@ -178,13 +194,12 @@ def products(one: Tensor, two: Tensor) -> np.ndarray:
 
 
 def jackknife(values: np.ndarray) -> np.ndarray:
-    """Covariance of estimates (1 + n_groups, q, …) by leaving out groups, (q, q, …).
+    """What each group does to estimates (1 + n_groups, …), (n_groups, …): squared, it is variance.
 
     The delete-a-group jackknife; in ``values`` the first row is the estimate itself.
     """
     without = values[1:] - values[1:].mean(0)
-    n = len(without)
-    return (n - 1) / n * np.einsum("ka...,kb...->ab...", without, without)
+    return (1 - 1 / len(without)) ** 0.5 * without
 
 
 def explained(outputs: Outputs, directions: np.ndarray) -> np.ndarray:
@@ -277,7 +292,7 @@ class Gaps:
     @property
     def z(self) -> np.ndarray:
         """Standard normal under the null, (n_directions,); from Student's t."""
-        error = np.sqrt(jackknife(self.tested[:, None])[0, 0])
+        error = np.sqrt(np.square(jackknife(self.tested)).sum(0))
         t = np.divide(self.tested[0], error, out=np.zeros(len(error)), where=error > 0)
         tail = student.sf(np.abs(t), len(self.tested) - 2)
         return np.sign(t) * norm.isf(np.maximum(tail, np.finfo(float).tiny))
@@ -287,13 +302,15 @@ class Gaps:
         return Gaps(self.tested @ weights.T, self.levels @ weights.T)
 
 
-def combine(halves: list[list[Gaps]]) -> dict[str, np.ndarray]:
+def combine(halves: list[list[Gaps]], ids: list[list[np.ndarray]]) -> dict[str, np.ndarray]:
     """Evidence over random splits, in each of which the two halves measured what the other found.
 
     Parameters
     ----------
     halves : list of lists of Gaps
         For each split one ``Gaps`` a half, all of the same directions.
+    ids : list of lists of ndarray
+        The groups that each half has.
 
     Returns
     -------
@@ -311,32 +328,54 @@ def combine(halves: list[list[Gaps]]) -> dict[str, np.ndarray]:
     worst; it is divided by the root of that. Where halves are less alike, p-values err on the large
     side.
 
-    Gap and ratio are of the directions that the halves found, at the mean over splits. Splits share
-    all their models, so that their mean is taken to be as uncertain as one of them.
+    Gap and ratio are of the directions that the halves found, at the mean over splits.
     """
-    levels = np.mean([[half.levels[0] for half in split] for split in halves], axis=(0, 1))
-    covariance = shared_covariance([[half.levels for half in split] for split in halves])
-    quantile = interval_quantile(halves[0][0].levels)
+    levels, influences = over_splits([[half.levels for half in split] for split in halves], ids)
+    covariance = np.einsum("gad,gbd->abd", influences, influences)
+    quantile = interval_quantile(len(influences))
     gap = levels[0] - levels[1]
     error = np.sqrt(covariance[0, 0] - 2 * covariance[0, 1] + covariance[1, 1])
     z = np.mean([np.sum([half.z for half in split], 0) / len(split) ** 0.5 for split in halves], 0)
     z /= (1 + (len(halves[0]) - 1) / len(halves)) ** 0.5
     interval = {"low": gap - quantile * error, "high": gap + quantile * error}
-    sizes = zip(("ratio", "ratio_low", "ratio_high"), fieller(levels, covariance, quantile))
-    return {"gap": gap, **interval, **dict(sizes), "z": z, "p": norm.sf(z)}
+    sizes = fieller(levels, covariance, quantile)
+    sizes = dict(zip(("ratio", "ratio_low", "ratio_high"), sizes, strict=True))
+    return {"gap": gap, **interval, **sizes, "z": z, "p": norm.sf(z)}
 
 
-def shared_covariance(splits: list[list[np.ndarray]]) -> np.ndarray:
-    """Covariance of a mean over halves and splits of arrays that `jackknife` takes.
+def over_splits(
+    splits: list[list[np.ndarray]], ids: list[list[np.ndarray]]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Mean over halves and splits of estimates, and what each group does to it.
 
-    Halves of a split share no model; splits share all of them.
+    A group is in one half of every split; what it does to that half's estimate is averaged over
+    splits, so that it counts how far these agree.
+
+    Parameters
+    ----------
+    splits : list of lists of ndarray, shape (1 + n_groups, …)
+        Of each split one array a half, see `products`.
+    ids : list of lists of ndarray, shape (n_groups,)
+        The groups of each half.
+
+    Returns
+    -------
+    mean : ndarray, shape (…)
+    influences : ndarray, shape (n_groups of all halves, …)
+        Sums of their products are covariances.
     """
-    return np.mean([sum(map(jackknife, split)) / len(split) ** 2 for split in splits], 0)
+    names = np.unique(np.concatenate([part for split in ids for part in split]))
+    influences = np.zeros((len(names), *splits[0][0].shape[1:]))
+    n = len(splits) * len(splits[0])
+    for split, groups in zip(splits, ids, strict=True):
+        for half, own in zip(split, groups, strict=True):
+            influences[np.searchsorted(names, own)] += jackknife(half) / n
+    return np.mean([[half[0] for half in split] for split in splits], axis=(0, 1)), influences
 
 
-def interval_quantile(values: np.ndarray, level: float = 0.95) -> float:
-    """Student's quantile for intervals of means over two halves like this one."""
-    return float(student.isf((1 - level) / 2, 2 * (len(values) - 2)))
+def interval_quantile(n_groups: int, level: float = 0.95) -> float:
+    """Student's quantile for intervals from so many groups in two halves."""
+    return float(student.isf((1 - level) / 2, max(n_groups - 2, 1)))
 
 
 def fieller(

@@ -36,8 +36,8 @@ from mdhelpers.method.evidence import (
     Outputs,
     fieller,
     interval_quantile,
+    over_splits,
     products,
-    shared_covariance,
 )
 from mdhelpers.method.subpopulations import ENDS
 
@@ -133,7 +133,7 @@ def contrast_weights(
 def contrasts(
     first: Outputs, second: Outputs, weights: np.ndarray, of_class: np.ndarray
 ) -> np.ndarray:
-    """Contrast datamodels of both algorithms, measured; for ``uses_table``.
+    """Contrast datamodels of both algorithms, measured; for `measured_uses`.
 
     Parameters
     ----------
@@ -154,13 +154,17 @@ def contrasts(
     return np.stack([products(one, one), products(two, two), products(one, two), *lengths], 1)
 
 
-def measured_uses(splits: list[list[np.ndarray]], margins: Margins | None = None) -> pd.DataFrame:
+def measured_uses(
+    splits: list[list[np.ndarray]], ids: list[list[np.ndarray]], margins: Margins | None = None
+) -> pd.DataFrame:
     """Shares, ratio, cosine and a word of each contrast, from what `contrasts` gave.
 
     Parameters
     ----------
     splits : list of lists of ndarray, shape (1 + n_groups, 5, p)
         Of each split one array a half.
+    ids : list of lists of ndarray
+        The groups that each half has.
     margins : Margins, optional
 
     Returns
@@ -173,11 +177,11 @@ def measured_uses(splits: list[list[np.ndarray]], margins: Margins | None = None
         ``other_images`` or ``too_few``.
     """
     margins = margins or Margins()
-    values = np.mean([[half[0] for half in split] for split in splits], axis=(0, 1))
-    covariance = shared_covariance(splits)
+    values, influences = over_splits(splits, ids)
+    covariance = np.einsum("gap,gbp->abp", influences, influences)
     shares, of_shares = _shares(values, covariance)
     cosine, of_cosine = _cosine(values, covariance)
-    q95, q90 = (interval_quantile(splits[0][0], level) for level in (0.95, 0.9))
+    q95, q90 = (interval_quantile(len(influences), level) for level in (0.95, 0.9))
     table = {}
     for name, share, variance in zip(
         ("first", "second"), shares, (of_shares[0, 0], of_shares[1, 1]), strict=True

@@ -305,16 +305,17 @@ def split_models(
 
 
 def split_halves(
-    n_models: int, rng: np.random.Generator, slots: np.ndarray | None = None
+    n_models: int, rng: np.random.Generator, slots: np.ndarray | None, groups: np.ndarray
 ) -> list[np.ndarray]:
-    """Two random halves of the models, which share no slot where there are 16 slots or more.
+    """Random halves of the models that share no group, where there are 16 groups or more.
 
-    Parameters are those of :func:`split_models`, which shares out fewer slots evenly.
+    Parameters are those of :func:`split_models`, which shares out the slots evenly where there are
+    fewer groups, and ``groups`` (n_models,).
     """
-    ids = np.zeros(0) if slots is None else np.unique(slots)
+    ids = np.unique(groups)
     if len(ids) < _FEWEST_WHOLE:
         return split_models(n_models, 2, rng, slots)
-    first = np.isin(slots, rng.permutation(ids)[: len(ids) // 2])
+    first = np.isin(groups, rng.permutation(ids)[: len(ids) // 2])
     return [np.flatnonzero(first), np.flatnonzero(~first)]
 
 

@@ -1,0 +1,378 @@
+"""How often evidence is wrong where algorithms are not alike in noise, scale, masks or slots.
+
+Outputs are drawn, not trained, so that the truth is known. In every *null* both algorithms have the
+same normalised datamodels in expectation: whatever is called is a false call. In the *kinds* one
+feature is planted, used by one algorithm, by both alike, by one of them more, or by both through
+other training images: the words are counted. And intervals are asked how often they hold the truth.
+
+    python benchmarks/nulls.py --quick
+    python benchmarks/nulls.py --models 64 128 240 720 --comparisons 200 --workers 2 --out FILE
+
+Comparisons that FILE has already are kept.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import time
+from pathlib import Path
+from unittest.mock import patch
+
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
+os.environ.update(dict.fromkeys(THREADS, "1"))
+
+import numpy as np  # noqa: E402
+import pandas as pd  # noqa: E402
+import torch  # noqa: E402
+from scipy.stats import beta  # noqa: E402
+from tqdm import tqdm  # noqa: E402
+
+from mdhelpers.base.places import machine  # noqa: E402
+from mdhelpers.method import crossfit  # noqa: E402
+from mdhelpers.method.comparison import COMPARISONS, compare, normalise_rows  # noqa: E402
+from mdhelpers.method.crossfit import likeness_weights, residual_directions  # noqa: E402
+from mdhelpers.method.datamodels import Fitter  # noqa: E402
+from mdhelpers.method.engines.moments import split_halves  # noqa: E402
+from mdhelpers.method.evidence import group_models  # noqa: E402
+from mdhelpers.method.uses import contrasts  # noqa: E402
+
+LEVEL, AIM = 0.05, 0.08
+N_TRAIN, N_TEST, N_CLASSES = 80, 160, 2
+SIGNAL = 0.5  # of the outputs' variance
+N_SPLITS, N_DIRECTIONS, TOP_K = 2, 8, 16
+SIZES = {"many tests": (40, 600), "many training images": (300, 60)}
+NULLS = (
+    "alike",
+    "noise x 1.5",
+    "noise x 2",
+    "noise x 3",
+    "scale x 2",
+    "scale by example",
+    "noise by example",
+    "heavy tails in one",
+    "heavy tails in both",
+    "wild models in one",
+    "wild models in both",
+    "saturating",
+    "noise by mask",
+    "correlated seeds",
+    "alpha .3 in one",
+    "own masks",
+    *SIZES,
+    *(f"{n} slots, {d}" for n in (4, 8, 32) for d in (0, 0.25, 0.5)),
+)
+QUICK_NULLS = ("alike", "noise x 2", "wild models in one", "saturating", "32 slots, 0.5")
+HELD = ("gap", "ratio", "share", "times", "cosine")
+KINDS = ("only 1", "1 more", "alike", "other images", "not used")
+RIGHT = {
+    "only 1": ("only_1", "more_1"),
+    "1 more": ("more_1", "only_1"),
+    "alike": ("alike",),
+    "other images": ("other_images",),
+}
+WRONG = {
+    "only 1": ("only_2", "more_2", "alike", "other_images"),
+    "1 more": ("only_2", "more_2", "alike", "other_images"),
+    "alike": ("only_1", "more_1", "only_2", "more_2", "other_images"),
+    "other images": ("only_1", "only_2", "alike"),
+}
+
+
+def draw_masks(n_models: int, n_train: int, alpha: float, rng) -> np.ndarray:
+    order = rng.random((n_models, n_train)).argsort(1)
+    return order < round(alpha * n_train)
+
+
+def draw_truth(n_train: int, n_test: int, rng) -> np.ndarray:
+    """Normalised datamodels: half of each is one of six patterns, half its own."""
+    patterns = np.zeros((6, n_train))
+    for row in patterns:
+        chosen = rng.choice(n_train, max(4, n_train // 8), replace=False)
+        row[chosen] = rng.normal(1, 0.5, len(chosen))
+    signs = rng.choice([1, 1, 1, -0.5], n_test)[:, None]
+    shared = normalise_rows(patterns)[rng.integers(6, size=n_test)] * signs
+    return normalise_rows(shared + normalise_rows(rng.normal(size=(n_test, n_train))))
+
+
+def draw_noise(kind: str, masks: np.ndarray, n_test: int, algorithm: int, rng) -> np.ndarray:
+    """What is not of the mask, in units of its usual size."""
+    n, second = len(masks), algorithm == 2
+    if (kind == "heavy tails in one" and second) or kind == "heavy tails in both":
+        return rng.standard_t(2.1, size=(n, n_test))
+    noise = rng.normal(size=(n, n_test))
+    if (kind == "wild models in one" and second) or kind == "wild models in both":
+        return noise * np.where(rng.random(n) < 0.05, 20, 1)[:, None]
+    if not second:
+        return noise
+    if kind.startswith("noise x"):
+        return noise * float(kind.split()[-1])
+    if kind == "noise by example":
+        return noise * np.where(rng.random(n_test) < 0.3, 3, 1)
+    if kind == "noise by mask":
+        return noise * np.exp(3 * (masks[:, : masks.shape[1] // 16].mean(1) - 0.5))[:, None]
+    if kind == "correlated seeds":
+        return noise + 2 * rng.normal(size=(n, 1)) * rng.normal(size=n_test)
+    return noise
+
+
+def draw_outputs(kind: str, weights, masks, slots, algorithm: int, rng, initial=None):
+    """Margins (n_models, n_test) of one algorithm, whose datamodels are ``weights``."""
+    size = (SIGNAL / 0.25) ** 0.5
+    n_train, second = masks.shape[1], algorithm == 2
+    weights = weights * size
+    if kind == "scale by example" and second:
+        weights = weights * np.exp(rng.normal(0, 0.7, len(weights)))[:, None]
+    margins = (masks - 0.5) @ weights.T
+    if slots is not None:
+        deviation = float(kind.split()[-1]) * size
+        for slot in np.unique(slots):
+            own = normalise_rows(initial.normal(size=weights.shape))
+            rows = slots == slot
+            margins[rows] += deviation * (masks[rows] - 0.5) @ own.T
+            margins[rows] += initial.normal(size=len(weights))
+    noise = (1 - SIGNAL) ** 0.5 * draw_noise(kind, masks, len(weights), algorithm, rng)
+    margins = margins + noise
+    if kind == "saturating" and second:
+        margins = np.tanh(1.5 * margins)
+    return margins * (2 if kind == "scale x 2" and second else 1), n_train
+
+
+def draw_null(kind: str, n_models: int, rng) -> tuple[list[Fitter], np.ndarray | None]:
+    """Two algorithms that use their training data alike."""
+    n_train, n_test = SIZES.get(kind, (N_TRAIN, N_TEST))
+    truth = draw_truth(n_train, n_test, rng)
+    slots = np.arange(n_models) % int(kind.split()[0]) if "slots" in kind else None
+    masks, fits = draw_masks(n_models, n_train, 0.5, rng), []
+    seed = rng.integers(2**32)
+    for algorithm in (1, 2):
+        if algorithm == 2 and kind == "own masks":
+            masks = draw_masks(n_models, n_train, 0.5, rng)
+        if algorithm == 2 and kind.startswith("alpha"):
+            masks = draw_masks(n_models, n_train, 0.3, rng)
+        initial = np.random.default_rng([seed, algorithm])
+        margins, _ = draw_outputs(kind, truth, masks, slots, algorithm, rng, initial)
+        fits.append(Fitter(masks, margins, slots=slots, method="ridge"))
+    return fits, slots
+
+
+def false_calls(job: tuple[str, int, int]) -> dict:
+    """One comparison of algorithms that are alike."""
+    kind, n_models, seed = job
+    rng = np.random.default_rng([seed, n_models, NULLS.index(kind)])
+    fits, slots = draw_null(kind, n_models, rng)
+    comparison = compare(*(fit(np.arange(n_models)) for fit in fits), n_directions=N_DIRECTIONS)
+    options = {"slots": slots, "seed": seed, "n_splits": N_SPLITS, "n_directions": N_DIRECTIONS}
+    table = crossfit.cross_fitted_gaps(*fits, n_models, comparison=comparison, **options).directions
+    return {
+        "kind": kind,
+        "models": n_models,
+        "seed": seed,
+        "called": int((table["q"] < LEVEL).sum()),
+        "strong": int((table["evidence"] == "strong").sum()),
+        "too few": bool(table["q"].isna().all()),
+    }
+
+
+def draw_planted(kind: str, n_models: int, noise: float, rng):
+    """A feature on a fifth of one class, used as ``kind`` says; its carriers and the truth."""
+    labels = np.arange(N_TEST) % N_CLASSES
+    carriers = np.flatnonzero(labels == 0)[: N_TEST // 10]
+    truth = [draw_truth(N_TRAIN, N_TEST, rng)] * 2
+    images = rng.permutation(N_TRAIN)[:20].reshape(2, 10)
+    shares = {"only 1": (0.5, 0), "1 more": (0.5, 0.1), "not used": (0, 0)}.get(kind, (0.5, 0.5))
+    for a, share in enumerate(shares):
+        feature = np.zeros(N_TRAIN)
+        feature[images[a if kind == "other images" else 0]] = 10**-0.5
+        rows = truth[a].copy()
+        rows[carriers] = (1 - share) ** 0.5 * rows[carriers] + share**0.5 * feature
+        truth[a] = normalise_rows(rows)
+    masks = draw_masks(n_models, N_TRAIN, 0.5, rng)
+    fits = []
+    for algorithm in (1, 2):
+        null = f"noise x {noise}"
+        margins, _ = draw_outputs(null, truth[algorithm - 1], masks, None, algorithm, rng)
+        fits.append(Fitter(masks, margins, method="ridge"))
+    return fits, labels, carriers, truth
+
+
+def words_and_intervals(job: tuple[str, int, float, int]) -> dict:
+    """A planted feature: the word of the best direction that shows it, and intervals' coverage."""
+    kind, n_models, noise, seed = job
+    rng = np.random.default_rng([seed, n_models, KINDS.index(kind), int(10 * noise)])
+    fits, labels, carriers, truth = draw_planted(kind, n_models, noise, rng)
+    comparison = compare(*(fit(np.arange(n_models)) for fit in fits), n_directions=N_DIRECTIONS)
+    options = {"seed": seed, "n_splits": N_SPLITS, "n_directions": N_DIRECTIONS, "top_k": TOP_K}
+    asked = []  # the contrasts that each half is asked for
+
+    def recorded(first, second, weights, of_class):
+        asked.append(weights)
+        return contrasts(first, second, weights, of_class)
+
+    with patch.object(crossfit, "contrasts", recorded):
+        found = crossfit.cross_fitted_gaps(
+            *fits, n_models, comparison=comparison, labels=labels, **options
+        )
+    row = {"kind": kind, "models": n_models, "noise": noise, "seed": seed}
+    row |= word_of_feature(comparison, found, labels, carriers)
+    row |= contrasts_held(found.uses, asked, truth)
+    levels = true_levels(fits, comparison, truth, n_models, seed)
+    table = found.directions.set_index(["comparison", "direction"])
+    gaps, ratios = [], []
+    for (name, direction), (one, two) in levels.items():
+        at = table.loc[name, direction]
+        gaps.append(at["clean_low"] <= one - two <= at["clean_high"])
+        ratios.append(at["ratio_low"] <= one / two <= at["ratio_high"])
+    return row | {"gap": np.mean(gaps), "ratio": np.mean(ratios), "q": table["q"].min()}
+
+
+def contrasts_held(uses: pd.DataFrame, asked: list[np.ndarray], truth) -> dict:
+    """How often the intervals of shares, ratio and cosine hold the truth."""
+    held = {"share": [], "times": [], "cosine": []}
+    for side, name in enumerate(COMPARISONS):
+        order = truth if side == 0 else truth[::-1]
+        both = [[weights.T @ rows for rows in order] for weights in asked[side::2]]
+        one, two = (np.mean([np.square(b[a]).sum(1) for b in both], 0) for a in (0, 1))
+        dot = np.mean([(b[0] * b[1]).sum(1) for b in both], 0)
+        table = uses[uses["comparison"] == name]
+        true = {"share_first": one, "times": (one / two) ** 0.5, "cosine": dot / (one * two) ** 0.5}
+        for key, value in true.items():
+            inside = (table[f"{key}_low"] <= value) & (value <= table[f"{key}_high"])
+            known = table[f"{key}_low"].notna()
+            held[key.removesuffix("_first")] += inside[known].tolist()
+    return {name: float(np.mean(values)) for name, values in held.items()}
+
+
+def word_of_feature(comparison, found, labels, carriers) -> dict:
+    """Of the end of a direction of 1 minus 2 where most carriers are, the word of their class."""
+    best, member = (0, None), np.isin(np.arange(len(labels)), carriers)
+    side = comparison["1_minus_2"]
+    for position, component in enumerate(side.component):
+        for end, sign in (("top", -1), ("bottom", 1)):
+            n = int(member[np.argsort(sign * side.projections[:, position])[:TOP_K]].sum())
+            best = max(best, (n, (component, end)), key=lambda pair: pair[0])
+    if best[1] is None or best[0] < TOP_K // 2:
+        return {"word": "not found"}
+    uses = found.uses
+    at = (uses["comparison"] == "1_minus_2") & (uses["direction"] == best[1][0])
+    row = uses[at & (uses["end"] == best[1][1]) & (uses["label"] == 0)].iloc[0]
+    return {"word": row["use"], "times": row["times"], "cosine": row["cosine"]}
+
+
+def true_levels(fits, comparison, truth, n_models: int, seed: int) -> dict:
+    """Explained variance under the true datamodels of what halves found for each direction."""
+    rng, levels = np.random.default_rng(seed), {}
+    for _ in range(N_SPLITS):
+        for half in split_halves(n_models, rng, None, group_models(n_models)):
+            rows = [normalise_rows(fit(half)) for fit in fits]
+            for name in COMPARISONS:
+                directions = residual_directions(name, rows, 2 * N_DIRECTIONS)[0]
+                weights = likeness_weights(comparison[name].directions @ directions.T)
+                order = truth if name == "1_minus_2" else truth[::-1]
+                true = [np.square(t @ directions.T).mean(0) @ weights.T for t in order]
+                for position, component in enumerate(comparison[name].component):
+                    at = levels.setdefault((name, component), [])
+                    at.append([part[position] for part in true])
+    return {key: np.mean(values, 0) for key, values in levels.items()}
+
+
+def shares(rows: list[dict], key) -> dict:
+    """Share of rows for which ``key`` holds, with its exact (Clopper and Pearson's) interval."""
+    n, k = len(rows), sum(bool(key(row)) for row in rows)
+    low = float(beta.ppf(0.025, k, n - k + 1)) if k else 0.0
+    high = float(beta.ppf(0.975, k + 1, n - k)) if k < n else 1.0
+    return {"share": k / n, "low": low, "high": high}
+
+
+def null_rows(each: list[dict]) -> list[dict]:
+    rows = []
+    for kind, n_models in sorted({(r["kind"], r["models"]) for r in each}, key=_null_order):
+        these = [r for r in each if (r["kind"], r["models"]) == (kind, n_models)]
+        row = {"null": kind, "models": n_models, "comparisons": len(these)}
+        row["too few"] = float(np.mean([r["too few"] for r in these]))
+        row |= {"any": shares(these, lambda r: r["called"])["share"]}
+        row |= {"any strong": shares(these, lambda r: r["strong"])["share"]}
+        row |= {"high": shares(these, lambda r: r["called"])["high"]}
+        rows.append(row | {"called": float(np.mean([r["called"] for r in these]))})
+    return rows
+
+
+def _null_order(pair: tuple[str, int]) -> tuple[int, int]:
+    return NULLS.index(pair[0]), pair[1]
+
+
+def word_rows(each: list[dict]) -> list[dict]:
+    """How often each word was given to each kind, and how often intervals held the truth."""
+    rows = []
+    for kind, n_models, noise in sorted({(r["kind"], r["models"], r["noise"]) for r in each}):
+        key = (kind, n_models, noise)
+        these = [r for r in each if (r["kind"], r["models"], r["noise"]) == key]
+        row = {"kind": kind, "models": n_models, "noise": noise, "drawings": len(these)}
+        words = pd.Series([r["word"] for r in these]).value_counts()
+        row |= {word: int(n) for word, n in words.items()}
+        row["right"] = sum(int(words.get(w, 0)) for w in RIGHT.get(kind, ())) / len(these)
+        row["wrong"] = sum(int(words.get(w, 0)) for w in WRONG.get(kind, ())) / len(these)
+        row |= {f"{name} held": float(np.mean([r[name] for r in these])) for name in HELD}
+        rows.append(row)
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--models", type=int, nargs="+", default=[64, 128, 240, 720])
+    parser.add_argument("--comparisons", type=int, default=200, help="of each null and number")
+    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--quick", action="store_true", help="five nulls, few comparisons")
+    parser.add_argument("--out", type=Path, help="write JSON here")
+    options = parser.parse_args()
+    n, budgets, nulls = options.comparisons, options.models, NULLS
+    noises, drawings = (1, 2), n // 2
+    if options.quick:
+        n, drawings, budgets, nulls = 40, 10, [128], QUICK_NULLS
+    kept = {"nulls": [], "words": []}
+    if options.out and options.out.exists():
+        kept = json.loads(options.out.read_text())["each"]
+    done = {(r["kind"], r["models"], r["seed"]) for r in kept["nulls"]}
+    jobs = [(kind, m, seed) for m in budgets for seed in range(n) for kind in nulls]
+    jobs = [job for job in jobs if job not in done]
+    planted = [
+        (k, m, s, seed) for m in budgets for seed in range(drawings) for k in KINDS for s in noises
+    ]
+    done = {(r["kind"], r["models"], r["noise"], r["seed"]) for r in kept["words"]}
+    planted = [job for job in planted if job not in done]
+    start = time.perf_counter()
+    with multiprocessing.Pool(options.workers, torch.set_num_threads, (1,)) as pool:
+        for name, work, todo in (("nulls", false_calls, jobs), ("words", words_and_intervals, planted)):
+            found = pool.imap(work, todo, chunksize=4)
+            kept[name] += list(tqdm(found, total=len(todo), mininterval=5, desc=name))
+    report = summary(kept)
+    for part in ("nulls", "words"):
+        print(pd.DataFrame(report[part]).round(3).to_string(index=False), end="\n\n")
+    for bar in report["bars"]:
+        print(bar)
+    print(f"{time.perf_counter() - start:.0f} s")
+    if options.out:
+        options.out.write_text(json.dumps(report, default=float))
+
+
+def summary(each: dict[str, list[dict]]) -> dict:
+    nulls, words = null_rows(each["nulls"]), word_rows(each["words"])
+    told = [row for row in nulls if row["too few"] < 1]
+    worst = max(told, key=lambda row: row["any"])
+    planted = [row for row in words if row["kind"] in RIGHT]
+    bars = [("largest share of null comparisons with a call", worst["any"], AIM, worst["any"] <= AIM)]
+    wrong = max(row["wrong"] for row in planted)
+    bars.append(("largest share of drawings with a wrong word", wrong, LEVEL, wrong <= LEVEL))
+    for name in HELD:
+        held = [row[f"{name} held"] for row in words]
+        bars.append((f"least coverage of the {name}'s 95% interval", min(held), 0.93, min(held) >= 0.93))
+    about = {"machine": machine(), "n_train": N_TRAIN, "n_test": N_TEST, "splits": N_SPLITS}
+    keys = ("what", "value", "aim", "met")
+    bars = [dict(zip(keys, bar, strict=True)) for bar in bars]
+    return about | {"nulls": nulls, "words": words, "bars": bars, "each": each}
+
+
+if __name__ == "__main__":
+    main()

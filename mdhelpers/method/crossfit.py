@@ -47,6 +47,7 @@ from mdhelpers.method.datamodels import FitOn, Fitter, fit_all
 from mdhelpers.method.engines.moments import split_halves, split_models
 from mdhelpers.method.evidence import (
     FEWEST_GROUPS,
+    REPLICATES,
     WORDS,
     Gaps,
     Outputs,
@@ -354,8 +355,21 @@ class _Record:
     def uses(self) -> pd.DataFrame:
         if self.wanted is None or not self.contrasts[COMPARISONS[0]][0]:
             return pd.DataFrame(columns=["comparison", "direction", "end", "label", "n", "use"])
-        found = pd.concat([measured_uses(c, self.ids, self.margins) for c in self.contrasts.values()])
-        return self.wanted.join(found.reset_index(drop=True))
+        found = pd.concat(
+            [measured_uses(c, self.ids, self.margins) for c in self.contrasts.values()]
+        )
+        table = self.wanted.join(found.reset_index(drop=True))
+        # A direction that halves do not find has other subpopulations there.
+        again = {
+            (name, direction): value
+            for name, values in self.matched.items()
+            for direction, value in zip(
+                self.comparison[name].component, np.mean(values, 0)[1], strict=True
+            )
+        }
+        keys = zip(table["comparison"], table["direction"], strict=True)
+        unknown = np.array([again[key] < REPLICATES for key in keys])
+        return table.assign(use=table["use"].mask(unknown, "too_few"))
 
 
 def likeness_weights(cosines: np.ndarray) -> np.ndarray:

@@ -39,7 +39,7 @@ from mdhelpers.method.engines.moments import split_halves  # noqa: E402
 from mdhelpers.method.evidence import group_models  # noqa: E402
 from mdhelpers.method.uses import contrasts  # noqa: E402
 
-LEVEL, AIM = 0.05, 0.08
+LEVEL, AIM, COVER = 0.05, 0.08, 0.93
 N_TRAIN, N_TEST, N_CLASSES = 80, 160, 2
 SIGNAL = 0.5  # of the outputs' variance
 N_SPLITS, N_DIRECTIONS, TOP_K = 2, 8, 16
@@ -343,13 +343,14 @@ def main() -> None:
     done = {(r["kind"], r["models"], r["noise"], r["seed"]) for r in kept["words"]}
     planted = [job for job in planted if job not in done]
     start = time.perf_counter()
+    parts = (("nulls", false_calls, jobs), ("words", words_and_intervals, planted))
     with multiprocessing.Pool(options.workers, torch.set_num_threads, (1,)) as pool:
-        for name, work, todo in (
-            ("nulls", false_calls, jobs),
-            ("words", words_and_intervals, planted),
-        ):
+        for name, work, todo in parts:
             found = pool.imap(work, todo, chunksize=4)
-            kept[name] += list(tqdm(found, total=len(todo), mininterval=5, desc=name))
+            for number, row in enumerate(tqdm(found, total=len(todo), mininterval=5, desc=name)):
+                kept[name].append(row)
+                if options.out and number % 500 == 499:
+                    options.out.write_text(json.dumps({"each": kept}, default=float))
     report = summary(kept)
     for part in ("nulls", "words"):
         print(pd.DataFrame(report[part]).round(3).to_string(index=False), end="\n\n")

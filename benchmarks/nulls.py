@@ -35,7 +35,7 @@ from mdhelpers.method import crossfit  # noqa: E402
 from mdhelpers.method.comparison import COMPARISONS, compare, normalise_rows  # noqa: E402
 from mdhelpers.method.crossfit import likeness_weights, residual_directions  # noqa: E402
 from mdhelpers.method.datamodels import Fitter  # noqa: E402
-from mdhelpers.method.engines.moments import split_halves  # noqa: E402
+from mdhelpers.method.engines.moments import split_groups  # noqa: E402
 from mdhelpers.method.evidence import group_models  # noqa: E402
 from mdhelpers.method.uses import contrasts  # noqa: E402
 
@@ -265,7 +265,7 @@ def true_levels(fits, comparison, truth, n_models: int, seed: int) -> dict:
     """Explained variance under the true datamodels of what halves found for each direction."""
     rng, levels = np.random.default_rng(seed), {}
     for _ in range(N_SPLITS):
-        for half in split_halves(n_models, rng, None, group_models(n_models)):
+        for half in split_groups(n_models, 2, rng, None, group_models(n_models)):
             rows = [normalise_rows(fit(half)) for fit in fits]
             for name in COMPARISONS:
                 directions = residual_directions(name, rows, 2 * N_DIRECTIONS)[0]

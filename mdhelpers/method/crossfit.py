@@ -44,7 +44,7 @@ from mdhelpers.method.comparison import (
     residual_datamodels,
 )
 from mdhelpers.method.datamodels import FitOn, Fitter, fit_all
-from mdhelpers.method.engines.moments import split_halves, split_models
+from mdhelpers.method.engines.moments import split_groups
 from mdhelpers.method.evidence import (
     FEWEST_GROUPS,
     REPLICATES,
@@ -158,7 +158,7 @@ def cross_fitted_gaps(
         wanted = subpopulation_classes(comparison, labels, top_k=top_k)
     record = _Record(comparison, wanted, labels, margins)
     for _ in range(n_splits):
-        halves = split_halves(n_models, rng, slots, groups)
+        halves = split_groups(n_models, 2, rng, slots, groups)
         weights = fit_all((fit, models) for models in halves for fit in fitters)
         lengths = [np.linalg.norm(rows, axis=1) for rows in weights]
         rows = [normalised(weights), normalised(weights)]  # takes them, two at a time
@@ -242,10 +242,11 @@ def null_gaps(
         "1 against 1", "2 against 2"), comparison, rank of the direction and choice of quarters.
         The naive gap is measured on the quarters that found the direction.
     """
-    rng = np.random.default_rng(seed)
+    rng, groups = np.random.default_rng(seed), group_models(n_models, slots)
     tables = []
     for split in range(n_splits):
-        fitted = _fits_on((fit_1, fit_2), split_models(n_models, 4, rng, slots))
+        quarters = split_groups(n_models, 4, rng, slots, groups)
+        fitted = _fits_on((fit_1, fit_2), quarters)
         for choice, (i, j) in enumerate(combinations(range(4), 2)):
             k, m = (quarter for quarter in range(4) if quarter not in (i, j))
             for pair, (first, second) in PARTIES.items():

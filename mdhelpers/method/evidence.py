@@ -42,12 +42,12 @@ from scipy.stats import norm
 from scipy.stats import t as student
 from torch import Tensor
 
-from mdhelpers.method.engines.moments import within_slots
+from mdhelpers.method.engines.moments import FEWEST_WHOLE, within_slots
 
 WORDS = ("strong", "weak", "none", "too few")
 STRONG, WEAK = 0.05, 0.2
 REPLICATES = 0.5
-MOST_GROUPS, FEWEST_GROUPS = 64, 16
+MOST_GROUPS, FEWEST_GROUPS = 64, FEWEST_WHOLE  # halves share none
 _LEAST_SHARE = 0.05
 _LEAST_LENGTH = 0.5
 _ELEMENTS = 1 << 24  # of groups' datamodels at once

@@ -129,35 +129,81 @@ def grade_scores(scores: np.ndarray, labels: np.ndarray, truth: pd.DataFrame) ->
     return pd.concat(tables, ignore_index=True)
 
 
-def match_features(grades: pd.DataFrame, *, at_least: float = 0.9) -> pd.DataFrame:
+def best_at_random(
+    comparison_name: str,
+    datamodels_1: Weights,
+    datamodels_2: Weights,
+    labels: np.ndarray,
+    truth: pd.DataFrame,
+    *,
+    n_directions: int,
+    n_draws: int = 100,
+    seed: int = 0,
+) -> dict[str, float]:
+    """What the best of as many *random* directions reaches: AUC within class, 95th percentile.
+
+    The best of several directions and both ends is above 0.5 by selection alone, and the more where
+    algorithms depend much on a feature. Random directions are unit vectors of no preference.
+
+    Parameters
+    ----------
+    comparison_name : str
+        Whose residuals are projected on them.
+    datamodels_1, datamodels_2 : Datamodels, or ndarray of shape (n_test, n_train)
+    labels, truth
+        As in `grade`.
+    n_directions : int
+        The best of how many.
+    n_draws : int
+        How often so many are drawn.
+    seed : int
+
+    Returns
+    -------
+    dict
+        For each feature that some test examples carry.
+    """
+    own, other = (
+        normalise_rows(getattr(part, "weights", part)) for part in (datamodels_1, datamodels_2)
+    )
+    if comparison_name == "2_minus_1":
+        own, other = other, own
+    rng, labels = np.random.default_rng(seed), np.asarray(labels)
+    found: dict[str, list[float]] = {}
+    cosines = (own * other).sum(1, keepdims=True)
+    carried = {name: truth[name].to_numpy(bool) for name in truth.columns if truth[name].any()}
+    classes = {name: main_class(labels, carries) for name, carries in carried.items()}
+    for _ in range(n_draws):
+        directions = rng.normal(size=(own.shape[1], n_directions))
+        scores = own @ directions - cosines * (other @ directions)
+        for name, carries in carried.items():
+            inside = classes[name]
+            auc = aucs(scores[inside], carries[None, inside])[0]
+            found.setdefault(name, []).append(np.maximum(auc, 1 - auc).max())
+    return {name: float(np.percentile(values, 95)) for name, values in found.items()}
+
+
+def match_features(grades: pd.DataFrame) -> pd.DataFrame:
     """The planted feature that each end of each direction picks out best.
 
     Parameters
     ----------
     grades : DataFrame
-        From `grade`, of one or both comparisons.
-    at_least : float
-        The AUC within class from which on an end is said to match.
+        From `grade`, of one or both comparisons, with a column ``random``: what the best of as
+        many random directions reaches (`best_at_random`). Above it an end is said to match.
 
     Returns
     -------
     DataFrame
         One row an end, directions in the order of ``grades``: ``comparison, direction, end,
-        feature, auc_within_class, auc, precision_at_k, n, matched``. An end matches at most one
-        feature; the two ends of a direction may match two, and a feature several ends.
-
-    Raises
-    ------
-    ValueError
-        If ``at_least`` is not in [0.5, 1].
+        feature, auc_within_class, auc, precision_at_k, n, random, matched``. An end matches at most
+        one feature; the two ends of a direction may match two, and a feature several ends.
     """
-    if not 0.5 <= at_least <= 1:
-        raise ValueError(f"at_least is {at_least}; expected an AUC in [0.5, 1].")
     keys = ["comparison", "direction", "end"]
     known = grades.dropna(subset="auc_within_class")
     best = known.loc[known.groupby(keys, sort=False)["auc_within_class"].idxmax()]
-    columns = [*keys, "feature", "auc_within_class", "auc", "precision_at_k", "n"]
-    best = best[columns].assign(matched=best["auc_within_class"] >= at_least)
+    columns = [*keys, "feature", "auc_within_class", "auc", "precision_at_k", "n", "random"]
+    best = best[columns].assign(matched=best["auc_within_class"] > best["random"])
     order = grades[keys[:2]].drop_duplicates()
     places = pd.MultiIndex.from_frame(order).get_indexer(pd.MultiIndex.from_frame(best[keys[:2]]))
     ends = best["end"].map(ENDS.index)

@@ -18,9 +18,10 @@ noise has no part in it (:mod:`mdhelpers.method.evidence`):
 - *cosine* of the two: whether both depend on the same training images.
 
 **Words.** That one algorithm uses a feature *more*, that *only* one does, that both do *alike*:
-each is a claim with an interval of its own. *Only* asks that the other's contrast datamodel be shorter
-than ``only_below`` times the one's; *alike* that neither be longer than ``alike_within`` times the
-other, and that they point the same way. Where no claim holds, there are too few models to tell.
+each is a claim with an interval of its own. *Only* asks that the other's contrast datamodel be
+shorter than ``only_below`` times the one's; *alike* that neither be longer than ``alike_within``
+times the other, and that they point the same way. Where no claim holds, there are too few models to
+tell.
 """
 
 from __future__ import annotations

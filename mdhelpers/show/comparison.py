@@ -12,6 +12,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from mdhelpers.method.comparison import COMPARISONS, Comparison
+from mdhelpers.method.subpopulations import ENDS
 from mdhelpers.runs.run import Run
 from mdhelpers.runs.stage import COMPARISON
 from mdhelpers.show.style import (
@@ -27,10 +28,11 @@ from mdhelpers.show.style import (
     legend_below,
     need_columns,
     nothing_here,
+    use_word,
 )
 from mdhelpers.stages.comparison import StudyComparison
 
-EVIDENCE_ALPHA = {"strong": 1.0, "weak": 0.5, "none": 0.15}
+EVIDENCE_ALPHA = {"strong": 1.0, "weak": 0.5, "none": 0.15, "too few": 0.15}
 GAP_COLUMNS = {
     "naive_gap": "naive gap",
     "gap": "cross-fitted",
@@ -39,7 +41,9 @@ GAP_COLUMNS = {
     "q": "q",
     "replication": "found again",
     "evidence": "evidence",
+    "use": "who uses it",
 }
+_WIDEST = 8.0  # times, at the ends of the axis of `use_intervals`
 _LABEL_OFFSETS = [
     (r * np.cos(t), r * np.sin(t)) for r in (10, 14, 19) for t in np.arange(8) * np.pi / 4
 ]
@@ -240,19 +244,78 @@ def gaps(found: StudyComparison, *, names: Sequence[str]) -> pd.DataFrame:
         ]
         return pd.DataFrame(rows, columns=["comparison", "direction", "naive gap, %"]).round(2)
     table = found.gaps.copy()
+    if found.uses is not None and len(found.uses):
+        words = main_uses(found.uses).set_index(["comparison", "direction"])["use"]
+        keys = list(zip(table["comparison"], table["direction"], strict=True))
+        table["use"] = [use_word(words[key], key[0], names) for key in keys]
     table["comparison"] = [comparison_label(name, names) for name in table["comparison"]]
     table = table.set_index(["comparison", "rank", "direction"])
     for name in ("naive_gap", "gap"):
         table[name] = (100 * table[name]).round(2)
     table["replication"] = table["replication"].round(2)
     if "q" in table:
-        table["q"] = [f"{q:.2g}" if q >= 1e-4 else "<.0001" for q in table["q"]]
+        table["q"] = [
+            "<.0001" if q < 1e-4 else "–" if np.isnan(q) else f"{q:.2g}" for q in table["q"]
+        ]
         gaps = zip(*(100 * table[f"clean_{end}"] for end in ("gap", "low", "high")), strict=True)
-        table["clean_gap"] = [f"{gap:.1f} ({low:.1f} to {high:.1f})" for gap, low, high in gaps]
+        table["clean_gap"] = [
+            "–" if np.isnan(gap) else f"{gap:.1f} ({low:.1f} to {high:.1f})"
+            for gap, low, high in gaps
+        ]
         ratios = zip(table["ratio"], table["ratio_low"], strict=True)
-        table["ratio"] = [f"{ratio:.1f} ({low:.1f})" for ratio, low in ratios]
+        table["ratio"] = [
+            "–" if np.isnan(ratio) else f"{ratio:.1f} ({low:.1f})" for ratio, low in ratios
+        ]
     shown = [name for name in GAP_COLUMNS if name in table]
     return table[shown].rename(columns=GAP_COLUMNS)
+
+
+def main_uses(uses: pd.DataFrame) -> pd.DataFrame:
+    """The row of each direction's top and of the class that holds most of it."""
+    tops = uses[uses["end"] == ENDS[0]]
+    return tops.drop_duplicates(["comparison", "direction"]).reset_index(drop=True)
+
+
+def use_intervals(
+    ax: Axes,
+    uses: pd.DataFrame | None,
+    *,
+    names: Sequence[str] = DEFAULT_NAMES,
+    alike_within: float = 1.5,
+) -> Axes:
+    """How many times more each algorithm uses what marks each direction's subpopulation.
+
+    A row is a direction, in the order of evidence; the point says how many times longer the
+    contrast datamodel of the first-named algorithm is, the bar is its 95% interval. ``uses`` is as
+    :class:`mdhelpers.stages.comparison.StudyComparison` has it.
+    """
+    if uses is None or not len(uses):
+        return nothing_here(ax, "too few models, or initialisations, to tell")
+    need_columns(uses, ("comparison", "direction", "end", "times", "times_low", "times_high"))
+    names, rows = label_texts(names), main_uses(uses)
+    ax.axvspan(1 / alike_within, alike_within, color=NULL_COLOR, alpha=0.15, linewidth=0)
+    ax.axvline(1, color=INK, linewidth=1)
+    left, right = 1 / _WIDEST, _WIDEST
+    for place, row in enumerate(rows.itertuples()):
+        # Both comparisons share the axis: to the right is the first algorithm of the study.
+        turned = row.comparison == COMPARISONS[1]
+        ends = np.array([row.times_low, row.times, row.times_high])
+        with np.errstate(divide="ignore"):
+            ends = np.clip(1 / ends[::-1] if turned else ends, left, right)
+        color = ALGORITHM_COLORS[compared(row.comparison)[0]]
+        faint = 0.35 if row.use == "too_few" else 1.0
+        ax.plot(ends[[0, 2]], [place, place], color=color, linewidth=2, alpha=faint)
+        marker = MARKERS[row.comparison]
+        ax.plot(ends[1], place, marker, color=color, markeredgecolor="white", alpha=faint)
+        word = use_word(row.use, row.comparison, names)
+        ax.text(1.02, place, word, transform=ax.get_yaxis_transform(), va="center", size=9)
+    labels = [f"{comparison_label(r.comparison, names)} #{r.direction}" for r in rows.itertuples()]
+    ax.set_yticks(range(len(rows)), labels, size=9)
+    ticks = {0.25: f"{names[1]} × 4", 0.5: "× 2", 1: "alike", 2: "× 2", 4: f"{names[0]} × 4"}
+    ax.set(xscale="log", xlim=(left, right), ylim=(len(rows) - 0.5, -0.5))
+    ax.set_xticks(list(ticks), list(ticks.values()))
+    ax.minorticks_off()
+    return ax
 
 
 def null_gaps(run: Run) -> pd.DataFrame | str:

@@ -26,6 +26,7 @@ from mdhelpers.show.style import (
     label_texts,
     legend_below,
     need_columns,
+    use_word,
 )
 from mdhelpers.show.subpopulations import members_at
 from mdhelpers.stages.comparison import read_comparison
@@ -179,10 +180,16 @@ def _landing_images(ax: Axes, run: Run, models: StudyModels, name: str, hypothes
     index = members_at(read_subpopulations(run), name, direction, end)[:14]
     others = random_same_class(test.labels, index, 14, seed=1)
     found, random = test.images[index], test.images[others]
-    rows = {"found": found[:7], "": found[7:]}
+    rows = {"at its end": found[:7], "": found[7:]}
     rows |= {"same class,\nat random": random[:7], " ": random[7:]}
     image_rows(ax, rows)
-    ax.set_title(f"{comparison_label(name, label_texts(models.names))}, direction {direction}")
+    names = label_texts(models.names)
+    said = [f"{comparison_label(name, names)} #{direction}"]
+    uses = read_comparison(run).uses
+    if uses is not None and len(uses):
+        at = (uses["comparison"] == name) & (uses["direction"] == direction) & (uses["end"] == end)
+        said += [use_word(word, name, names) for word in uses["use"][at].head(1)]
+    ax.set_title(": ".join(said))
 
 
 def landing_direction(run: Run, name: str, hypothesis: str) -> tuple[int, str]:

@@ -116,7 +116,7 @@ function controls(data, uid) {
     for (const input of endInputs) input.checked = input.value === now.end;
     const place = now.position + 1;
     const [number, rank] = [now.direction, `${place} of ${now.count}`];
-    output.textContent = number === place ? rank : `no. ${number} (${rank})`;
+    output.textContent = `#${number} (${rank})`;
     back.disabled = place === 1;
     next.disabled = place === now.count;
     reveal.checked = now.reveal;
@@ -185,7 +185,7 @@ function status(data) {
   const node = h("p", { class: "mdx-status", "aria-live": "polite" });
   const update = (now) => {
     const [one, two] = now.here.explained.map((value) => value.toPrecision(2));
-    node.textContent = `Direction ${now.direction} of ${title(data, now.comparison)} ` +
+    node.textContent = `Direction #${now.direction} of ${title(data, now.comparison)} ` +
       `explains ${one}% of the variance of ${data.names[0]}’s datamodels and ${two}% of ` +
       `${data.names[1]}’s.`;
   };
@@ -221,7 +221,13 @@ function evidence(data) {
   const node = h("div", { class: "mdx-evidence" });
   const update = (now) => {
     const captions = now.here.captions[now.end];
+    const { evidence: word, uses } = now.here;
     node.replaceChildren();
+    if (word) {
+      const lines = uses[now.end].map((line) => h("li", {}, line));
+      node.append(h("h4", {}, `Evidence: ${word}`, h("small", {}, ` who uses what marks the ${now.end}`)),
+        h("ul", { class: "mdx-uses" }, ...(lines.length ? lines : [h("li", {}, "too few to tell")])));
+    }
     if (captions.length) {
       const items = captions.map(([text, score]) => h("li", {}, text, " ", h("small", {}, signed(score))));
       node.append(h("h4", {}, `Captions that fit the ${now.end}`), h("ol", {}, ...items));

@@ -19,7 +19,7 @@ from PIL import Image
 
 from mdhelpers.method.comparison import COMPARISONS
 from mdhelpers.method.subpopulations import random_same_class
-from mdhelpers.show.style import DEFAULT_NAMES
+from mdhelpers.show.style import DEFAULT_NAMES, use_word
 
 _HERE = Path(__file__).parent
 _ENDS = ("top", "bottom")
@@ -82,6 +82,8 @@ def explorer(
     captions: pd.DataFrame | None = None,
     grades: pd.DataFrame | None = None,
     truth: pd.DataFrame | None = None,
+    gaps: pd.DataFrame | None = None,
+    uses: pd.DataFrame | None = None,
     top_k: int | None = None,
     seed: int = 0,
 ) -> Explorer:
@@ -102,6 +104,9 @@ def explorer(
         Columns comparison, direction (number of its component), caption, score, and perhaps end.
     grades : DataFrame, optional
         Columns comparison, direction, end, feature, auc_within_class.
+    gaps, uses : DataFrame, optional
+        Evidence for each direction and who uses its subpopulations, as
+        :class:`mdhelpers.stages.comparison.StudyComparison` has them.
     truth : DataFrame, optional
         One bool column a planted feature, a row a test image. Shown behind a tick only.
     top_k : int, optional
@@ -127,6 +132,7 @@ def explorer(
     for name, directions in comparisons.items():
         _add_captions(directions, _rows(captions, name))
         _add_grades(directions, _rows(grades, name))
+        _add_evidence(directions, _rows(gaps, name), _rows(uses, name), name, names, class_names)
     shown = _shown(comparisons)
     neighbours = [_neighbours(w[shown]) for w in weights]
     used = np.unique(np.concatenate([n["index"] for n in neighbours]))
@@ -221,6 +227,8 @@ def _directions(direction_set, labels, top_k: int, seed: int) -> list[dict]:
                 },
                 "captions": {end: [] for end in _ENDS},
                 "grades": {end: {} for end in _ENDS},
+                "evidence": "",
+                "uses": {end: [] for end in _ENDS},
             }
         )
     return directions
@@ -248,6 +256,23 @@ def _add_grades(directions: list[dict], grades: pd.DataFrame) -> None:
         if np.isfinite(row["auc_within_class"]) and row["direction"] in by_number:
             here = by_number[row["direction"]]["grades"][row["end"]]
             here[row["feature"]] = round(float(row["auc_within_class"]), 3)
+
+
+def _add_evidence(directions, gaps, uses, comparison, names, class_names) -> None:
+    """The word for the evidence, and a line for each class that makes up an end."""
+    words = (
+        dict(zip(gaps["direction"], gaps["evidence"], strict=True)) if "evidence" in gaps else {}
+    )
+    by_number = {direction["number"]: direction for direction in directions}
+    for number, direction in by_number.items():
+        direction["evidence"] = words.get(number, "")
+    for row in uses.itertuples() if "times" in uses else ():
+        if row.direction in by_number:
+            line = f"{class_names[row.label]}: {use_word(row.use, comparison, names)}"
+            if row.use not in ("too_few", "other_images") and np.isfinite(row.times):
+                most = f"{row.times_high:.1f}" if np.isfinite(row.times_high) else "more"
+                line += f" (× {row.times:.1f}; {row.times_low:.1f} to {most})"
+            by_number[row.direction]["uses"][row.end].append(line)
 
 
 def _shown(comparisons: dict) -> np.ndarray:

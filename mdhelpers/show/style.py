@@ -146,6 +146,23 @@ def comparison_label(comparison: str, names: Sequence[str] = DEFAULT_NAMES) -> s
     return f"{first} ∖ {second}"
 
 
+def use_word(use: str, comparison: str, names: Sequence[str] = DEFAULT_NAMES) -> str:
+    """What readers see of a word of `mdhelpers.method.uses`: "only_1" becomes "only fixed".
+
+    There 1 is the first-named algorithm of the comparison.
+    """
+    first, second = (names[algorithm - 1] for algorithm in compared(comparison))
+    return {
+        "only_1": f"only {first}",
+        "more_1": f"{first} more",
+        "only_2": f"only {second}",
+        "more_2": f"{second} more",
+        "alike": "both alike",
+        "other_images": "through other images",
+        "too_few": "too few to tell",
+    }[use]
+
+
 def compared(comparison: str) -> tuple[int, int]:
     """The algorithms of a comparison: (1, 2) for "1_minus_2".
 
@@ -263,10 +280,10 @@ def draw_if(data, draw, ax, **options):
     return nothing_here(ax) if data is None else draw(ax, data, **options)
 
 
-def nothing_here(ax: Axes) -> Axes:
+def nothing_here(ax: Axes, why: str = "this run has none of these") -> Axes:
     """An empty panel that says so."""
     ax.axis("off")
-    ax.text(0.5, 0.5, "this run has none of these", ha="center", transform=ax.transAxes)
+    ax.text(0.5, 0.5, why, ha="center", transform=ax.transAxes)
     return ax
 
 

@@ -34,11 +34,10 @@ from mdhelpers.show.style import (
     label_texts,
     need_columns,
     nothing_here,
+    use_word,
 )
 from mdhelpers.stages.comparison import StudyComparison
 from mdhelpers.stages.subpopulations import StudySubpopulations
-
-FOUND = 0.9  # the AUC within class from which on a planted feature counts as found
 
 
 def mosaic(rows: Rows, *, height: float) -> Figure:
@@ -65,6 +64,8 @@ def explore(
         names=names,
         grades=found.grades,
         truth=truth_or_none(data.test),
+        gaps=compared.gaps,
+        uses=compared.uses,
     )
 
 
@@ -92,8 +93,8 @@ def subpopulation_rows(
         for end, arrow in (("top", "▲"), ("bottom", "▼")):
             index = members_at(members, directions.name, direction, end)[:n]
             others = random_same_class(test.labels, index, n, seed=int(direction))
-            rows[f"{direction} {arrow}"] = test.images[index]
-            rows[f"random as {direction} {arrow}"] = test.images[others]
+            rows[f"#{direction} {arrow}"] = test.images[index]
+            rows[f"random as #{direction} {arrow}"] = test.images[others]
     return rows
 
 
@@ -141,6 +142,42 @@ def classes(
     titles = {"share": "share of the subpopulation", "expected": "share of all test images"}
     keys = ["comparison", "direction", "end"]
     return table.set_index(keys)[["class", *titles]].rename(columns=titles).round(2)
+
+
+def uses(
+    compared: StudyComparison, class_names: Sequence[str], *, names: Sequence[str], n: int = 3
+) -> pd.DataFrame | str:
+    """How much either algorithm uses what marks the subpopulations of the first directions.
+
+    A row is a class that makes up an end. *Share*: the squared length of the contrast datamodel of
+    its members against the rest of the class, in percent of that class's datamodels, under the
+    first-named algorithm and the other. *Times*: how many times longer the first's is. *Cosine*: of
+    both. With 95% intervals, without noise, from models that did not find the subpopulation.
+    """
+    if compared.uses is None:
+        return "Without models there is nothing to measure this on."
+    if not len(compared.uses):
+        return "Too few models, or common initialisations, to tell."
+    table = compared.uses[compared.uses["rank"] <= n].copy()
+    for name in ("share_first", "share_second"):
+        columns = [name, f"{name}_low", f"{name}_high"]
+        table[name] = _with_interval(100 * table[columns], name, 0)
+    table["times"], table["cosine"] = (_with_interval(table, k, 1) for k in ("times", "cosine"))
+    table["class"] = [class_names[label] for label in table["label"]]
+    words = zip(table["use"], table["comparison"], strict=True)
+    table["who uses it"] = [use_word(use, name, names) for use, name in words]
+    table["comparison"] = [comparison_label(name, names) for name in table["comparison"]]
+    titles = {"share_first": "share, first, %", "share_second": "share, other, %"}
+    table = table.set_index(["comparison", "direction", "end", "class"])
+    return table[[*titles, "times", "cosine", "who uses it"]].rename(columns=titles)
+
+
+def _with_interval(table: pd.DataFrame, name: str, digits: int) -> list[str]:
+    columns = [name, f"{name}_low", f"{name}_high"]
+    return [
+        "–" if np.isnan(value) else f"{value:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
+        for value, low, high in table[columns].itertuples(index=False)
+    ]
 
 
 def influence(run: Run) -> pd.DataFrame:
@@ -213,12 +250,13 @@ def _group_rows(ax, comparisons, names) -> None:
 def matches(found: StudySubpopulations, *, names: Sequence[str]) -> pd.DataFrame | str:
     """The planted feature that each end of each direction picks out best.
 
-    A cell has the feature, its AUC within class (★ from 0.9 on), over all images, and the share of
-    carriers among as many outermost images as there are carriers.
+    A cell has the feature, its AUC within class (★ above what the best of as many random directions
+    reaches in 95 of 100 cases), over all images, and the share of carriers among as many outermost
+    images as there are carriers.
     """
     if found.grades is None:
         return "No truth is known for this data: nothing to match."
-    best = match_features(found.grades, at_least=FOUND)
+    best = match_features(found.grades)
     best["comparison"] = [comparison_label(name, names) for name in best["comparison"]]
     best["cell"] = [
         f"{row.feature} {'★ ' if row.matched else ''}{row.auc_within_class:.2f}, {row.auc:.2f}, "
@@ -232,22 +270,26 @@ def matches(found: StudySubpopulations, *, names: Sequence[str]) -> pd.DataFrame
 
 
 def best_directions(run: Run) -> pd.DataFrame | str:
-    """The direction of each comparison that finds each planted feature best.
+    """The direction of each comparison that shows each planted feature best.
 
-    *Carriers* are counted among as many outermost images as carry the feature.
+    *Random* is what the best of as many random directions reaches, 95th percentile. *Carriers* are
+    counted among as many outermost images as carry the feature.
     """
     best = run.results[SUBPOPULATIONS].get("best")
     if not best:
         return "No truth is known for this data: judge by eye, and by notebook 07."
     table = pd.DataFrame(best)
+    words = zip(table["use"], table["comparison"], strict=True)
+    table["use"] = [use_word(use, name, run.names) for use, name in words]
     table["comparison"] = [comparison_label(name, run.names) for name in table["comparison"]]
-    table["verdict"] = np.where(table["auc_within_class"] >= FOUND, "found", "not found")
     titles = {
         "direction": "direction",
         "end": "end",
         "auc_within_class": "AUC within class",
+        "random": "random",
         "precision_at_k": "carriers",
         "n": "of",
+        "use": "who uses it",
         "verdict": "verdict",
     }
     table = table.set_index(["comparison", "feature"])[list(titles)]

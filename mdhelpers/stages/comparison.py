@@ -22,6 +22,8 @@ from mdhelpers.formats.scores import scores_of_study
 from mdhelpers.method import crossfit
 from mdhelpers.method.comparison import COMPARISONS, Comparison, compare
 from mdhelpers.method.datamodels import Datamodels
+from mdhelpers.method.evidence import STRONG
+from mdhelpers.method.uses import Margins
 from mdhelpers.runs.run import Run
 from mdhelpers.runs.stage import COMPARISON, DATA, DATAMODELS, MODELS
 from mdhelpers.stages.analyses import (
@@ -55,6 +57,9 @@ class StudyComparison:
         One row a direction, in the same order, or None without models.
     null
         Gaps of the algorithms against each other and against themselves, or None.
+    uses
+        How much either algorithm uses what marks each subpopulation, in the same order, or None
+        (`mdhelpers.method.uses`); empty where there are too few models or slots to tell.
     datamodels
         Both algorithms' datamodels, as compared.
     further
@@ -65,6 +70,7 @@ class StudyComparison:
     comparison: Comparison
     gaps: pd.DataFrame | None
     null: pd.DataFrame | None
+    uses: pd.DataFrame | None
     datamodels: tuple[Datamodels, Datamodels]
     further: Analyses | None = None
 
@@ -75,6 +81,9 @@ def compare_algorithms(
     n_directions: int = 8,
     n_splits: int = 8,
     n_null_splits: int = 4,
+    top_k: int = 24,
+    only_below: float = 0.5,
+    alike_within: float = 1.5,
     datamodels_1_path: str = "",
     datamodels_2_path: str = "",
     scores_options: dict | None = None,
@@ -90,6 +99,10 @@ def compare_algorithms(
         Directions of each residual.
     n_splits, n_null_splits
         Random halves (quarters) of the models for cross-fitted gaps (of the null).
+    top_k
+        Test images at either end of a direction whose use is measured.
+    only_below, alike_within
+        What counts as not used, and as used alike: see `mdhelpers.method.uses.Margins`.
     datamodels_1_path, datamodels_2_path
         Paths of both algorithms' attribution scores made elsewhere, in any format that
         `mdhelpers.formats.scores.load_scores` reads. Both or neither.
@@ -107,6 +120,7 @@ def compare_algorithms(
             raise FileNotFoundError(
                 f"no attribution scores at {path}; relative paths count from the project's folder"
             )
+    margins = Margins(only_below, alike_within)
     parameters = {"n_directions": n_directions, "seed": seed}
     if elsewhere:
         parameters["scores"] = [scores_digest(path) for path in elsewhere]
@@ -114,7 +128,8 @@ def compare_algorithms(
         stage = run.stage(COMPARISON, parameters)
         datamodels = read_scores(elsewhere, scores_options or {}, run)
     else:
-        parameters |= {"n_splits": n_splits, "n_null_splits": n_null_splits}
+        parameters |= {"n_splits": n_splits, "n_null_splits": n_null_splits, "top_k": top_k}
+        parameters |= {"only_below": only_below, "alike_within": alike_within}
         stage = run.stage(COMPARISON, parameters, after=[MODELS, DATAMODELS])
         datamodels = read_datamodels(run)
     with stage.working() as needed:
@@ -125,13 +140,25 @@ def compare_algorithms(
                 pairs = zip(SCORES, datamodels, strict=True)
                 files = {name: partial(save_datamodels, scores) for name, scores in pairs}
             else:
-                given = models_given(read_models(run), replace(how_fitted(run), seed=seed))
-                halves, null = cross_fit(given, comparison, n_splits, n_null_splits, seed)
+                models = read_models(run)
+                given = models_given(models, replace(how_fitted(run), seed=seed))
+                labelled = {"labels": models.dataset.test.labels, "top_k": top_k}
+                halves, null = cross_fit(
+                    given,
+                    comparison,
+                    n_splits,
+                    n_null_splits,
+                    seed,
+                    labelled | {"margins": margins},
+                )
                 comparison = crossfit.order_by_gap(comparison, halves)
-                tables = {"gaps": ordered(halves.directions), "null": null}
+                gaps = ordered(halves.directions)
+                tables = {"gaps": gaps, "null": null, "uses": in_rank(halves.uses, gaps)}
                 figures = gap_figures(halves) | null_figures(null)
             further = analyse(datamodels, comparison, given, seed=seed)
             figures |= figures_of(further)
+            figures |= {"n_zero": comparison.n_zero.tolist()}
+            figures["left_out"] = int(comparison.left_out.sum())
             figures["cosine_median"] = float(np.nanmedian(comparison.cosines))
             stage.keep(
                 tables=tables | tables_of(further),
@@ -162,6 +189,7 @@ def read_comparison(
         load_comparison(run.output(COMPARISON, FILE)),
         tables.get("gaps"),
         tables.get("null"),
+        tables.get("uses"),
         datamodels or compared_datamodels(run),
         analyses_of(tables),
     )
@@ -182,9 +210,17 @@ def compared_datamodels(run: Run) -> tuple[Datamodels, Datamodels]:
 
 
 def cross_fit(
-    given: ModelsGiven, comparison: Comparison, n_splits: int, n_null_splits: int, seed: int
+    given: ModelsGiven,
+    comparison: Comparison,
+    n_splits: int,
+    n_null_splits: int,
+    seed: int,
+    subpopulations: dict[str, Any],
 ) -> tuple[crossfit.CrossFit, pd.DataFrame]:
-    """Refit on halves and quarters of the models, as stage 03 fitted on all of them."""
+    """Refit on halves and quarters of the models, as stage 03 fitted on all of them.
+
+    ``subpopulations`` holds the labels, and how ends are cut and graded.
+    """
     size = max(len(directions) for directions in comparison)
     with tqdm(total=4 * n_splits + 8 * n_null_splits, unit="fit", mininterval=2.0) as bar:
         fits = [replace(fit, after=bar.update) for fit in given.fits]
@@ -196,6 +232,7 @@ def cross_fit(
             n_splits=n_splits,
             slots=given.slots,
             seed=seed,
+            **subpopulations,
         )
         null = crossfit.null_gaps(
             *fits,
@@ -228,6 +265,14 @@ def ordered(gaps: pd.DataFrame) -> pd.DataFrame:
     return ranked.reset_index(drop=True)
 
 
+def in_rank(uses: pd.DataFrame, gaps: pd.DataFrame) -> pd.DataFrame:
+    """Rows of directions in the order of ``gaps``."""
+    places = gaps[["comparison", "rank", "direction"]]
+    table = uses.merge(places, on=["comparison", "direction"], how="left")
+    table = table.sort_values(["comparison", "rank"], kind="stable")
+    return table.reset_index(drop=True)
+
+
 def gap_figures(halves: crossfit.CrossFit) -> dict[str, Any]:
     """Sums over all directions, in percent of the datamodels' variance."""
     figures = {}
@@ -240,6 +285,7 @@ def gap_figures(halves: crossfit.CrossFit) -> dict[str, Any]:
         figures[f"gap_{name}_high"] = 100 * totals["high"]
         if "evidence" in rows:
             figures[f"evidence_{name}"] = rows["evidence"].value_counts().to_dict()
+            figures[f"significant_{name}"] = int((rows["q"] < STRONG).sum())
     return figures
 
 

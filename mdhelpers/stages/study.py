@@ -37,6 +37,7 @@ from mdhelpers.formats.models import check_given, given_models, origins
 from mdhelpers.formats.scores import scores_of_study
 from mdhelpers.method.comparison import check_count, most_directions
 from mdhelpers.method.engines.fast_l1 import check_fast_l1
+from mdhelpers.method.engines.moments import FEWEST_WHOLE
 from mdhelpers.runs.run import StudyError
 from mdhelpers.runs.stage import CAPTIONS, COMPARISON, DATA, MODELS
 from mdhelpers.stages.data import data_from_outside
@@ -115,6 +116,8 @@ class Study(Spec):
     n_directions: Annotated[int, Field(ge=1)] = 8
     n_splits: Count = 8
     n_null_splits: Count = 4
+    only_below: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    alike_within: Annotated[float, Field(gt=1)] = 1.5
     datamodels_1_path: str = ""
     datamodels_2_path: str = ""
     scores_options: dict[str, Any] = Field({})
@@ -146,6 +149,11 @@ class Study(Spec):
     def _fits_together(self) -> Study:
         if not self.epsilon < self.delta:
             raise ValueError(f"epsilon ({self.epsilon}) must be below delta ({self.delta})")
+        if self.alike_within > 1 / self.only_below:
+            raise ValueError(
+                f"alike_within ({self.alike_within}) must be at most one over only_below "
+                f"({self.only_below}): {1 / self.only_below:g}"
+            )
         if self.stack and (self.n_models + self.n_heldout) % self.stack:
             raise ValueError(
                 f"n_models + n_heldout = {self.n_models + self.n_heldout} do not make whole "
@@ -255,7 +263,8 @@ def of_study(study: Study) -> dict[str, dict[str, Any]]:
     }
 
 
-PARTS = 4  # notebook 04 compares quarters of the models with each other
+PARTS = 4  # notebook 04 compares quarters of the models with each other,
+HALVES = 2  # of whole slots where there are enough; then halves of slots are the smallest parts
 OF_A_SLOT = 2  # models that a part needs of each common initialisation
 SHOWN = 8
 
@@ -286,7 +295,9 @@ def _told(check: Callable[[], None]) -> list[str]:
 
 def _of_sizes(study: Study, n_train: int, n_test: int) -> Iterator[str]:
     given = bool(study.models_1_given)
-    slots, parts = 1 if given else max(1, study.n_slots), 1 if study.datamodels_1_path else PARTS
+    slots = 1 if given else max(1, study.n_slots)
+    parts = HALVES if slots >= FEWEST_WHOLE else PARTS
+    parts = 1 if study.datamodels_1_path else parts
     if study.n_models < slots * parts * OF_A_SLOT:
         yield (
             f"n_models: {study.n_models} are too few for n_slots: {study.n_slots}, since notebook "

@@ -36,7 +36,7 @@ _FEWEST_ROWS = 256
 _SLICES = 64
 _TARGETS = 32
 _NARROW = 12_000
-_FEWEST_WHOLE = 16
+FEWEST_WHOLE = 16
 
 
 @dataclass(frozen=True)
@@ -304,19 +304,23 @@ def split_models(
     return [np.sort(by_slot[part::n_parts]) for part in range(n_parts)]
 
 
-def split_halves(
-    n_models: int, rng: np.random.Generator, slots: np.ndarray | None, groups: np.ndarray
+def split_groups(
+    n_models: int,
+    n_parts: int,
+    rng: np.random.Generator,
+    slots: np.ndarray | None,
+    groups: np.ndarray,
 ) -> list[np.ndarray]:
-    """Random halves of the models that share no group, where there are 16 groups or more.
+    """Random parts of the models that share no group, where there are 16 groups or more.
 
     Parameters are those of :func:`split_models`, which shares out the slots evenly where there are
     fewer groups, and ``groups`` (n_models,).
     """
     ids = np.unique(groups)
-    if len(ids) < _FEWEST_WHOLE:
-        return split_models(n_models, 2, rng, slots)
-    first = np.isin(groups, rng.permutation(ids)[: len(ids) // 2])
-    return [np.flatnonzero(first), np.flatnonzero(~first)]
+    if len(ids) < FEWEST_WHOLE:
+        return split_models(n_models, n_parts, rng, slots)
+    dealt = rng.permutation(ids)
+    return [np.flatnonzero(np.isin(groups, dealt[part::n_parts])) for part in range(n_parts)]
 
 
 def split_validation(groups: Tensor, share: float, seed: int) -> tuple[Tensor, Tensor]:

@@ -1,9 +1,10 @@
-"""In how many drawings of the data planted features are found, by the number of models.
+"""What is said of planted features in drawings of the data, by the number of models.
 
-Each data seed is a study of its own: other pictures, other models. A feature counts where its
-treatment effect differs between the algorithms by at least ten points; it is found where a
-direction that is called significant at 5% sorts its carriers from others of their class with an AUC
-of 0.9.
+Each data seed is a study of its own: other pictures, other models. A feature *differs* where its
+treatment effect differs between the algorithms by at least ten points. It is *seen* where the best
+of eight directions sorts its carriers from others of their class better than the best of eight
+random directions does in 95 of 100 cases. Then who uses what marks that direction's subpopulation
+is told in a word (`mdhelpers.method.uses`), which is right, open or wrong.
 
     python benchmarks/power.py parameters/augmentation.yaml --models 256 512 --seeds 10 --out FILE
 
@@ -24,18 +25,18 @@ import torch
 
 from mdhelpers.base.places import machine
 from mdhelpers.command.files import complete, merge
-from mdhelpers.method.comparison import compare
+from mdhelpers.method.comparison import COMPARISONS, compare
 from mdhelpers.method.crossfit import cross_fitted_gaps, in_order
 from mdhelpers.method.datamodels import Fitter, method_for
 from mdhelpers.method.engines.moments import split_models
-from mdhelpers.method.subpopulations import grade
 from mdhelpers.runs.run import Run
 from mdhelpers.stages import data
 from mdhelpers.stages import models as stages_models
 from mdhelpers.stages.effects import verify_hypotheses
 from mdhelpers.stages.study import Study
+from mdhelpers.stages.subpopulations import grade_figures, graded
 
-LEVEL, DIFFERENCE, FOUND, AIM = 0.05, 10.0, 0.9, 0.9
+LEVEL, DIFFERENCE, AIM = 0.05, 10.0, 0.9
 N_KEPT, N_SPLITS = 16, 4
 
 
@@ -68,11 +69,11 @@ def differences(run: Run, study: Study) -> dict[str, float]:
     return rows.sort_values("intensity").groupby("hypothesis")["effect"].last().to_dict()
 
 
-def directions(
+def compared(
     models: stages_models.StudyModels, budget: int, seed: int
-) -> tuple[dict[str, pd.DataFrame], dict[str, dict[int, float]]]:
-    """Grades of every direction from so many models; ratios of the significant, surest first."""
-    fitting = [models.fitting(a) for a in (1, 2)]
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Evidence for every direction from so many models, and the best direction of each feature."""
+    fitting, test = [models.fitting(a) for a in (1, 2)], models.dataset.test
     slots = fitting[0].slots
     rng = np.random.default_rng(seed)
     rows = np.arange(len(slots))
@@ -83,66 +84,78 @@ def directions(
         Fitter(f.masks[rows], models.outputs(f, True)[rows], slots=slots[rows], method=method)
         for f in fitting
     ]
-    everyone = np.arange(len(rows))
-    comparison = compare(*(fit(everyone) for fit in fits))
-    options = {"n_splits": N_SPLITS, "slots": slots[rows], "seed": seed}
-    table = cross_fitted_gaps(*fits, len(rows), comparison=comparison, **options).directions
-    sure, test = in_order(table[table["q"] < LEVEL]), models.dataset.test
-    sides = {c.name: sure[sure["comparison"] == c.name] for c in comparison}
-    called = {side: dict(zip(t["direction"], t["ratio"], strict=True)) for side, t in sides.items()}
-    return {c.name: grade(c, test.labels, test.truth) for c in comparison}, called
+    datamodels = tuple(fit(np.arange(len(rows))) for fit in fits)
+    comparison = compare(*datamodels)
+    options = {"n_splits": N_SPLITS, "slots": slots[rows], "seed": seed, "labels": test.labels}
+    found = cross_fitted_gaps(*fits, len(rows), comparison=comparison, **options)
+    grades = pd.concat([graded(part, datamodels, test) for part in comparison], ignore_index=True)
+    best = grade_figures(grades, found.uses, test.labels, test.truth)["best"]
+    return in_order(found.directions), pd.DataFrame(best)
 
 
 def measure(run: Run, models, study: Study, budgets: list[int], seed: int) -> list[dict]:
     effects, rows = differences(run, study), []
     for budget in budgets:
-        grades, called = directions(models, budget, seed)
+        directions, best = compared(models, budget, seed)
+        calls = {"significant": int((directions["q"] < LEVEL).sum())}
+        calls["strong"] = int((directions["evidence"] == "strong").sum())
         for feature, difference in effects.items():
             row = {"seed": seed, "models": budget, "feature": feature, "difference": difference}
-            name = "1_minus_2" if difference > 0 else "2_minus_1"
-            row |= shown(grades[name], called[name], feature)
-            rows.append(row | {"significant": sum(map(len, called.values()))})
+            rows.append(row | said(best[best["feature"] == feature], difference) | calls)
     return rows
 
 
-def shown(grades: pd.DataFrame, called: dict[int, float], feature: str) -> dict:
-    """How well a feature is seen in significant directions, and the first that shows it."""
-    auc = grades[grades["feature"] == feature].groupby("direction")["auc_within_class"].max()
-    clear = [(rank, ratio) for rank, (d, ratio) in enumerate(called.items(), 1) if auc[d] >= FOUND]
-    return {
-        "auc": float(auc[list(called)].max()) if called else 0.0,
-        "auc_any": float(auc.max()),
-        "rank": clear[0][0] if clear else None,
-        "ratio": max(ratio for _, ratio in clear) if clear else None,
-    }
+def said(best: pd.DataFrame, difference: float) -> dict:
+    """The word for a feature: of the side that its effects are on, or of the one that shows it.
+
+    ``use`` is of the study's own algorithms: 1 is the first of them.
+    """
+    side = COMPARISONS[0] if difference > 0 else COMPARISONS[1]
+    if abs(difference) >= DIFFERENCE:
+        one = best[best["comparison"] == side].iloc[0]
+    else:
+        one = best.sort_values("auc_within_class").iloc[-1]
+    seen = bool(one["auc_within_class"] > one["random"])
+    use = one["use"] if seen else "not_seen"
+    if one["comparison"] == COMPARISONS[1] and use[-1] in "12":
+        use = f"{use[:-1]}{3 - int(use[-1])}"
+    row = {"auc": one["auc_within_class"], "random": one["random"], "use": use}
+    return row | {"said": verdict(use, difference)}
+
+
+def verdict(use: str, difference: float) -> str:
+    """Whether a word is right: ``right``, ``open`` (nothing is said) or ``wrong``."""
+    if use in ("not_seen", "too_few"):
+        return "right" if use == "not_seen" and abs(difference) < DIFFERENCE else "open"
+    if abs(difference) < DIFFERENCE:
+        return "right" if use == "alike" else "wrong"
+    user = 1 if difference > 0 else 2
+    if use in (f"only_{user}", f"more_{user}"):
+        return "right"
+    return "reversed" if use[-1] in "12" else "wrong"
 
 
 def summarise(rows: list[dict]) -> list[dict]:
-    """For each budget and feature, in how many data seeds it differs, and is found there."""
+    """For each budget and feature, in how many data seeds what is said of it."""
     found = []
     for budget, feature in sorted({(r["models"], r["feature"]) for r in rows}):
         these = [r for r in rows if (r["models"], r["feature"]) == (budget, feature)]
-        differ = [r for r in these if abs(r["difference"]) >= DIFFERENCE]
-        alike = [r for r in these if abs(r["difference"]) < DIFFERENCE]
-        row = {"models": budget, "feature": feature, "seeds": len(these), "differs": len(differ)}
-        row["difference"] = float(np.median([r["difference"] for r in these]))
-        row["significant"] = float(np.median([r["significant"] for r in these]))
-        found.append(row | seen(differ, "found") | seen(alike, "found where alike"))
+        for name, chosen in (
+            ("differs", [r for r in these if abs(r["difference"]) >= DIFFERENCE]),
+            ("alike", [r for r in these if abs(r["difference"]) < DIFFERENCE]),
+        ):
+            if not chosen:
+                continue
+            row = {"models": budget, "feature": feature, "truth": name, "drawings": len(chosen)}
+            for key in ("difference", "auc", "random", "significant", "strong"):
+                row[key] = float(np.median([r[key] for r in chosen]))
+            words = pd.Series([r["said"] for r in chosen]).value_counts()
+            row |= {
+                word: int(words.get(word, 0)) for word in ("right", "open", "wrong", "reversed")
+            }
+            uses = pd.Series([r["use"] for r in chosen]).value_counts()
+            found.append(row | {"words": {word: int(n) for word, n in uses.items()}})
     return found
-
-
-def seen(rows: list[dict], name: str) -> dict:
-    """In how many of some data seeds a feature is found, how clearly, and how early."""
-    if not rows:
-        return {name: None}
-    clear = [r for r in rows if r["rank"] is not None]
-    summary = {name: len(clear)}
-    if name == "found":
-        for key in ("auc", "auc_any"):
-            summary[key] = float(np.median([r[key] for r in rows]))
-        for key in ("rank", "ratio"):
-            summary[key] = float(np.median([r[key] for r in clear])) if clear else None
-    return summary
 
 
 def main() -> None:
@@ -192,10 +205,14 @@ def report(study: Study, rows: list[dict]) -> dict:
 def bars_of(rows: list[dict]) -> list[dict]:
     bars = []
     for row in rows:
-        if row["differs"]:
-            what = f"share of data seeds that show {row['feature']}, {row['models']} models"
-            share = row["found"] / row["differs"]
-            bars.append({"what": what, "value": share, "aim": AIM, "met": share >= AIM})
+        what = f"share of drawings in which what is said of {row['feature']}, which "
+        what += (
+            f"{row['truth'].replace('alike', 'is used alike')}, is right, {row['models']} models"
+        )
+        share = row["right"] / row["drawings"]
+        bars.append({"what": what, "value": share, "aim": AIM, "met": share >= AIM})
+    turned = sum(row["reversed"] for row in rows)
+    bars.append({"what": "words that are reversed", "value": turned, "aim": 0, "met": not turned})
     return bars
 
 

@@ -20,8 +20,9 @@ noise has no part in it (:mod:`mdhelpers.method.evidence`):
 **Words.** That one algorithm uses a feature *more*, that *only* one does, that both do *alike*:
 each is a claim with an interval of its own. *Only* asks that the other's contrast datamodel be
 shorter than ``only_below`` times the one's; *alike* that neither be longer than ``alike_within``
-times the other, and that they point the same way. Where no claim holds, there are too few models to
-tell.
+times the other, and that they point the same way. Where a ratio is surely above 1 and surely within
+``alike_within``, the word is the nearer of the two. Where no claim holds, there are too few models
+to tell.
 """
 
 from __future__ import annotations
@@ -199,6 +200,7 @@ def measured_uses(
     with np.errstate(invalid="ignore"):
         alike = (low >= 1 / margins.alike_within) & (high <= margins.alike_within)
         alike &= cosine - q90 * of_cosine >= margins.cosine
+        alike &= np.abs(np.log(found["times"])) <= np.log(margins.alike_within) / 2
         known = (found["share_first_low"] > 0) | (found["share_second_low"] > 0)
         rules = [
             ("too_few", ~known),

@@ -161,7 +161,7 @@ def uses(
     table = compared.uses[compared.uses["rank"] <= n].copy()
     for name in ("share_first", "share_second"):
         columns = [name, f"{name}_low", f"{name}_high"]
-        table[name] = _with_interval(100 * table[columns], name, 0)
+        table[name] = _with_interval(100 * table[columns].clip(lower=0), name, 0)
     table["times"], table["cosine"] = (_with_interval(table, k, 1) for k in ("times", "cosine"))
     table["class"] = [class_names[label] for label in table["label"]]
     words = zip(table["use"], table["comparison"], strict=True)

@@ -44,7 +44,7 @@ from mdhelpers.method.comparison import (
     residual_datamodels,
 )
 from mdhelpers.method.datamodels import FitOn, Fitter, fit_all
-from mdhelpers.method.engines.moments import split_groups
+from mdhelpers.method.engines.moments import split_groups, split_models
 from mdhelpers.method.evidence import (
     FEWEST_GROUPS,
     REPLICATES,
@@ -245,7 +245,10 @@ def null_gaps(
     rng, groups = np.random.default_rng(seed), group_models(n_models, slots)
     tables = []
     for split in range(n_splits):
-        quarters = split_groups(n_models, 4, rng, slots, groups)
+        if slots is None:
+            quarters = split_models(n_models, 4, rng)
+        else:
+            quarters = split_groups(n_models, 4, rng, slots, groups)
         fitted = _fits_on((fit_1, fit_2), quarters)
         for choice, (i, j) in enumerate(combinations(range(4), 2)):
             k, m = (quarter for quarter in range(4) if quarter not in (i, j))

@@ -299,10 +299,12 @@ def _of_sizes(study: Study, n_train: int, n_test: int) -> Iterator[str]:
     parts = HALVES if slots >= FEWEST_WHOLE else PARTS
     parts = 1 if study.datamodels_1_path else parts
     if study.n_models < slots * parts * OF_A_SLOT:
+        fewer = study.n_models // (HALVES * OF_A_SLOT)
+        fewer = fewer if fewer >= FEWEST_WHOLE else study.n_models // (PARTS * OF_A_SLOT)
         yield (
             f"n_models: {study.n_models} are too few for n_slots: {study.n_slots}, since notebook "
             f"04 needs {parts * OF_A_SLOT} models of each. Give n_models: "
-            f"{slots * parts * OF_A_SLOT}, or n_slots: {study.n_models // (parts * OF_A_SLOT)}"
+            f"{slots * parts * OF_A_SLOT}, or n_slots: {fewer}"
         )
     if not 0 < round(study.alpha * n_train) < n_train:
         yield f"alpha: {study.alpha} of {n_train} training images leaves none in, or none out"

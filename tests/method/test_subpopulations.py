@@ -5,6 +5,7 @@ from sklearn.metrics import roc_auc_score
 
 from mdhelpers.method.comparison import DirectionSet, compare
 from mdhelpers.method.subpopulations import (
+    best_at_random,
     class_shares,
     grade,
     grade_scores,
@@ -109,14 +110,33 @@ def test_each_end_matches_the_feature_that_lies_there():
     truth["nobody"] = False
     planted = 4.0 * truth["tag"] - 4.0 * truth["ring"] + 0.1 * rng.normal(size=120)
     projections = np.stack([rng.normal(size=120), planted], axis=1)
-    table = match_features(grade(directions_with(projections), labels, truth))
+    graded = grade(directions_with(projections), labels, truth).assign(random=0.9)
+    table = match_features(graded)
     assert table["direction"].tolist() == [4, 4, 1, 1]
     assert table["end"].tolist() == ["top", "bottom"] * 2
     assert table["matched"].tolist() == [False, False, True, True]
     assert table["feature"].tolist()[2:] == ["tag", "ring"]
     assert (table.loc[table["matched"], "precision_at_k"] == 1).all()
-    with pytest.raises(ValueError, match="an AUC in"):
-        match_features(grade(*draw()), at_least=90)
+    assert not match_features(graded.assign(random=1.0))["matched"].any()
+
+
+def test_the_best_of_random_directions_is_good_by_chance():
+    """The more directions are drawn, the better the best of them; and the more a feature shows."""
+    rng = np.random.default_rng(0)
+    labels = np.arange(120) % 2
+    truth = pd.DataFrame({"tag": (labels == 0) & (np.arange(120) < 40), "nobody": False})
+    one, two = rng.normal(size=(2, 120, 30))
+    given = {"labels": labels, "truth": truth}
+    few, many = (
+        best_at_random("1_minus_2", one, two, **given, n_directions=n)["tag"] for n in (1, 16)
+    )
+    assert 0.5 < few < many < 0.9
+    one[truth["tag"], :6] += 2
+    shown = best_at_random("1_minus_2", one, two, **given, n_directions=16)
+    assert set(shown) == {"tag"}
+    assert shown["tag"] > many
+    turned = best_at_random("2_minus_1", two, one, **given, n_directions=16)
+    assert turned == shown
 
 
 def test_grade_refuses():

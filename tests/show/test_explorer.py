@@ -315,7 +315,7 @@ def test_points_buttons_and_arrows_choose_the_direction(page, widget):
 def test_other_comparison_and_end(page, widget):
     page.get_by_text("shifted ∖ fixed", exact=True).click()
     assert chosen(page)[:2] == ["2_minus_1", 4]  # its first direction is component 4
-    assert "no. 4 (1 of 2)" in page.locator(".mdx-stepper").inner_text()
+    assert "#4 (1 of 2)" in page.locator(".mdx-stepper").inner_text()
     page.get_by_text("bottom", exact=True).click()
     assert shown(page) == widget.comparisons["2_minus_1"][0]["images"]["bottom"]
 

@@ -36,16 +36,16 @@ def test_an_end_that_holds_all_of_its_classes_has_no_others_beside_it():
     directions = SimpleNamespace(name="1_minus_2", component=[1])
     rows = subpopulations.subpopulation_rows(members, directions, test)
     assert {label: len(row) for label, row in rows.items()} == {
-        "1 ▲": 2,
-        "random as 1 ▲": 0,
-        "1 ▼": 1,
-        "random as 1 ▼": 1,
+        "#1 ▲": 2,
+        "random as #1 ▲": 0,
+        "#1 ▼": 1,
+        "random as #1 ▼": 1,
     }
 
 
 def test_matches_keep_the_order_of_evidence_and_mark_what_is_found():
     weaker = [(*row[:3], "stripes", row[4] - 0.2, *row[5:]) for row in ROWS]
-    grades = pd.DataFrame([*ROWS, *weaker], columns=COLUMNS).assign(n=10)
+    grades = pd.DataFrame([*ROWS, *weaker], columns=COLUMNS).assign(n=10, random=0.9)
     table = subpopulations.matches(SimpleNamespace(grades=grades), names=("plain", "augmented"))
     assert list(table.columns) == ["top", "bottom"]
     assert table.index.tolist() == [("plain ∖ augmented", 2), ("plain ∖ augmented", 1)]
@@ -74,13 +74,33 @@ def test_auc_heatmap_writes_the_better_end(ax):
 
 def test_what_was_found_is_called_so():
     row = {"comparison": "1_minus_2", "direction": 2, "end": "top", "precision_at_k": 0.7, "n": 50}
-    best = [row | {"feature": f, "auc_within_class": a} for f, a in (("tag", 0.96), ("ring", 0.7))]
+    row |= {"random": 0.9}
+    best = [
+        row | {"feature": "tag", "auc_within_class": 0.96, "use": "more_1", "verdict": "found"},
+        row | {"feature": "ring", "auc_within_class": 0.7, "use": "alike", "verdict": "not found"},
+    ]
     run = SimpleNamespace(names=NAMES, results={SUBPOPULATIONS: {"best": best}})
     table = subpopulations.best_directions(run)
     assert table.loc[("fixed ∖ shifted", "tag"), "verdict"] == "found"
     assert table.loc[("fixed ∖ shifted", "ring"), "verdict"] == "not found"
+    assert table["who uses it"].tolist() == ["fixed more", "both alike"]
     run.results[SUBPOPULATIONS]["best"] = []
     assert "No truth is known" in subpopulations.best_directions(run)
+
+
+def test_who_uses_a_subpopulation_is_told_with_intervals():
+    row = {"comparison": "2_minus_1", "direction": 3, "end": "top", "label": 1, "n": 9, "rank": 1}
+    ends = {"": 0.5, "_low": -0.1, "_high": 0.75}
+    for name in ("share_first", "share_second", "times", "cosine"):
+        row |= {f"{name}{end}": value for end, value in ends.items()}
+    uses = pd.DataFrame([row | {"use": "only_1"}, row | {"use": "alike", "rank": 4}])
+    holder = SimpleNamespace(uses=uses)
+    table = subpopulations.uses(holder, ["boat", "fish"], names=NAMES)
+    assert table.index.tolist() == [("shifted ∖ fixed", 3, "top", "fish")]
+    assert table.iloc[0].tolist()[0] == "50 (0 to 75)"  # a share is not below nothing
+    assert table.iloc[0]["who uses it"] == "only shifted"
+    assert "Without models" in subpopulations.uses(SimpleNamespace(uses=None), [], names=NAMES)
+    assert "Too few" in subpopulations.uses(SimpleNamespace(uses=uses[:0]), [], names=NAMES)
 
 
 def test_influence_is_told_of_each_comparison():

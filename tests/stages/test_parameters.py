@@ -38,7 +38,11 @@ CASES = {
     "comparison": (
         compare_algorithms, {"n_splits": 2, "n_null_splits": 1},
         (
-            names.COMPARISON, {"n_directions": 8, "seed": 0, "n_splits": 2, "n_null_splits": 1},
+            names.COMPARISON,
+            {
+                "n_directions": 8, "seed": 0, "n_splits": 2, "n_null_splits": 1, "top_k": 24,
+                "only_below": 0.5, "alike_within": 1.5,
+            },
             [names.MODELS, names.DATAMODELS],
         ),
     ),

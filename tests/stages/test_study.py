@@ -131,13 +131,13 @@ def test_the_projects_own_studies_pass(name):
 
 def test_all_faults_are_told_at_once(pets):
     with pytest.raises(StudyError) as error:
-        check_study(study(**pets, n_models=128))
+        check_study(study(**pets, n_models=120))
     lines = str(error.value).splitlines()
     assert [line.partition(":")[0] for line in lines] == ["n_models", "top_k", "selection_sizes"]
 
 
 def test_what_is_advised_passes(pets):
-    faulty = study(**pets, n_models=128)
+    faulty = study(**pets, n_models=120)
     with pytest.raises(StudyError) as error:
         check_study(faulty)
     text = str(error.value)
@@ -146,7 +146,7 @@ def test_what_is_advised_passes(pets):
     for key in ("n_models", "n_slots"):
         value = int(re.search(rf"\b(?:Give|or) {key}: (\d+)", text)[1])
         changes = {
-            "n_models": 128,
+            "n_models": 120,
             key: value,
             "top_k": top_k,
             "selection_sizes": json.loads(sizes),
@@ -154,17 +154,25 @@ def test_what_is_advised_passes(pets):
         check_study(study(**pets, **changes))
 
 
-@pytest.mark.parametrize("n_slots", [0, 1, 5, 32])
-def test_the_fewest_models_are_those_that_can_be_quartered(n_slots):
-    least = 8 * max(1, n_slots)
+@pytest.mark.parametrize(("n_slots", "of_a_slot"), [(0, 8), (1, 8), (5, 8), (16, 4), (32, 4)])
+def test_the_fewest_models_are_those_that_can_be_parted(n_slots, of_a_slot):
+    """In quarters of each slot, or in halves of each where quarters take whole slots."""
+    least, parts = of_a_slot * max(1, n_slots), of_a_slot // 2
     check_study(study(n_models=least, n_slots=n_slots))
     of = np.arange(3, 3 + least) % n_slots if n_slots else None
-    moments.split_models(least, 4, np.random.default_rng(0), of)
+    moments.split_models(least, parts, np.random.default_rng(0), of)
     with pytest.raises(StudyError, match="n_models"):
         check_study(study(n_models=least - 1, n_slots=n_slots))
     of = np.arange(3, 2 + least) % n_slots if n_slots else None
     with pytest.raises(ValueError, match="two models of each slot"):
-        moments.split_models(least - 1, 4, np.random.default_rng(0), of)
+        moments.split_models(least - 1, parts, np.random.default_rng(0), of)
+
+
+@pytest.mark.parametrize(("n_models", "n_slots"), [(120, 30), (100, 25), (60, 7)])
+def test_so_few_models_are_advised_so_many_initialisations(n_models, n_slots):
+    with pytest.raises(StudyError, match=rf"or n_slots: {n_slots}\b"):
+        check_study(study(n_models=n_models, n_slots=32))
+    check_study(study(n_models=n_models, n_slots=n_slots))
 
 
 TAG = {"transformation": "tag", "target_class": "boat", "uses": 1, "intensities": [3]}

@@ -2,10 +2,11 @@
 
 A direction ``u`` of training examples stands for a family of training distributions: example i is
 included with probability ``(1 + s u_i) / 2``. Where datamodels are exact, the outputs on test
-example x change by ``s theta_x . u / 2``, and so their squared change, summed over x, is the
-variance that the direction explains (paper, Proposition 1, with s = 1). Here models are trained
-with probabilities tilted along ``u`` and against it, on masks that differ as little as may be, and
-what they say is compared with what datamodels foretell.
+example x change by ``s theta_x . u / 2``; their squared change, summed over x, is a quarter of what
+the direction explains of datamodels' squared lengths (paper, Proposition 1, with s = 1, where the
+quarter is dropped). Here models are trained with probabilities tilted along ``u`` and against it,
+on masks that differ as little as may be, and what they say is compared with what datamodels
+foretell.
 """
 
 from __future__ import annotations

@@ -6,7 +6,11 @@ margins; then the mean over test examples (Park et al., 2023, section 4),
 .. math:: \mathrm{LDS} = \frac{1}{n} \sum_x \rho_{\mathrm{S}}\big( f_x(\text{mask}_i),
    \hat f_x(\text{mask}_i) \big)_i .
 
-The interval resamples both the masks and the test examples, since a study draws both.
+Its interval is over both the masks and the test examples, since a study draws both: their variances
+are added, less that of single correlations, which is in both (Cameron, Gelbach and Miller, 2011).
+The jackknife leaves out groups of masks, which gives their part and the small bias of a rank
+correlation; resampling would draw some masks twice, whose ties lower it. The interval is
+symmetrical on the scale of Fisher's transform.
 
 *Noise ceiling.* A datamodel foretells the expected margin of a mask; a single training adds the
 noise of its seed, which nothing can foretell. Where two trainings of the same masks correlate by
@@ -23,6 +27,10 @@ from itertools import combinations
 
 import numpy as np
 from scipy.stats import rankdata
+from scipy.stats import t as student
+
+_GROUPS = 32  # of masks, for the jackknife
+_ALL = 1 - 1e-9  # the largest correlation with a Fisher transform
 
 
 @dataclass(frozen=True)
@@ -34,7 +42,7 @@ class LDS:
     spearman : float
         Mean over test examples of the rank correlation over masks, in [-1, 1].
     low, high : float
-        Percentiles 2.5 and 97.5 of the bootstrap over masks and test examples.
+        Interval of 95%, over masks and test examples.
     pearson : float
         The same mean of linear correlations.
     per_example : ndarray, shape (n_test,)
@@ -51,13 +59,7 @@ class LDS:
     n_constant: int
 
 
-def lds(
-    true_margins: np.ndarray,
-    predicted_margins: np.ndarray,
-    *,
-    n_bootstrap: int = 200,
-    seed: int = 0,
-) -> LDS:
+def lds(true_margins: np.ndarray, predicted_margins: np.ndarray) -> LDS:
     """Linear datamodeling score of predictions on held-out models.
 
     Parameters
@@ -65,10 +67,6 @@ def lds(
     true_margins, predicted_margins : ndarray, shape (n_models, n_test)
         Of models that no datamodel was fitted on. To score within slots, pass
         ``datamodels.remove_slots(margins, slots)`` as the true margins.
-    n_bootstrap : int
-        Resamples for the interval.
-    seed : int
-        Of the resampling.
 
     Raises
     ------
@@ -76,19 +74,20 @@ def lds(
         If shapes disagree, there are fewer than 3 models, or a value is not finite.
     """
     true, predicted = _by_example(true_margins, predicted_margins)
-    n_test, n_models = true.shape
-    once = np.ones(n_models)
+    once = np.ones(true.shape[1])
     ranks = Ranks(true), Ranks(predicted)
-    per_example = row_correlations(*(r.weighted(once) for r in ranks), once)
-    means = np.empty(n_bootstrap)
-    for b, (counts, rows) in enumerate(resamples(n_models, n_test, n_bootstrap, seed=seed)):
-        resampled = row_correlations(*(r.weighted(counts) for r in ranks), counts)
-        means[b] = resampled[rows].mean()
-    low, high = np.percentile(means, [2.5, 97.5]) if n_bootstrap else (np.nan, np.nan)
+
+    def correlations(counts: np.ndarray) -> np.ndarray:
+        return row_correlations(*(r.weighted(counts) for r in ranks), counts)
+
+    per_example = correlations(once)
+    without = np.array([correlations(counts) for counts in left_out_counts(true.shape[1])])
+    score = float(per_example.mean())
+    low, high = correlation_interval(per_example, without)
     return LDS(
-        spearman=float(per_example.mean()),
-        low=float(low),
-        high=float(high),
+        spearman=score,
+        low=low,
+        high=high,
         pearson=float(row_correlations(true, predicted, once).mean()),
         per_example=per_example.astype(np.float32),
         n_constant=int((np.ptp(predicted, axis=1) == 0).sum()),
@@ -99,8 +98,8 @@ def lds(
 class NoiseCeiling:
     """The LDS beside the best that any function of the mask could reach.
 
-    ``_low`` and ``_high`` are percentiles 2.5 and 97.5 of the bootstrap over masks and test
-    examples.
+    ``_low`` and ``_high`` are the ends of 95% intervals over masks and test examples, as that of
+    the LDS.
 
     Attributes
     ----------
@@ -131,9 +130,7 @@ class NoiseCeiling:
     n_trainings: int
 
 
-def noise_ceiling(
-    trainings: np.ndarray, predicted: np.ndarray, *, n_bootstrap: int = 200, seed: int = 0
-) -> NoiseCeiling:
+def noise_ceiling(trainings: np.ndarray, predicted: np.ndarray) -> NoiseCeiling:
     """Estimate the noise ceiling of the LDS from masks that were trained more than once.
 
     Parameters
@@ -143,8 +140,6 @@ def noise_ceiling(
         LDS is that of the first.
     predicted : ndarray, shape (n_masks, n_test)
         What datamodels foretell for these masks.
-    n_bootstrap, seed : int
-        Of the intervals.
 
     Raises
     ------
@@ -152,7 +147,7 @@ def noise_ceiling(
         If shapes disagree, there are fewer than 2 trainings or 3 masks, or a value is not finite.
     """
     trainings, predicted = _repeats_by_example(trainings, predicted)
-    n_test, n_masks = predicted.shape
+    n_masks = predicted.shape[1]
     ranks, foretold = [Ranks(margins) for margins in trainings], Ranks(predicted)
 
     def measure(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -160,27 +155,66 @@ def noise_ceiling(
         score = row_correlations(each[0], foretold.weighted(counts), counts)
         return _agreement(each, counts), score
 
-    once = np.ones(n_masks)
-    reliability, scores = measure(once)
+    reliability, scores = measure(np.ones(n_masks))
     ceilings = np.sqrt(reliability.clip(0))
-    draws = []
-    for counts, rows in resamples(n_masks, n_test, n_bootstrap, seed=seed):
-        again, score = measure(counts)
-        draws.append((np.sqrt(again[rows].clip(0)).mean(), score[rows].mean()))
-    ceiling_draws, score_draws = np.array(draws).T
-    bounds = np.percentile([ceiling_draws, _ratio(score_draws, ceiling_draws)], [2.5, 97.5], axis=1)
+    ceiling, score = float(ceilings.mean()), float(scores.mean())
+    share = score / ceiling if ceiling else 0.0
+    measured = [measure(counts) for counts in left_out_counts(n_masks)]
+    tops = np.sqrt(np.array([again for again, _ in measured]).clip(0))
+    found = np.array([each for _, each in measured])
+    low, high = correlation_interval(ceilings, tops)
+    half = 0.0
+    if ceiling:  # of a ratio of means, by what each test example adds to it
+        added = (scores - share * ceilings) / ceiling
+        half = _student(len(tops)) * _two_way(added, (found - share * tops) / ceiling) ** 0.5
     return NoiseCeiling(
         reliability=float(reliability.mean()),
-        ceiling=float(ceilings.mean()),
-        ceiling_low=float(bounds[0, 0]),
-        ceiling_high=float(bounds[1, 0]),
-        share=float(_ratio(scores.mean(), ceilings.mean())),
-        share_low=float(bounds[0, 1]),
-        share_high=float(bounds[1, 1]),
-        ceiling_pearson=float(np.sqrt(_agreement(trainings, once).clip(0)).mean()),
+        ceiling=ceiling,
+        ceiling_low=low,
+        ceiling_high=high,
+        share=share,
+        share_low=float(share - half),
+        share_high=float(share + half),
+        ceiling_pearson=float(np.sqrt(_agreement(trainings, np.ones(n_masks)).clip(0)).mean()),
         per_example=ceilings.astype(np.float32),
         n_trainings=len(trainings),
     )
+
+
+def left_out_counts(n_masks: int) -> Iterator[np.ndarray]:
+    """How often each mask counts, (n_masks,), with one of at most 32 groups of them left out."""
+    groups = np.arange(n_masks) % min(n_masks, _GROUPS)
+    for group in range(groups.max() + 1):
+        yield (groups != group).astype(float)
+
+
+def _two_way(values: np.ndarray, without: np.ndarray) -> float:
+    """Variance of the mean of ``values`` (n_test,) over masks and test examples.
+
+    ``without`` (n_groups, n_test) are the values without each group of masks.
+    """
+    n, centred = len(values), without - without.mean(0)
+    of_masks = (len(without) - 1) * np.square(centred.mean(1)).mean()
+    of_tests = values.var() / max(n - 1, 1)
+    of_both = (len(without) - 1) * np.square(centred).mean() / n
+    return float(max(of_masks + of_tests - of_both, of_masks, of_tests))
+
+
+def _student(n_groups: int) -> float:
+    return float(student.isf(0.025, n_groups - 1))
+
+
+def correlation_interval(values: np.ndarray, without: np.ndarray) -> tuple[float, float]:
+    """Student's 95% interval of a mean correlation, less its bias, on Fisher's scale.
+
+    Of correlations (n_test,), and of those without each group of masks, (n_groups, n_test).
+    """
+    score = values.mean()
+    bias = (len(without) - 1) * (without.mean() - score)
+    inside = float(np.clip(score - bias, -_ALL, _ALL))
+    half = _student(len(without)) * _two_way(values, without) ** 0.5 / (1 - inside**2)
+    ends = np.tanh(np.arctanh(inside) + np.array([-half, half]))
+    return float(min(ends[0], score)), float(max(ends[1], score))
 
 
 def resamples(

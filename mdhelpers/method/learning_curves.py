@@ -36,7 +36,13 @@ import pandas as pd
 from mdhelpers.method.comparison import row_cosines
 from mdhelpers.method.datamodels import FitOn, fit_all
 from mdhelpers.method.engines.moments import split_models
-from mdhelpers.method.lds import Ranks, resamples, row_correlations
+from mdhelpers.method.lds import (
+    Ranks,
+    correlation_interval,
+    left_out_counts,
+    resamples,
+    row_correlations,
+)
 
 POINTS = ("n_models", "n_fits", "lds", "lds_low", "lds_high", "pearson")
 POINTS += ("cosine", "cosine_low", "cosine_high")
@@ -56,11 +62,12 @@ class LearningCurve:
     Attributes
     ----------
     table : DataFrame
-        Columns ``POINTS``, fewest models first: means over ``n_fits`` fits,
-        with percentiles 2.5 and 97.5 of the bootstrap over held-out masks and test
-        examples. No cosine (NaN) for all models: there is no second set.
+        Columns ``POINTS``, fewest models first: means over ``n_fits`` fits, with 95% intervals over
+        held-out masks and test examples, those of cosines by the bootstrap. No cosine (NaN) for all
+        models: there is no second set.
     draws : ndarray, shape (n_bootstrap, 2, n_points)
-        The bootstrap's LDS and cosines.
+        The bootstrap's LDS and cosines. Masks that are drawn twice lower rank correlations: draws
+        of the LDS are laid about the estimate.
     half_cosines : ndarray, shape (n_test,)
         Cosine of each test example between halves of the models.
     """
@@ -114,10 +121,10 @@ def learning_curve(
         cosines.append(np.array([row_cosines(*pair) for pair in fits]))
     sizes = [n_models, *(len(pair[0]) for pair in splits[0])]
     cosines = np.array([found.mean(0) for found in cosines])
-    scores, pearson, draws = _scores(true, predictions, cosines, n_bootstrap, seed)
-    low, high = np.percentile(draws, [2.5, 97.5], axis=0)
-    columns = [sizes, [len(p) for p in predictions], scores, low[0], high[0], pearson]
-    columns += [cosines.mean(1), low[1], high[1]]
+    scores, ends, pearson, draws = _scores(true, predictions, cosines, n_bootstrap, seed)
+    low, high = np.percentile(draws[:, 1], [2.5, 97.5], axis=0)
+    columns = [sizes, [len(p) for p in predictions], scores, *ends.T, pearson]
+    columns += [cosines.mean(1), low, high]
     table = pd.DataFrame(dict(zip(POINTS, columns, strict=True)))
     order = np.argsort(sizes)
     return LearningCurve(table.loc[order].reset_index(drop=True), draws[:, :, order], cosines[1])
@@ -147,23 +154,27 @@ def _nested_pairs(n_models: int, n_levels: int, rng, slots) -> list[tuple[np.nda
 
 
 def _scores(true, predictions, cosines, n_bootstrap: int, seed: int):
-    """LDS and Pearson of each level, and the bootstrap's LDS and cosines."""
+    """LDS, its interval and Pearson of each level, and the bootstrap's LDS and cosines."""
     once = np.ones(len(true))
     columns = np.ascontiguousarray(np.asarray(true, np.float64).T)
     levels = [[np.ascontiguousarray(p.T, np.float64) for p in level] for level in predictions]
     ranks, ranked = Ranks(columns), [[Ranks(p) for p in level] for level in levels]
 
-    def lds(counts: np.ndarray, rows) -> list[float]:
+    def each(counts: np.ndarray) -> np.ndarray:  # (n_levels, n_test)
         own = ranks.weighted(counts)
         found = [[row_correlations(own, r.weighted(counts), counts) for r in lev] for lev in ranked]
-        return [np.mean(level, axis=0)[rows].mean() for level in found]
+        return np.array([np.mean(level, axis=0) for level in found])
 
     pearson = [np.mean([row_correlations(columns, p, once) for p in level]) for level in levels]
     draws = [
-        (lds(counts, rows), cosines[:, rows].mean(1))
+        (each(counts)[:, rows].mean(1), cosines[:, rows].mean(1))
         for counts, rows in resamples(len(true), len(columns), n_bootstrap, seed=seed)
     ]
-    return lds(once, slice(None)), pearson, np.array(draws)
+    draws, per_example = np.array(draws), each(once)
+    draws[:, 0] += per_example.mean(1) - draws[:, 0].mean(0)
+    without = np.array([each(counts) for counts in left_out_counts(len(true))])
+    ends = [correlation_interval(own, without[:, level]) for level, own in enumerate(per_example)]
+    return per_example.mean(1), np.array(ends), pearson, draws
 
 
 @dataclass(frozen=True)

@@ -129,7 +129,7 @@ def fit_datamodels(
     n_lams, lam_min_ratio, folds
         Of the lasso, see `mdhelpers.method.engines.estimators.FitOptions`.
     seed
-        Of the validation split and the bootstrap.
+        Of the validation split.
 
     """
     if method == "auto" and (trained := run.manifest(MODELS)):
@@ -166,8 +166,8 @@ def grade_fits(
         outputs = models.outputs(heldout, how.relative)
         predicted.append(fit.predict(heldout.masks))
         true.append(within_slots(models, fit, heldout, outputs))
-        scores.append(lds(true[-1], predicted[-1], seed=how.seed))
-        raw.append(lds(outputs, predicted[-1], seed=how.seed))
+        scores.append(lds(true[-1], predicted[-1]))
+        raw.append(lds(outputs, predicted[-1]))
     parts = (fitted, predicted, true, scores, raw)
     return StudyFits(*(tuple(part) for part in parts), how.relative)
 
@@ -322,7 +322,7 @@ class Measurement:
             name = f"repeat{repeat}"
             trained = retrain(plan, self.algorithm, masks, keys, name=name, workers=workers)
             trainings.append(self.outputs(trained))
-        return noise_ceiling(np.stack(trainings), self.fit.predict(masks), seed=self.seed)
+        return noise_ceiling(np.stack(trainings), self.fit.predict(masks))
 
     def curve(self, n_splits: int, method: str) -> LearningCurve:
         fit = replace(self.how, method=method).fitter(self.models, self.fitting)

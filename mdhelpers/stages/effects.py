@@ -65,7 +65,7 @@ def verify_hypotheses(
     epsilon, delta
         Percentage points of Definition 2.
     seed
-        Of the transformations and the bootstrap.
+        Of the transformations.
 
     """
     wanted = [validate(Hypothesis, h, f"hypotheses.{i}") for i, h in enumerate(hypotheses)]
@@ -103,19 +103,19 @@ def measure_effects(
     changes = list(dict.fromkeys((name, intensity) for *_, name, intensity in cases))
     algorithms = (1, 2) if cases else ()
     found = [confidences(models, a, [UNCHANGED, *changes], seed=seed) for a in algorithms]
-    rows = []
+    slots, rows = models.kept_slots(), []
     for hypothesis, kind, *change in cases:
         target = models.dataset.class_names.index(hypothesis.target_class)
         pairs = [(x[UNCHANGED][..., target], x[tuple(change)][..., target]) for x in found]
         about = (hypothesis.name, kind, change[0], float(change[1]), hypothesis.target_class)
-        rows += [(*about, *effect) for effect in effects_of(pairs, seed)]
+        rows += [(*about, *effect) for effect in effects_of(pairs, slots)]
     return pd.DataFrame(rows, columns=EFFECT_COLUMNS)
 
 
-def effects_of(pairs: list[tuple[np.ndarray, np.ndarray]], seed: int) -> list[tuple]:
+def effects_of(pairs: list[tuple[np.ndarray, np.ndarray]], slots: np.ndarray | None) -> list[tuple]:
     """(algorithm, effect, low, high) on algorithms 1 and 2, and of their difference (0)."""
-    found = [effects.treatment_effect(*pair, seed=seed) for pair in pairs]
-    found.append(effects.difference(*pairs[0], *pairs[1], seed=seed))
+    found = [effects.treatment_effect(*pair, slots=slots) for pair in pairs]
+    found.append(effects.difference(*pairs[0], *pairs[1], slots_1=slots, slots_2=slots))
     return [(a, e.mean, e.low, e.high) for a, e in zip((1, 2, 0), found, strict=True)]
 
 

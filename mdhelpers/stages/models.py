@@ -57,6 +57,12 @@ class StudyModels:
         check, n = partial(checked, self.plan.folder, MODELS), n_models or self.plan.n_keep
         return load_kept(self.plan, algorithm, n, check=check)
 
+    def kept_slots(self) -> np.ndarray | None:
+        """The common initialisations of the kept models, or None where each had its own."""
+        if not self.plan.n_slots:
+            return None
+        return np.array(self.plan.slots(slice(0, self.plan.n_keep)))
+
     def logits(self, algorithm: int, images: np.ndarray) -> torch.Tensor:
         """What the kept models say of images, (n_kept, n_images, n_classes), on the CPU."""
         none = torch.empty(0, len(images), len(self.dataset.class_names))

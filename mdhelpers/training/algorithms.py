@@ -39,6 +39,7 @@ from mdhelpers.base.specs import (
 from mdhelpers.data.datasets import DatasetSpec
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
 
     from mdhelpers.training.learners import TrainedModels
@@ -143,6 +144,13 @@ class AlgorithmSpec(Spec):
     def train(self, task: Task, data: TrainingData) -> TrainedModels:
         """Train the models of a task, each on its own subset from its own seeds."""
         raise NotImplementedError(f"{type(self).__name__} says not how to train")
+
+    def trained_on(self, task: Task) -> np.ndarray:
+        """Masks of what each model of a task is trained on, (G, n_train) bool.
+
+        They are what datamodels are fitted on. The subsets, but for what a recipe sets aside.
+        """
+        return task.masks
 
     def restore(
         self, state: dict[str, torch.Tensor], n_models: int, size: tuple[int, int], n_classes: int
@@ -307,6 +315,13 @@ class NetworkSpec(AlgorithmSpec):
 
         stack, losses = train_stack(task, data)
         return TrainedNetworks(stack, losses.T)
+
+    def trained_on(self, task: Task) -> np.ndarray:
+        import numpy as np
+
+        from mdhelpers.training.recipe import split_validation
+
+        return split_validation(task, [np.random.default_rng(s) for s in task.data_seeds])[0]
 
     def restore(
         self, state: dict[str, torch.Tensor], n_models: int, size: tuple[int, int], n_classes: int

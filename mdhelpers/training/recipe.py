@@ -300,6 +300,21 @@ def stack_loss(logits: torch.Tensor, labels: torch.Tensor, label_smoothing: floa
     return each.view(labels.shape).mean(0)
 
 
+def split_validation(
+    task: Task, rngs: list[np.random.Generator]
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Masks of the images to train on, (G, n_train) bool, and validation indices (v, G)."""
+    n_kept = round(task.algorithm.validation_share * int(task.masks[0].sum()))
+    if not n_kept:
+        return task.masks, None
+    trained, kept = task.masks.copy(), []
+    for row, rng in zip(trained, rngs, strict=True):
+        chosen = rng.choice(np.flatnonzero(row), n_kept, replace=False)
+        row[chosen] = False
+        kept.append(chosen)
+    return trained, np.stack(kept, axis=1)
+
+
 class Batches:
     """The batches of a task: every model walks through its own subset in its own order.
 
@@ -310,22 +325,11 @@ class Batches:
         self.data, self.spec = data, task.algorithm
         self.n_models, self.n_train = task.masks.shape
         self.rngs = [np.random.default_rng(seed) for seed in task.data_seeds]
-        self.trained, self.validation = self.split(task.masks)
+        self.trained, kept = split_validation(task, self.rngs)
+        self.validation = kept if kept is None else torch.from_numpy(kept).to(data.device)
         self.n_subset = int(self.trained[0].sum())
         self.augmenter = Augmenter(self.spec.augmentation, data.source.size, data.device)
         self.steps_per_epoch = max(1, round(self.n_subset / self.spec.batch_size))
-
-    def split(self, masks: np.ndarray) -> tuple[np.ndarray, torch.Tensor | None]:
-        """Masks of the images to train on, (G, n_train) bool, and validation indices (v, G)."""
-        n_kept = round(self.spec.validation_share * int(masks[0].sum()))
-        if not n_kept:
-            return masks, None
-        trained, kept = masks.copy(), []
-        for row, rng in zip(trained, self.rngs, strict=True):
-            chosen = rng.choice(np.flatnonzero(row), n_kept, replace=False)
-            row[chosen] = False
-            kept.append(chosen)
-        return trained, torch.from_numpy(np.stack(kept, axis=1)).to(self.data.device)
 
     def epoch(self):
         """Yield images (b, 3 G, h, w) in channels-last memory and labels (b, G).

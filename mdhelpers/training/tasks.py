@@ -312,7 +312,7 @@ def run_task(plan: TrainingPlan, algorithm: int, task_index: int) -> dict:
     accuracy = is_right(logits, test_labels).float().mean(1).numpy()
     seconds = time.perf_counter() - start
     arrays = {
-        "masks": task.masks,
+        "masks": task.algorithm.trained_on(task),
         "margins": margins,
         "accuracy": accuracy,
         "losses": models.losses,

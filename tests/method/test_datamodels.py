@@ -71,12 +71,11 @@ def test_slots_sharpen_weights_and_give_their_effect_back():
     error = [np.square(d.weights - truth).mean() for d in (with_slots, without)]
     assert error[0] < error[1] / 3
     held_out = masks[300:], slots[300:]
-    plain = lds(margins[300:], with_slots.predict(held_out[0]), n_bootstrap=0)
-    added = lds(margins[300:], with_slots.predict(*held_out), n_bootstrap=0)
+    plain = lds(margins[300:], with_slots.predict(held_out[0]))
+    added = lds(margins[300:], with_slots.predict(*held_out))
     within = lds(
         with_slots.remove_slots(margins[300:], held_out[1]),
         with_slots.predict(held_out[0]),
-        n_bootstrap=0,
     )
     assert added.spearman > plain.spearman
     assert within.spearman > plain.spearman

@@ -48,7 +48,7 @@ class World:
         """LDS and cosine of two new fits."""
         fits = [fit_datamodels(*self.draw(n_models), method=method).weights for _ in range(2)]
         masks, true = self.heldout
-        scores = [lds(true, masks @ weights.T, n_bootstrap=0).spearman for weights in fits]
+        scores = [lds(true, masks @ weights.T).spearman for weights in fits]
         return float(np.mean(scores)), float(row_cosines(*fits).mean())
 
 
@@ -81,7 +81,7 @@ def test_the_point_of_all_models_is_the_lds_with_its_interval():
     masks, margins = world.draw(64)
     curve = world.curve(masks, margins, "ridge")
     fit = fit_datamodels(masks, margins, method="ridge")
-    score = lds(world.heldout[1], world.heldout[0] @ fit.weights.T, n_bootstrap=8)
+    score = lds(world.heldout[1], world.heldout[0] @ fit.weights.T)
     last = curve.table.iloc[-1]
     assert tuple(curve.table) == POINTS
     assert last["n_models"] == 64

@@ -129,6 +129,8 @@ def test_validation_keeps_the_best_epoch_of_each_model(data):
     spec = NetworkSpec(name="a", epochs=6, batch_size=4, lr=0.05, validation_share=0.34)
     task = make_task(spec)
     stack, _ = train_stack(task, data)
+    used = spec.trained_on(task)
+    assert (used.sum(1) == task.masks.sum(1) - 4).all()
     for group in range(3):
         best = {"accuracy": -1.0}
 
@@ -136,6 +138,7 @@ def test_validation_keeps_the_best_epoch_of_each_model(data):
             rows = batches.validation[:, 0]
             assert len(rows) == 4
             assert task.masks[group][rows].all()
+            assert not used[group][rows].any()  # the mask says what was trained on
             model.eval()
             right = model(as_input(data.source.images[rows])).argmax(1) == data.labels[rows]
             if right.float().mean() > best["accuracy"]:

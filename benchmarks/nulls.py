@@ -35,8 +35,10 @@ from mdhelpers.method import crossfit  # noqa: E402
 from mdhelpers.method.comparison import COMPARISONS, compare, normalise_rows  # noqa: E402
 from mdhelpers.method.crossfit import likeness_weights, residual_directions  # noqa: E402
 from mdhelpers.method.datamodels import Fitter  # noqa: E402
+from mdhelpers.method.effects import difference  # noqa: E402
 from mdhelpers.method.engines.moments import split_groups  # noqa: E402
 from mdhelpers.method.evidence import group_models  # noqa: E402
+from mdhelpers.method.lds import lds  # noqa: E402
 from mdhelpers.method.uses import contrasts  # noqa: E402
 
 LEVEL, AIM, COVER = 0.05, 0.08, 0.93
@@ -278,6 +280,44 @@ def true_levels(fits, comparison, truth, n_models: int, seed: int) -> dict:
     return {key: np.mean(values, 0) for key, values in levels.items()}
 
 
+def scores_held(pearson: float, n_masks: int, seed: int) -> bool:
+    """Whether an LDS's interval holds that of all masks and test examples, which are alike."""
+    rng = np.random.default_rng([seed, n_masks, int(100 * pearson)])
+    shared, own = rng.normal(size=(n_masks, 1)), rng.normal(size=(2, n_masks, 100))
+    true = 0.5 * shared + 0.75**0.5 * own[0]
+    predicted = pearson * true + (1 - pearson**2) ** 0.5 * own[1]
+    score, truth = lds(true, predicted), 6 / np.pi * np.arcsin(pearson / 2)
+    return score.low <= truth <= score.high
+
+
+def effects_held(n_slots: int, noise: float, seed: int) -> bool:
+    """Whether the interval of a difference of effects holds it; 2 is ``noise`` times as noisy."""
+    rng, slots = np.random.default_rng([seed, n_slots, int(noise)]), np.arange(64) % (n_slots or 64)
+    of_example, given = rng.normal(0, 0.05, 40), []
+    for size, spread in ((0.1, 0.03), (0.05, 0.03 * noise)):
+        change = size + of_example + rng.normal(0, spread, (64, 40))
+        change += rng.normal(0, spread, slots.max() + 1)[slots][:, None]
+        given += [np.full((64, 40), 0.5), (0.5 + change).clip(0, 1)]
+    found = difference(*given, slots_1=slots, slots_2=slots)
+    return found.low <= 5 <= found.high
+
+
+def coverage_rows(n: int) -> list[dict]:
+    """How often intervals of scores and effects held the truth."""
+    rows = []
+    for pearson in (0.2, 0.4, 0.6, 0.8, 0.95):
+        for n_masks in (64, 128):
+            held = float(np.mean([scores_held(pearson, n_masks, seed) for seed in range(n)]))
+            setting = f"{pearson}, {n_masks} masks"
+            rows.append({"what": "LDS", "setting": setting, "sets": n, "held": held})
+    for n_slots in (0, 4, 8, 32):
+        for noise in (1, 3):
+            held = float(np.mean([effects_held(n_slots, noise, seed) for seed in range(n)]))
+            setting = f"{n_slots or 'no'} shared initialisations, noise x {noise}"
+            rows.append({"what": "effects", "setting": setting, "sets": n, "held": held})
+    return rows
+
+
 def shares(rows: list[dict], key) -> dict:
     """Share of rows for which ``key`` holds, with its exact (Clopper and Pearson's) interval."""
     n, k = len(rows), sum(bool(key(row)) for row in rows)
@@ -351,8 +391,8 @@ def main() -> None:
                 kept[name].append(row)
                 if options.out and number % 500 == 499:
                     options.out.write_text(json.dumps({"each": kept}, default=float))
-    report = summary(kept)
-    for part in ("nulls", "words"):
+    report = summary(kept, coverage_rows(30 if options.quick else 1000))
+    for part in ("nulls", "words", "coverage"):
         print(pd.DataFrame(report[part]).round(3).to_string(index=False), end="\n\n")
     for bar in report["bars"]:
         print(bar)
@@ -361,7 +401,7 @@ def main() -> None:
         options.out.write_text(json.dumps(report, default=float))
 
 
-def summary(each: dict[str, list[dict]]) -> dict:
+def summary(each: dict[str, list[dict]], coverage: list[dict]) -> dict:
     nulls, words = null_rows(each["nulls"]), word_rows(each["words"])
     told = [row for row in nulls if row["too few"] < 1]
     worst = max(told, key=lambda row: row["any"])
@@ -376,10 +416,17 @@ def summary(each: dict[str, list[dict]]) -> dict:
         bars.append(
             (f"least coverage of the {name}'s 95% interval", min(held), 0.93, min(held) >= 0.93)
         )
+    held = min(row["held"] for row in coverage)
+    what = "least coverage of the 95% intervals of LDS and effects"
+    bars.append((what, held, COVER, held >= COVER))
     about = {"machine": machine(), "n_train": N_TRAIN, "n_test": N_TEST, "splits": N_SPLITS}
     keys = ("what", "value", "aim", "met")
     bars = [dict(zip(keys, bar, strict=True)) for bar in bars]
-    return about | {"nulls": nulls, "words": words, "bars": bars, "each": each}
+    return (
+        about
+        | {"nulls": nulls, "words": words, "coverage": coverage, "bars": bars}
+        | {"each": each}
+    )
 
 
 if __name__ == "__main__":

@@ -1,11 +1,12 @@
 """How often an algorithm compared with itself is said to differ, and how often a real pair is.
 
-From a finished run with many models, pairs of disjoint sets are drawn: of one algorithm (nothing is
-to be found there) and of both (something is). Each pair is compared as notebook 04 does it. Counted
-is the share of comparisons in which any direction is called significant at 5% (false discoveries
-controlled over all directions of both residuals), and beside it the share in which the naive rule
-calls one: a direction that explains at least twice as much variance under one algorithm as under
-the other, on the datamodels that it was found in.
+From finished runs with many models, pairs of sets are drawn: of one algorithm, from other common
+initialisations and other masks (nothing is to be found there), and of both (something is). Each
+pair is compared as notebook 04 does it. Counted is the share of comparisons in which any direction
+is called significant at 5% (false discoveries controlled over all directions of both residuals),
+the words that say who uses a subpopulation, and the share in which the naive rule calls a
+direction: one that explains at least twice as much variance under one algorithm as under the other,
+on the datamodels that it was found in.
 
     python benchmarks/calibration.py runs/augmentation --budgets 128 256 --comparisons 100
 """
@@ -31,51 +32,69 @@ from mdhelpers.base.places import machine  # noqa: E402
 from mdhelpers.method.comparison import compare  # noqa: E402
 from mdhelpers.method.crossfit import cross_fitted_gaps  # noqa: E402
 from mdhelpers.method.datamodels import Fitter  # noqa: E402
-from mdhelpers.method.engines.moments import split_models  # noqa: E402
 from mdhelpers.runs.run import run_at  # noqa: E402
 from mdhelpers.stages import models as stages  # noqa: E402
 
 LEVEL, AIM = 0.05, 0.08
 PAIRS = ("1 against 1", "2 against 2", "1 against 2")
-POOL = {}
+MORE = ("only_1", "more_1", "only_2", "more_2")
+POOLS = []
 
 
-def load(folder: Path) -> None:
-    """Masks, outputs and slots of all models, once a process."""
-    models = stages.read_models(run_at(folder))
-    for algorithm in (1, 2):
-        fitting = models.fitting(algorithm)
-        POOL[algorithm] = fitting.masks, models.outputs(fitting, relative=True)
-    POOL["slots"] = models.slots(models.fitting(1))
+def load(folders: list[Path]) -> None:
+    """Masks, outputs, slots and labels of all models of each run, once a process."""
+    for folder in folders:
+        models, pool = stages.read_models(run_at(folder)), {}
+        for algorithm in (1, 2):
+            fitting = models.fitting(algorithm)
+            pool[algorithm] = fitting.masks, models.outputs(fitting, relative=True)
+        pool["slots"] = models.slots(models.fitting(1))
+        pool["labels"] = models.dataset.test.labels
+        POOLS.append(pool)
+
+
+def draw(slots: np.ndarray, chosen: np.ndarray, budget: int, rng) -> np.ndarray:
+    """As many models of each of some slots, slot by slot."""
+    each = budget // len(chosen)
+    return np.concatenate([rng.permutation(np.flatnonzero(slots == s))[:each] for s in chosen])
 
 
 def compare_once(method: str, n_splits: int, job: tuple[str, int, int]) -> dict:
-    """Compare two disjoint sets of ``budget`` models; the sets have equal slots, one by one."""
+    """Compare two sets of ``budget`` models, of one run, from a half of its initialisations each.
+
+    Sets of one algorithm share neither models nor initialisations; a real pair has equal masks.
+    """
     pair, budget, seed = job
-    slots, rng = POOL["slots"], np.random.default_rng([seed, budget, PAIRS.index(pair)])
-    n_parts = len(POOL[1][0]) // budget
-    parts = split_models(len(POOL[1][0]), n_parts, rng, slots)[:2]
-    parts = [part[np.lexsort((rng.random(len(part)), slots[part]))][:budget] for part in parts]
-    shared = parts[0] if pair == PAIRS[2] else parts[1]  # a real pair was trained on equal masks
+    pool, rng = POOLS[seed % len(POOLS)], np.random.default_rng([seed, budget, PAIRS.index(pair)])
+    slots = pool["slots"]
+    ids = rng.permutation(np.unique(slots))
+    halves = ids[: len(ids) // 2], ids[len(ids) // 2 : len(ids) // 2 * 2]
+    parts = [draw(slots, half, budget, rng) for half in halves]
+    shared = parts[0] if pair == PAIRS[2] else parts[1]
     chosen = [(int(pair[0]), parts[0]), (int(pair[-1]), shared)]
+    own = np.repeat(np.arange(len(halves[0])), budget // len(halves[0]))
     fits = []
     for algorithm, rows in chosen:
-        masks, outputs = POOL[algorithm]
-        fits.append(Fitter(masks[rows], outputs[rows], slots=slots[parts[0]], method=method))
+        masks, outputs = pool[algorithm]
+        fits.append(Fitter(masks[rows], outputs[rows], slots=own, method=method))
     start = time.process_time()
-    everyone = np.arange(len(parts[0]))
+    everyone = np.arange(len(own))
     comparison = compare(*(fit(everyone) for fit in fits))
-    options = {"n_splits": n_splits, "slots": slots[parts[0]], "seed": seed}
-    table = cross_fitted_gaps(*fits, len(everyone), comparison=comparison, **options).directions
+    options = {"n_splits": n_splits, "slots": own, "seed": seed, "labels": pool["labels"]}
+    found = cross_fitted_gaps(*fits, len(everyone), comparison=comparison, **options)
+    table, uses = found.directions, found.uses["use"]
     naive = []
-    for found in comparison:
-        one, other = found.explained_variance.T[:: 1 if found.name == "1_minus_2" else -1]
+    for side in comparison:
+        one, other = side.explained_variance.T[:: 1 if side.name == "1_minus_2" else -1]
         naive.append((one >= 2 * other).any())
     return {
         "pair": pair,
         "budget": budget,
         "significant": int((table["q"] < LEVEL).sum()),
         "strong": int((table["evidence"] == "strong").sum()),
+        "words": len(uses),
+        "more": int(uses.isin(MORE).sum()),
+        "alike": int((uses == "alike").sum()),
         "naive": bool(any(naive)),
         "p": table["p"].tolist(),
         "seconds": time.process_time() - start,
@@ -88,12 +107,14 @@ def summarise(found: list[dict]) -> list[dict]:
     for pair, budget in dict.fromkeys((f["pair"], f["budget"]) for f in found):
         these = [f for f in found if (f["pair"], f["budget"]) == (pair, budget)]
         n, row = len(these), {"pair": pair, "models": budget, "comparisons": len(these)}
-        for rule in ("significant", "strong", "naive"):
+        for rule in ("significant", "strong", "more", "naive"):
             k = sum(bool(f[rule]) for f in these)
             row[rule] = k / n
             row[f"{rule} low"] = float(beta.ppf(0.025, k, n - k + 1)) if k else 0.0
             row[f"{rule} high"] = float(beta.ppf(0.975, k + 1, n - k)) if k < n else 1.0
         row["directions significant"] = float(np.mean([f["significant"] for f in these]))
+        words = sum(f["words"] for f in these)
+        row |= {f"words {key}": sum(f[key] for f in these) / words for key in ("more", "alike")}
         row["p below 0.05"] = float(np.mean([np.mean(np.less(f["p"], LEVEL)) for f in these]))
         row["seconds"] = float(np.mean([f["seconds"] for f in these]))
         rows.append(row)
@@ -102,7 +123,7 @@ def summarise(found: list[dict]) -> list[dict]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("run", type=Path, help="folder of a finished run")
+    parser.add_argument("runs", type=Path, nargs="+", help="folders of finished runs")
     parser.add_argument("--budgets", type=int, nargs="+", default=[256, 512])
     parser.add_argument("--comparisons", type=int, default=100, help="for each pair and budget")
     parser.add_argument("--splits", type=int, default=2)
@@ -114,7 +135,7 @@ def main() -> None:
     n = 5 if options.quick else options.comparisons
     jobs = [(pair, b, seed) for b in options.budgets for seed in range(n) for pair in PAIRS]
     work = partial(compare_once, options.method, options.splits)
-    with multiprocessing.Pool(options.workers, load, (options.run,)) as pool:
+    with multiprocessing.Pool(options.workers, load, (options.runs,)) as pool:
         found = list(tqdm(pool.imap(work, jobs), total=len(jobs), mininterval=5))
     rows = summarise(found)
     for row in rows:
@@ -130,9 +151,11 @@ def main() -> None:
         if r["pair"] != PAIRS[2]
     ]
     if options.out:
-        models = stages.read_models(run_at(options.run))
+        models = stages.read_models(run_at(options.runs[0]))
         pool = models.plan.n_models - models.n_heldout
         report = {"machine": machine(), "method": options.method, "pool": pool}
+        words = round(float(np.mean([f["words"] for f in found])))
+        report |= {"runs": len(options.runs), "words": words}
         report |= {"splits": options.splits, "rows": rows, "bars": bars}
         options.out.write_text(json.dumps(report, indent=2))
 

@@ -339,6 +339,27 @@ def null_rows(each: list[dict]) -> list[dict]:
     return rows
 
 
+def by_null(rows: list[dict]) -> list[dict]:
+    """A row a null: share with a call at each number of models; None where nothing can be told."""
+    found: dict[str, dict] = {}
+    for row in rows:
+        here = found.setdefault(row["null"], {"null": row["null"]})
+        here[f"with_{row['models']}"] = None if row["too few"] == 1 else row["any"]
+    return list(found.values())
+
+
+def held_rows(words: list[dict], coverage: list[dict]) -> list[dict]:
+    """How often intervals held the truth: least, mean and most over all settings."""
+    found = {name: [row[f"{name} held"] for row in words] for name in HELD}
+    for row in coverage:
+        found.setdefault(row["what"], []).append(row["held"])
+    ends = ("least", min), ("mean", np.mean), ("most", max)
+    return [
+        {"what": what} | {name: float(of(values)) for name, of in ends}
+        for what, values in found.items()
+    ]
+
+
 def _null_order(pair: tuple[str, int]) -> tuple[int, int]:
     return NULLS.index(pair[0]), pair[1]
 
@@ -422,11 +443,8 @@ def summary(each: dict[str, list[dict]], coverage: list[dict]) -> dict:
     about = {"machine": machine(), "n_train": N_TRAIN, "n_test": N_TEST, "splits": N_SPLITS}
     keys = ("what", "value", "aim", "met")
     bars = [dict(zip(keys, bar, strict=True)) for bar in bars]
-    return (
-        about
-        | {"nulls": nulls, "words": words, "coverage": coverage, "bars": bars}
-        | {"each": each}
-    )
+    parts = {"nulls": nulls, "by_null": by_null(nulls), "words": words, "coverage": coverage}
+    return about | parts | {"held": held_rows(words, coverage), "bars": bars, "each": each}
 
 
 if __name__ == "__main__":

@@ -104,6 +104,7 @@ def _cell(value: Any, spec: str) -> str:
 
 _FIGURE = re.compile(r"\{\{\s*figure\s+(\S+)\s+(\S+)\s*\}\}")
 _MARKERS = "osD^vP"
+_FEW_DRAWINGS = 5
 _STEP = 1.025  # markers of methods stand side by side, each this much further right
 
 
@@ -217,32 +218,33 @@ def in_words(rows: Sequence[Mapping[str, Any]], score: str) -> str:
 
 
 def power(recorded: Mapping[str, Any]) -> tuple[Figure, str]:
-    """Share of data seeds that show each feature that differs, against the number of models.
+    """Share of drawings in which what is said of each feature is right, by the number of models.
 
-    Markers are hollow where fewer data seeds were drawn than elsewhere.
+    Markers are hollow where a share is of fewer than five drawings.
     """
-    rows = [row for row in recorded["rows"] if row["differs"]]
-    most = max(row["seeds"] for row in rows)
+    rows = recorded["rows"]
     figure, ax = plt.subplots(figsize=(6.4, 4.2))
     told = []
-    for number, feature in enumerate(dict.fromkeys(row["feature"] for row in rows)):
-        own = [row for row in rows if row["feature"] == feature]
+    kinds = dict.fromkeys((row["feature"], row["truth"]) for row in rows)
+    for number, (feature, truth) in enumerate(kinds):
+        own = [row for row in rows if (row["feature"], row["truth"]) == (feature, truth)]
         x = np.array([row["models"] for row in own]) * _STEP**number
-        share = np.array([row["found"] / row["differs"] for row in own])
-        exact = [binomtest(row["found"], row["differs"]).proportion_ci() for row in own]
+        share = np.array([row["right"] / row["drawings"] for row in own])
+        exact = [binomtest(row["right"], row["drawings"]).proportion_ci() for row in own]
         style = {"color": EXAMPLE_COLORS[number], "marker": _MARKERS[number], "markersize": 6}
         spread = np.abs(np.array([(each.low, each.high) for each in exact]).T - share)
-        ax.errorbar(x, share, spread, **style, linewidth=1.5, capsize=2, label=feature)
-        few = np.array([row["seeds"] < most for row in own])
+        label = f"{feature}, {truth}"
+        ax.errorbar(x, share, spread, **style, linewidth=1.5, capsize=2, label=label)
+        few = np.array([row["drawings"] < _FEW_DRAWINGS for row in own])
         hollow = {"linestyle": "none", "markerfacecolor": "white", "zorder": 3}
         ax.plot(x[few], share[few], **style, **hollow)
-        counts = [f"{row['found']} of {row['differs']} with {row['models']}" for row in own]
-        told.append(f"{feature} in {', '.join(counts)} models")
+        counts = [f"{row['right']} of {row['drawings']} with {row['models']}" for row in own]
+        told.append(f"{label}: {', '.join(counts)} models")
     ax.axhline(0.9, color=INK, linestyle=":", linewidth=1.5, label="the aim")
     ax.axvline(recorded["default"], color=NULL_COLOR, linewidth=1, label="default budget")
-    ax.set(ylim=(-0.03, 1.03), ylabel="share of drawings that show it")
+    ax.set(ylim=(-0.03, 1.03), ylabel="share of drawings, said right")
     against_models(ax, rows)
-    return figure, f"Shares of drawings in which features are found: {'; '.join(told)}."
+    return figure, f"Shares of drawings in which what is said is right. {'; '.join(told)}."
 
 
 def similarity(recorded: Mapping[str, Any]) -> tuple[Figure, str]:

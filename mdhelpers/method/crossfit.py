@@ -48,6 +48,7 @@ from mdhelpers.method.engines.moments import split_groups, split_models
 from mdhelpers.method.evidence import (
     FEWEST_GROUPS,
     REPLICATES,
+    STRONG,
     WORDS,
     Gaps,
     Outputs,
@@ -58,6 +59,7 @@ from mdhelpers.method.evidence import (
 )
 from mdhelpers.method.subpopulations import ENDS
 from mdhelpers.method.uses import (
+    DIFFERENT,
     Margins,
     contrast_weights,
     contrasts,
@@ -177,7 +179,8 @@ def cross_fitted_gaps(
                 if enough:
                     others = rows[found][1 if name == "1_minus_2" else 0]
                     record.weigh(name, directions, patterns, others, outputs)
-    return CrossFit(_total_table(record.gaps), record.table(weighs), record.uses())
+    directions = record.table(weighs)
+    return CrossFit(_total_table(record.gaps), directions, record.uses(directions))
 
 
 def order_by_gap(comparison: Comparison, gaps: CrossFit | pd.DataFrame) -> Comparison:
@@ -356,24 +359,19 @@ class _Record:
         table["evidence"] = list(map(word, table["q"], table["replication"], table["clean_low"]))
         return table
 
-    def uses(self) -> pd.DataFrame:
+    def uses(self, directions: pd.DataFrame) -> pd.DataFrame:
+        """Words for subpopulations, of directions with this evidence."""
         if self.wanted is None or not self.contrasts[COMPARISONS[0]][0]:
             return pd.DataFrame(columns=["comparison", "direction", "end", "label", "n", "use"])
-        found = pd.concat(
-            [measured_uses(c, self.ids, self.margins) for c in self.contrasts.values()]
-        )
-        table = self.wanted.join(found.reset_index(drop=True))
-        # A direction that halves do not find has other subpopulations there.
-        again = {
-            (name, direction): value
-            for name, values in self.matched.items()
-            for direction, value in zip(
-                self.comparison[name].component, np.mean(values, 0)[1], strict=True
-            )
-        }
-        keys = zip(table["comparison"], table["direction"], strict=True)
-        unknown = np.array([again[key] < REPLICATES for key in keys])
-        return table.assign(use=table["use"].mask(unknown, "too_few"))
+        found = [measured_uses(c, self.ids, self.margins) for c in self.contrasts.values()]
+        table = self.wanted.join(pd.concat(found, ignore_index=True))
+        keys = ["comparison", "direction"]
+        known = table[keys].merge(directions, on=keys, how="left")
+        # A direction that halves do not find has other subpopulations there; and a difference is
+        # claimed where the algorithms differ along the direction, in spite of many being looked at.
+        unsure = (known["q"] >= STRONG) & table["use"].isin(DIFFERENT)
+        unsure |= known["replication"] < REPLICATES
+        return table.assign(use=table["use"].mask(unsure, "too_few"))
 
 
 def likeness_weights(cosines: np.ndarray) -> np.ndarray:

@@ -22,7 +22,8 @@ each is a claim with an interval of its own. *Only* asks that the other's contra
 shorter than ``only_below`` times the one's; *alike* that neither be longer than ``alike_within``
 times the other, and that they point the same way. Where a ratio is surely above 1 and surely within
 ``alike_within``, the word is the nearer of the two. Where no claim holds, there are too few models
-to tell.
+to tell. Claims of a difference are made for directions along which the algorithms surely differ
+(:mod:`mdhelpers.method.crossfit`), so that looking at many makes few false ones.
 """
 
 from __future__ import annotations
@@ -43,7 +44,8 @@ from mdhelpers.method.evidence import (
 )
 from mdhelpers.method.subpopulations import ENDS
 
-USES = ("only_1", "more_1", "only_2", "more_2", "alike", "other_images", "too_few")
+DIFFERENT = ("only_1", "more_1", "only_2", "more_2", "other_images")
+USES = (*DIFFERENT, "alike", "too_few")
 COSINE = 0.7
 _LEAST_PART = 0.25  # of a subpopulation, for a class to be looked at
 _TINY = np.finfo(float).tiny
@@ -197,7 +199,7 @@ def measured_uses(
     table |= {"cosine_high": cosine + q95 * of_cosine}
     found = pd.DataFrame(table)
     low, high = (np.sqrt(end) for end in fieller(shares, of_shares, q90)[1:])
-    with np.errstate(invalid="ignore"):
+    with np.errstate(invalid="ignore", divide="ignore"):
         alike = (low >= 1 / margins.alike_within) & (high <= margins.alike_within)
         alike &= cosine - q90 * of_cosine >= margins.cosine
         alike &= np.abs(np.log(found["times"])) <= np.log(margins.alike_within) / 2

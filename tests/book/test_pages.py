@@ -73,25 +73,25 @@ def test_what_was_recorded_can_be_drawn(path):
     assert all(name in text for name in budgets["settings"]["names"])
 
 
-def test_power_shows_shares_of_the_drawings_in_which_a_feature_differs():
+def test_power_shows_shares_of_the_drawings_in_which_words_are_right():
     found = [
-        {"models": models, "feature": feature, "seeds": 10, "differs": differs, "found": hits}
-        for models, feature, differs, hits in (
-            (256, "ring", 10, 4),
-            (512, "ring", 10, 10),
-            (256, "tag", 8, 6),
-            (256, "dots", 0, None),
+        {"models": models, "feature": feature, "truth": truth, "drawings": drawings, "right": hits}
+        for models, feature, truth, drawings, hits in (
+            (256, "ring", "differs", 10, 4),
+            (512, "ring", "differs", 10, 10),
+            (256, "tag", "differs", 8, 6),
+            (256, "tag", "alike", 2, 1),
         )
     ]
     figure, told = power({"rows": found, "default": 1024})
-    ring, tag = figure.axes[0].containers
+    ring, tag, alike = figure.axes[0].containers
     np.testing.assert_allclose(ring.lines[0].get_ydata(), [0.4, 1.0])
     np.testing.assert_allclose(tag.lines[0].get_ydata(), [0.75])
+    np.testing.assert_allclose(alike.lines[0].get_ydata(), [0.5])
     (bars,) = ring.lines[2]
     low, high = bars.get_segments()[0][:, 1]
     assert (low, high) == pytest.approx((0.1216, 0.7376), abs=1e-4)  # Clopper and Pearson's
-    assert "ring in 4 of 10 with 256, 10 of 10 with 512 models" in told
-    assert "dots" not in told
+    assert "ring, differs: 4 of 10 with 256, 10 of 10 with 512 models" in told
     plt.close("all")
 
 

@@ -39,7 +39,7 @@ from mdhelpers.method.effects import difference  # noqa: E402
 from mdhelpers.method.engines.moments import split_groups  # noqa: E402
 from mdhelpers.method.evidence import group_models  # noqa: E402
 from mdhelpers.method.lds import lds  # noqa: E402
-from mdhelpers.method.uses import contrasts  # noqa: E402
+from mdhelpers.method.uses import USES, contrasts  # noqa: E402
 
 LEVEL, AIM, COVER = 0.05, 0.08, 0.93
 N_TRAIN, N_TEST, N_CLASSES = 80, 160, 2
@@ -372,7 +372,7 @@ def word_rows(each: list[dict]) -> list[dict]:
         these = [r for r in each if (r["kind"], r["models"], r["noise"]) == key]
         row = {"kind": kind, "models": n_models, "noise": noise, "drawings": len(these)}
         words = pd.Series([r["word"] for r in these]).value_counts()
-        row |= {word: int(n) for word, n in words.items()}
+        row |= {word: int(words.get(word, 0)) for word in ("not found", *USES)}
         row["right"] = sum(int(words.get(w, 0)) for w in RIGHT.get(kind, ())) / len(these)
         row["wrong"] = sum(int(words.get(w, 0)) for w in WRONG.get(kind, ())) / len(these)
         row |= {f"{name} held": float(np.mean([r[name] for r in these])) for name in HELD}

@@ -22,7 +22,7 @@ from mdhelpers.formats.own import load_datamodels
 from mdhelpers.method.comparison import COMPARISONS, normalise_rows
 from mdhelpers.method.crossfit import in_order
 from mdhelpers.runs.run import Run
-from mdhelpers.show.style import comparison_label
+from mdhelpers.show.style import comparison_label, use_word
 
 
 def collect(run: Run) -> dict:
@@ -88,6 +88,9 @@ def shown_by(one: pd.Series, gaps: pd.DataFrame, names: list[str]) -> dict:
         "side": comparison_label(one["comparison"], names),
         "auc": one["auc_within_class"],
         "precision": one["precision_at_k"],
+        "random": one["random"],
+        "use": use_word(one["use"], one["comparison"], names),
+        "verdict": one["verdict"],
         "rank": place + 1,
         "evidence": ordered["evidence"].iloc[place],
     }
@@ -102,7 +105,7 @@ def evidence_row(results: dict, comparison: str, names: list[str]) -> dict:
         "gap": found[f"gap_{comparison}"],
         "low": found[f"gap_{comparison}_low"],
         "high": found[f"gap_{comparison}_high"],
-    } | {word: words.get(word, 0) for word in ("strong", "weak", "none")}
+    } | {word: words.get(word, 0) for word in ("strong", "weak", "none", "too few")}
 
 
 def disagreement_rows(results: dict, names: list[str]) -> list[dict]:

@@ -2,11 +2,12 @@ r"""How much either algorithm uses what marks a subpopulation: shares, their rat
 
 A direction may be significant, and both algorithms still use the feature that leaps to the eye in
 its subpopulation. So the feature itself is looked at: what makes an output of a subpopulation S
-differ from one of its class C. The mean output of S less that of the rest of C is one number a
-model; its datamodel, the *contrast datamodel*, says which training images make the difference,
+differ from outputs of its class, those of the half C that lies least along the direction. The mean
+output of S less that of C is one number a model; its datamodel, the *contrast datamodel*, says which
+training images make the difference,
 
 .. math:: \kappa^{(a)} = \frac{1}{|S|} \sum_{x \in S} \theta^{(a)}_x
-   - \frac{1}{|C \setminus S|} \sum_{x \in C \setminus S} \theta^{(a)}_x .
+   - \frac{1}{|C|} \sum_{x \in C} \theta^{(a)}_x .
 
 All is measured on models that did not find S, from products of different models' outputs, so that
 noise has no part in it (:mod:`mdhelpers.method.evidence`):
@@ -120,12 +121,12 @@ def contrast_weights(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Weights (n_test,) of a contrast, and of the mean over its class.
 
-    The ``n`` examples of class ``label`` with the largest projections (n_test,) against the rest of
-    it; against all others where fewer than two are left.
+    The ``n`` examples of class ``label`` with the largest projections (n_test,) against the half of
+    it with the smallest; against all others where the rest has fewer than two.
     """
     in_class = labels == label
     order = np.flatnonzero(in_class)[np.argsort(-projections[in_class], kind="stable")]
-    members, rest = order[:n], order[n:]
+    members, rest = order[:n], order[max(n, len(order) - len(order) // 2) :]
     if len(rest) < 2:
         rest = np.setdiff1d(np.arange(len(labels)), members)
     weights, of_class = np.zeros(len(labels)), np.zeros(len(labels))

@@ -114,11 +114,14 @@ def test_margins_that_contradict_are_refused(given, message):
         Margins(*given)
 
 
-def test_a_contrast_is_of_members_against_the_rest_of_their_class():
+def test_a_contrast_is_of_members_against_the_other_half_of_their_class():
     weights, of_class = contrast_weights(-np.arange(N_TEST), LABELS, 1, 4)
     assert weights[30:34].tolist() == [0.25] * 4
-    np.testing.assert_allclose(weights[34:], -1 / 26)
+    np.testing.assert_allclose(weights[45:], -1 / 15)
     assert (weights[:30] == 0).all()
+    assert (weights[34:45] == 0).all()  # who may be members that a half of the models missed
+    most = contrast_weights(-np.arange(N_TEST), LABELS, 1, 20)[0]
+    np.testing.assert_allclose(most[50:], -1 / 10)
     assert of_class.sum() == pytest.approx(1)
     assert (of_class[30:] > 0).all()
     whole = contrast_weights(-np.arange(N_TEST), LABELS, 1, 30)[0]

@@ -3,8 +3,8 @@ r"""How much either algorithm uses what marks a subpopulation: shares, their rat
 A direction may be significant, and both algorithms still use the feature that leaps to the eye in
 its subpopulation. So the feature itself is looked at: what makes an output of a subpopulation S
 differ from outputs of its class, those of the half C that lies least along the direction. The mean
-output of S less that of C is one number a model; its datamodel, the *contrast datamodel*, says which
-training images make the difference,
+output of S less that of C is one number a model; its datamodel, the *contrast datamodel*, says
+which training images make the difference,
 
 .. math:: \kappa^{(a)} = \frac{1}{|S|} \sum_{x \in S} \theta^{(a)}_x
    - \frac{1}{|C|} \sum_{x \in C} \theta^{(a)}_x .

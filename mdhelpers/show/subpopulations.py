@@ -150,9 +150,10 @@ def uses(
     """How much either algorithm uses what marks the subpopulations of the first directions.
 
     A row is a class that makes up an end. *Share*: the squared length of the contrast datamodel of
-    its members against the other half of the class, in percent of that class's datamodels, under the
-    first-named algorithm and the other. *Times*: how many times longer the first's is. *Cosine*: of
-    both. With 95% intervals, without noise, from models that did not find the subpopulation.
+    its members against the other half of the class, in percent of that class's datamodels, under
+    the first-named algorithm and the other. *Times*: how many times longer the first's is.
+    *Cosine*: of both. With 95% intervals, without noise, from models that did not find the
+    subpopulation.
     """
     if compared.uses is None:
         return "Without models there is nothing to measure this on."

@@ -6,9 +6,10 @@ feature is planted, used by one algorithm, by both alike, by one of them more, o
 other training images: the words are counted. And intervals are asked how often they hold the truth.
 
     python benchmarks/nulls.py --quick
-    python benchmarks/nulls.py --models 64 128 240 720 --comparisons 200 --workers 2 --out FILE
+    python benchmarks/nulls.py --models 64 128 240 720 --comparisons 200 --workers 2 \\
+        --each each.json --out FILE
 
-Comparisons that FILE has already are kept.
+Comparisons that ``--each`` has already are kept.
 """
 
 from __future__ import annotations
@@ -386,6 +387,7 @@ def main() -> None:
     parser.add_argument("--comparisons", type=int, default=200, help="of each null and number")
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--quick", action="store_true", help="five nulls, few comparisons")
+    parser.add_argument("--each", type=Path, help="keep every comparison here, as it comes")
     parser.add_argument("--out", type=Path, help="write JSON here")
     options = parser.parse_args()
     n, budgets, nulls = options.comparisons, options.models, NULLS
@@ -393,8 +395,8 @@ def main() -> None:
     if options.quick:
         n, drawings, budgets, nulls = 40, 10, [128], QUICK_NULLS
     kept = {"nulls": [], "words": []}
-    if options.out and options.out.exists():
-        kept = json.loads(options.out.read_text())["each"]
+    if options.each and options.each.exists():
+        kept = json.loads(options.each.read_text())
     done = {(r["kind"], r["models"], r["seed"]) for r in kept["nulls"]}
     jobs = [(kind, m, seed) for m in budgets for seed in range(n) for kind in nulls]
     jobs = [job for job in jobs if job not in done]
@@ -410,8 +412,10 @@ def main() -> None:
             found = pool.imap(work, todo, chunksize=4)
             for number, row in enumerate(tqdm(found, total=len(todo), mininterval=5, desc=name)):
                 kept[name].append(row)
-                if options.out and number % 500 == 499:
-                    options.out.write_text(json.dumps({"each": kept}, default=float))
+                if options.each and number % 100 == 99:
+                    options.each.write_text(json.dumps(kept, default=float))
+    if options.each:
+        options.each.write_text(json.dumps(kept, default=float))
     report = summary(kept, coverage_rows(30 if options.quick else 1000))
     for part in ("nulls", "words", "coverage"):
         print(pd.DataFrame(report[part]).round(3).to_string(index=False), end="\n\n")
@@ -419,7 +423,7 @@ def main() -> None:
         print(bar)
     print(f"{time.perf_counter() - start:.0f} s")
     if options.out:
-        options.out.write_text(json.dumps(report, default=float))
+        options.out.write_text(json.dumps(report, indent=1, default=float))
 
 
 def summary(each: dict[str, list[dict]], coverage: list[dict]) -> dict:
@@ -444,7 +448,7 @@ def summary(each: dict[str, list[dict]], coverage: list[dict]) -> dict:
     keys = ("what", "value", "aim", "met")
     bars = [dict(zip(keys, bar, strict=True)) for bar in bars]
     parts = {"nulls": nulls, "by_null": by_null(nulls), "words": words, "coverage": coverage}
-    return about | parts | {"held": held_rows(words, coverage), "bars": bars, "each": each}
+    return about | parts | {"held": held_rows(words, coverage), "bars": bars}
 
 
 if __name__ == "__main__":

@@ -348,6 +348,7 @@ DRAW = {
     C.explained_variance_scatter: lambda f, ax, n: f(ax, compared(), names=n),
     C.gap_curves: lambda f, ax, n: f(ax, gap_splits(), names=n),
     C.gap_bars: lambda f, ax, n: f(ax, gaps(), names=n),
+    C.use_intervals: lambda f, ax, n: f(ax, uses(), names=n),
     subpopulations.auc_heatmap: lambda f, ax, n: f(ax, grades(n), names=n),
     P.error_inconsistencies: lambda f, ax, n: f(ax, pairs_of_models(), pairs_of_models(), names=n),
     P.ensemble_scatter: lambda f, ax, n: f(ax, pairs_of_models(), names=n),

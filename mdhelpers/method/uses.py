@@ -21,9 +21,10 @@ noise has no part in it (:mod:`mdhelpers.method.evidence`):
 **Words.** That one algorithm uses a feature *more*, that *only* one does, that both do *alike*:
 each is a claim with an interval of its own. *Only* asks that the other's contrast datamodel be
 shorter than ``only_below`` times the one's; *alike* that neither be longer than ``alike_within``
-times the other, and that they point the same way. Where a ratio is surely above 1 and surely within
-``alike_within``, the word is the nearer of the two. Where no claim holds, there are too few models
-to tell. Claims of a difference are made for directions along which the algorithms surely differ
+times the other, and that they point the same way; *through other images* that they surely do not.
+Where a ratio is surely above 1 and something else holds too, the word is *more* if the ratio is
+nearer to ``alike_within`` than to 1. Where no claim holds, there are too few models to tell. Claims
+of a difference are made for directions along which the algorithms surely differ
 (:mod:`mdhelpers.method.crossfit`), so that looking at many makes few false ones.
 """
 
@@ -203,16 +204,18 @@ def measured_uses(
     with np.errstate(invalid="ignore", divide="ignore"):
         alike = (low >= 1 / margins.alike_within) & (high <= margins.alike_within)
         alike &= cosine - q90 * of_cosine >= margins.cosine
-        alike &= np.abs(np.log(found["times"])) <= np.log(margins.alike_within) / 2
+        near = np.abs(np.log(found["times"])) <= np.log(margins.alike_within) / 2
+        apart = found["cosine_high"] < margins.cosine
         known = (found["share_first_low"] > 0) | (found["share_second_low"] > 0)
         rules = [
             ("too_few", ~known),
             ("only_1", found["times_low"] > 1 / margins.only_below),
             ("only_2", found["times_high"] < margins.only_below),
-            ("alike", alike),
+            ("alike", alike & near),
+            ("other_images", apart & near),
             ("more_1", found["times_low"] > 1),
             ("more_2", found["times_high"] < 1),
-            ("other_images", found["cosine_high"] < margins.cosine),
+            ("other_images", apart),
         ]
     words, holds = zip(*rules, strict=True)
     return found.assign(use=np.select(holds, words, "too_few"))

@@ -192,6 +192,11 @@ def gaps():
     return directions(**columns)
 
 
+def uses():
+    ends = {"times": [2.0] * 4, "times_low": [1.5] * 4, "times_high": [np.inf, 3, 3, 3]}
+    return directions(end="top", use=["only_1", "more_2", "alike", "too_few"], **ends)
+
+
 def gap_splits():
     parts = [gaps().assign(pair=p, split=s) for p in predictions.PAIR_STYLES for s in (0, 1)]
     return pd.concat(parts)

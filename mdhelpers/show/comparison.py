@@ -24,6 +24,7 @@ from mdhelpers.show.style import (
     compared,
     comparison_label,
     histogram,
+    label_text,
     label_texts,
     legend_below,
     need_columns,
@@ -292,7 +293,8 @@ def use_intervals(
     if uses is None or not len(uses):
         return nothing_here(ax, "too few models, or initialisations, to tell")
     need_columns(uses, ("comparison", "direction", "end", "times", "times_low", "times_high"))
-    names, rows = label_texts(names), main_uses(uses)
+    short, rows = [label_text(name, 12) for name in names], main_uses(uses)
+    names = label_texts(names)
     ax.axvspan(1 / alike_within, alike_within, color=NULL_COLOR, alpha=0.15, linewidth=0)
     ax.axvline(1, color=INK, linewidth=1)
     left, right = 1 / _WIDEST, _WIDEST
@@ -306,15 +308,21 @@ def use_intervals(
         faint = 0.35 if row.use == "too_few" else 1.0
         ax.plot(ends[[0, 2]], [place, place], color=color, linewidth=2, alpha=faint)
         marker = MARKERS[row.comparison]
-        ax.plot(ends[1], place, marker, color=color, markeredgecolor="white", alpha=faint)
-        word = use_word(row.use, row.comparison, names)
+        style = {"color": color, "markeredgecolor": "white", "alpha": faint, "linestyle": "none"}
+        ax.plot(ends[1], place, marker, **style)
+        word = use_word(row.use, row.comparison, short)
         ax.text(1.02, place, word, transform=ax.get_yaxis_transform(), va="center", size=9)
-    labels = [f"{comparison_label(r.comparison, names)} #{r.direction}" for r in rows.itertuples()]
-    ax.set_yticks(range(len(rows)), labels, size=9)
-    ticks = {0.25: f"{names[1]} × 4", 0.5: "× 2", 1: "alike", 2: "× 2", 4: f"{names[0]} × 4"}
+    ax.set_yticks(range(len(rows)), [f"#{direction}" for direction in rows["direction"]], size=9)
+    ax.set_ylabel("direction")
+    ticks = {0.25: f"{short[1]} × 4", 0.5: "× 2", 1: "alike", 2: "× 2", 4: f"{short[0]} × 4"}
     ax.set(xscale="log", xlim=(left, right), ylim=(len(rows) - 0.5, -0.5))
     ax.set_xticks(list(ticks), list(ticks.values()))
     ax.minorticks_off()
+    for name in dict.fromkeys(rows["comparison"]):
+        color = ALGORITHM_COLORS[compared(name)[0]]
+        label = f"directions of {comparison_label(name, names)}"
+        ax.plot([], [], MARKERS[name], color=color, label=label)
+    legend_below(ax, columns=1)
     return ax
 
 

@@ -145,3 +145,26 @@ def test_gaps_are_called_what_they_are(real, itself, words):
     assert set(table["naive gap, %"]) == {15.0}
     run.results["04_residual_pca"] = {}
     assert "Without models" in show.null_gaps(run)
+
+
+def test_who_uses_what_is_drawn_to_one_side_for_each_algorithm(ax):
+    row = {"end": "top", "label": 0, "times": 2.0, "times_low": 1.25, "times_high": np.inf}
+    rows = [
+        row | {"comparison": "1_minus_2", "direction": 3, "use": "more_1"},
+        row | {"comparison": "1_minus_2", "direction": 3, "label": 1, "use": "only_2"},
+        row | {"comparison": "2_minus_1", "direction": 1, "use": "more_1"},
+        row | {"comparison": "2_minus_1", "direction": 1, "end": "bottom", "use": "alike"},
+    ]
+    show.use_intervals(ax, pd.DataFrame(rows), names=("plain", "augmented"))
+    bars = [line.get_xdata() for line in ax.lines[1:] if len(line.get_xdata()) == 2]
+    np.testing.assert_allclose(bars[0], [1.25, 8])  # as wide as the axis
+    np.testing.assert_allclose(bars[1], [1 / 8, 1 / 1.25])  # of augmented, on its own side
+    assert [text.get_text() for text in ax.texts] == ["plain more", "augmented more"]
+    labels = [label.get_text() for label in ax.get_yticklabels()]
+    assert labels == ["#3", "#1"]
+    assert legend(ax)[0] == "directions of plain ∖ augmented"
+
+
+def test_too_few_models_to_tell_are_no_picture(ax):
+    show.use_intervals(ax, pd.DataFrame(columns=["use"]))
+    assert "too few models" in ax.texts[0].get_text()

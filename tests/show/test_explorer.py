@@ -334,6 +334,22 @@ def test_clicked_image_shows_its_training_images(page, widget):
         assert [widget.train["index"][tile] for tile in found] == wanted
 
 
+def test_evidence_and_use_are_told_of_each_end(inputs):
+    gaps = pd.DataFrame({"comparison": "1_minus_2", "direction": [1], "evidence": ["strong"]})
+    row = {"comparison": "1_minus_2", "direction": 1, "label": 0, "times": 2.04}
+    row |= {"times_low": 1.5, "times_high": np.inf}
+    uses = pd.DataFrame(
+        [row | {"end": "top", "use": "more_1"}, row | {"end": "bottom", "use": "too_few"}]
+    )
+    told = explorer(**inputs, names=("fixed", "shifted"), gaps=gaps, uses=uses, top_k=TOP_K)
+    first, *others = told.comparisons["1_minus_2"]
+    name = inputs["class_names"][0]
+    assert first["evidence"] == "strong"
+    assert first["uses"]["top"] == [f"{name}: fixed more (× 2.0; 1.5 to more)"]
+    assert first["uses"]["bottom"] == [f"{name}: too few to tell"]
+    assert all(not other["evidence"] for other in others)
+
+
 @pytest.mark.browser
 def test_truth_stays_hidden_until_it_is_asked_for(page):
     page.get_by_text("shifted ∖ fixed", exact=True).click()

@@ -12,11 +12,11 @@ r"""ModelDiff's comparison of two algorithms by their datamodels (paper, section
 
 The explained variance of a direction ``u`` under algorithm i is the fraction
 ``||Theta^(i) u||^2 / ||Theta^(i)||_F^2`` of the normalised datamodels. Times the number of test
-examples with a datamodel, the difference between algorithms is the gap in Proposition 1, which drops
-a quarter that inclusion probabilities ``(1 + u) / 2`` bring in.
-It is not centred, as in the paper; the authors' code centres the rows first. At small budgets this
-gap is large even between an algorithm and itself, since the directions are chosen on the data that
-measure it: :mod:`mdhelpers.method.crossfit` gives an honest one.
+examples with a datamodel, the difference between algorithms is the gap in Proposition 1, which
+drops a quarter that inclusion probabilities ``(1 + u) / 2`` bring in. It is not centred, as in the
+paper; the authors' code centres the rows first. At small budgets this gap is large even between an
+algorithm and itself, since the directions are chosen on the data that measure it:
+:mod:`mdhelpers.method.crossfit` gives an honest one.
 """
 
 from __future__ import annotations

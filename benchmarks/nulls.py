@@ -374,6 +374,7 @@ def word_rows(each: list[dict]) -> list[dict]:
         row = {"kind": kind, "models": n_models, "noise": noise, "drawings": len(these)}
         words = pd.Series([r["word"] for r in these]).value_counts()
         row |= {word: int(words.get(word, 0)) for word in ("not found", *USES)}
+        row["turned"] = row["only_2"] + row["more_2"]
         row["right"] = sum(int(words.get(w, 0)) for w in RIGHT.get(kind, ())) / len(these)
         row["wrong"] = sum(int(words.get(w, 0)) for w in WRONG.get(kind, ())) / len(these)
         row |= {f"{name} held": float(np.mean([r[name] for r in these])) for name in HELD}

@@ -261,17 +261,22 @@ def _header(results: Mapping[str, Any], *, page: str) -> str:
 
 
 def _synchronise(tree: Mapping[str, bytes], folder: Path) -> bool:
-    """Write what changed, so that Sphinx rebuilds only that; True when a file had to go."""
+    """Write what changed, so that Sphinx rebuilds only that; True when all pages must be.
+
+    They must where a file had to go, or an asset is another: Sphinx leaves its old copy in place.
+    """
+    anew = False
     for name, body in tree.items():
         path = folder / name
         if not path.is_file() or path.read_bytes() != body:
+            anew |= name.startswith("assets/") and path.is_file()
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(body)
     keep = {folder / name for name in (*tree, "conf.py")}
     stale = [path for path in folder.rglob("*") if path.is_file() and path not in keep]
     for path in stale:
         path.unlink()
-    return bool(stale)
+    return bool(stale) or anew
 
 
 def _sphinx(work: Path) -> None:

@@ -164,7 +164,7 @@ def test_refuses_options_out_of_range(name, value):
         FitOptions(**{name: value})
 
 
-@pytest.mark.parametrize(("n_models", "method"), [(59, "ridge"), (60, "lasso")])
+@pytest.mark.parametrize(("n_models", "method"), [(119, "ridge"), (120, "lasso")])
 def test_auto_takes_what_suits_the_budget(n_models, method):
     rng = np.random.default_rng(0)
     masks, margins = rng.random((n_models, 20)) < 0.5, rng.normal(size=(n_models, 3))

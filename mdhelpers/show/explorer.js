@@ -225,7 +225,7 @@ function evidence(data) {
     node.replaceChildren();
     if (word) {
       const lines = uses[now.end].map((line) => h("li", {}, line));
-      node.append(h("h4", {}, `Evidence: ${word}`, h("small", {}, ` who uses what marks the ${now.end}`)),
+      node.append(h("h4", {}, `Evidence: ${word}.`, h("small", {}, ` Who uses what marks the ${now.end}:`)),
         h("ul", { class: "mdx-uses" }, ...(lines.length ? lines : [h("li", {}, "too few to tell")])));
     }
     if (captions.length) {

@@ -23,6 +23,7 @@ os.environ.update(dict.fromkeys(THREADS, "1"))
 
 import numpy as np  # noqa: E402
 import pandas as pd  # noqa: E402
+from calibration import draw  # noqa: E402
 from scipy.linalg import eigh  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
@@ -121,7 +122,8 @@ def compare_ways(pool: dict, budget: int, number: int, method: str) -> list[dict
     slots, rng = pool["slots"], np.random.default_rng([number, budget])
     ids = rng.permutation(np.unique(slots))
     finding, measuring = (
-        draw(slots, half, budget, rng) for half in (ids[: len(ids) // 2], ids[len(ids) // 2 :])
+        np.sort(draw(slots, half, budget, rng))
+        for half in (ids[: len(ids) // 2], ids[len(ids) // 2 :])
     )
     fits = {a: Fitter(*pool[a], slots=slots, method=method) for a in (1, 2)}
     own = np.unique(slots[finding])
@@ -159,13 +161,6 @@ def summarise(table: pd.DataFrame) -> list[dict]:
             row[f"gap_{comparison}"] = 100 * these["gap"].mean()
         rows.append(row)
     return sorted(rows, key=lambda row: row["models"])
-
-
-def draw(slots: np.ndarray, chosen: np.ndarray, budget: int, rng) -> np.ndarray:
-    """As many models of each of some slots, sorted."""
-    each = budget // len(chosen)
-    found = [rng.permutation(np.flatnonzero(slots == s))[:each] for s in chosen]
-    return np.sort(np.concatenate(found))
 
 
 def read_pool(folder: Path) -> dict:

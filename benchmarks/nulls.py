@@ -124,7 +124,7 @@ def draw_noise(kind: str, masks: np.ndarray, n_test: int, algorithm: int, rng) -
 def draw_outputs(kind: str, weights, masks, slots, algorithm: int, rng, initial=None):
     """Margins (n_models, n_test) of one algorithm, whose datamodels are ``weights``."""
     size = (SIGNAL / 0.25) ** 0.5
-    n_train, second = masks.shape[1], algorithm == 2
+    second = algorithm == 2
     weights = weights * size
     if kind == "scale by example" and second:
         weights = weights * np.exp(rng.normal(0, 0.7, len(weights)))[:, None]
@@ -140,7 +140,7 @@ def draw_outputs(kind: str, weights, masks, slots, algorithm: int, rng, initial=
     margins = margins + noise
     if kind == "saturating" and second:
         margins = np.tanh(1.5 * margins)
-    return margins * (2 if kind == "scale x 2" and second else 1), n_train
+    return margins * (2 if kind == "scale x 2" and second else 1)
 
 
 def draw_null(kind: str, n_models: int, rng) -> tuple[list[Fitter], np.ndarray | None]:
@@ -156,7 +156,7 @@ def draw_null(kind: str, n_models: int, rng) -> tuple[list[Fitter], np.ndarray |
         if algorithm == 2 and kind.startswith("alpha"):
             masks = draw_masks(n_models, n_train, 0.3, rng)
         initial = np.random.default_rng([seed, algorithm])
-        margins, _ = draw_outputs(kind, truth, masks, slots, algorithm, rng, initial)
+        margins = draw_outputs(kind, truth, masks, slots, algorithm, rng, initial)
         fits.append(Fitter(masks, margins, slots=slots, method="ridge"))
     return fits, slots
 
@@ -196,7 +196,7 @@ def draw_planted(kind: str, n_models: int, noise: float, rng):
     fits = []
     for algorithm in (1, 2):
         null = f"noise x {noise}"
-        margins, _ = draw_outputs(null, truth[algorithm - 1], masks, None, algorithm, rng)
+        margins = draw_outputs(null, truth[algorithm - 1], masks, None, algorithm, rng)
         fits.append(Fitter(masks, margins, method="ridge"))
     return fits, labels, carriers, truth
 

@@ -144,13 +144,19 @@ def measure_errors(right_1: np.ndarray, right_2: np.ndarray, pairs: np.ndarray) 
 
 
 def summarise(
-    table: pd.DataFrame, n_models: int, *, n_bootstrap: int = 1000, seed: int = 0
+    table: pd.DataFrame,
+    n_models: int,
+    *,
+    slots: np.ndarray | None = None,
+    n_bootstrap: int = 1000,
+    seed: int = 0,
 ) -> pd.DataFrame:
     """Means over the pairs of each kind, and how much more the algorithms differ than seeds do.
 
     Intervals (95%) are over models: masks are drawn anew with replacement, the models of both
-    algorithms on a mask together, and a pair counts as often as both of its masks were drawn. The
-    test examples are taken as they are.
+    algorithms on a mask together, and a pair counts as often as both of its masks were drawn. Where
+    models share initialisations, these are drawn, with all of their models; with a single one the
+    intervals are for it. The test examples are taken as they are.
 
     Parameters
     ----------
@@ -159,6 +165,8 @@ def summarise(
         `measure_pairs`.
     n_models : int
         Of each algorithm.
+    slots : ndarray, shape (n_models,), int, optional
+        Initialisations that models share.
 
     Returns
     -------
@@ -167,7 +175,11 @@ def summarise(
         hold the mean across algorithms less the mean of the two within, at equal or other masks.
     """
     rng = np.random.default_rng(seed)
-    drawn = rng.multinomial(n_models, np.full(n_models, 1 / n_models), size=n_bootstrap)
+    units = np.arange(n_models)
+    if slots is not None and len(np.unique(slots)) > 1:
+        units = np.unique(slots, return_inverse=True)[1]
+    n = int(units.max()) + 1
+    drawn = rng.multinomial(n, np.full(n, 1 / n), size=n_bootstrap)[:, units]
     counts = np.concatenate([np.ones((1, n_models), int), drawn])  # the first: as measured
     groups = [(masks, measure) for masks in ("equal", "other") for measure in MEASURES]
     parts = [_summary(table[table["masks"] == masks], masks, m, counts) for masks, m in groups]

@@ -15,7 +15,7 @@ itself then has a gap of zero but for chance; :func:`null_gaps` shows how large 
 A direction of the comparison on all models saw both halves, and projecting it on what one half
 found does not undo that: in simulations the gap of such a projection stayed at two thirds of the
 real one under the null. It is therefore given the gaps of the half's own directions, each weighted
-by the fourth power of its cosine with it: no bias under the null, less variance than taking the
+by the fourth power of its cosine with it: little bias under the null, less variance than taking the
 most similar direction alone, and planted differences came first more often.
 
 Where the fits know their models' outputs (:class:`mdhelpers.method.datamodels.Fitter`), each

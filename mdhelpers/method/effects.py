@@ -65,8 +65,7 @@ def treatment_effect(before, after, *, slots: np.ndarray | None = None) -> Effec
     """Mean change of the softmax confidence in one class (paper, Definition 2 and B.4).
 
     The interval is Student's, with Satterthwaite's degrees of freedom, and covers other trainings
-    and other test images: what varies with both is counted under each, so that it errs on the wide
-    side.
+    and other test images; what varies with both is counted under each.
 
     Parameters
     ----------

@@ -48,7 +48,6 @@ from mdhelpers.method.subpopulations import ENDS
 
 DIFFERENT = ("only_1", "more_1", "only_2", "more_2", "other_images")
 USES = (*DIFFERENT, "alike", "too_few")
-COSINE = 0.7
 _LEAST_PART = 0.25  # of a subpopulation, for a class to be looked at
 _TINY = np.finfo(float).tiny
 
@@ -75,7 +74,7 @@ class Margins:
 
     only_below: float = 0.5
     alike_within: float = 1.5
-    cosine: float = COSINE
+    cosine: float = 0.7
 
     def __post_init__(self) -> None:
         if not 0 < self.only_below < 1:

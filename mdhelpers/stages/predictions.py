@@ -187,16 +187,17 @@ def pairs_of_models(
     seed: int,
 ) -> dict[str, pd.DataFrame]:
     """What pairs of models show, and its means; ``again`` are pairs with models trained again."""
+    slots = models.slots(trained[0])
     if n_keep := models.plan.n_keep:
-        slots = models.slots(trained[0])
-        slots = np.full(n_keep, -1) if slots is None else slots[:n_keep]
-        tables = pair_tables(predictions, slots, seed)
+        kept = np.full(n_keep, -1) if slots is None else slots[:n_keep]
+        tables = pair_tables(predictions, kept, seed)
     else:
         tables = tables_of_margins(trained, seed)
     again = [t.assign(pair=p, masks="equal") for t, p in zip(again, SIDES, strict=False) if len(t)]
     tables["pairs"] = pd.concat([tables["pairs"], *again], ignore_index=True)
     n_models = int(tables["pairs"][["model_1", "model_2"]].to_numpy().max()) + 1
-    return tables | {"kinds": prediction_pairs.summarise(tables["pairs"], n_models, seed=seed)}
+    options = {"slots": None if slots is None else slots[:n_models], "seed": seed}
+    return tables | {"kinds": prediction_pairs.summarise(tables["pairs"], n_models, **options)}
 
 
 def pair_tables(

@@ -38,6 +38,7 @@ from mdhelpers.formats.scores import scores_of_study
 from mdhelpers.method.comparison import check_count, most_directions
 from mdhelpers.method.engines.fast_l1 import check_fast_l1
 from mdhelpers.method.engines.moments import FEWEST_WHOLE
+from mdhelpers.method.uses import Margins
 from mdhelpers.runs.run import StudyError
 from mdhelpers.runs.stage import CAPTIONS, COMPARISON, DATA, MODELS
 from mdhelpers.stages.data import data_from_outside
@@ -116,8 +117,8 @@ class Study(Spec):
     n_directions: Annotated[int, Field(ge=1)] = 8
     n_splits: Count = 8
     n_null_splits: Count = 4
-    only_below: Annotated[float, Field(gt=0, lt=1)] = 0.5
-    alike_within: Annotated[float, Field(gt=1)] = 1.5
+    only_below: float = Margins.only_below
+    alike_within: float = Margins.alike_within
     datamodels_1_path: str = ""
     datamodels_2_path: str = ""
     scores_options: dict[str, Any] = Field({})
@@ -149,11 +150,7 @@ class Study(Spec):
     def _fits_together(self) -> Study:
         if not self.epsilon < self.delta:
             raise ValueError(f"epsilon ({self.epsilon}) must be below delta ({self.delta})")
-        if self.alike_within > 1 / self.only_below:
-            raise ValueError(
-                f"alike_within ({self.alike_within}) must be at most one over only_below "
-                f"({self.only_below}): {1 / self.only_below:g}"
-            )
+        Margins(self.only_below, self.alike_within)
         if self.stack and (self.n_models + self.n_heldout) % self.stack:
             raise ValueError(
                 f"n_models + n_heldout = {self.n_models + self.n_heldout} do not make whole "

@@ -124,6 +124,23 @@ def test_differences_are_found_with_intervals_that_hold_the_truth():
     assert min(held.values()) >= 16  # 19 of 20 are expected
 
 
+def test_initialisations_that_models_share_are_drawn_whole():
+    """A part of each slot's own: models taken for independent would be too sure of the mean."""
+    slots, held, naive = np.arange(40) % 5, 0, 0
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        own = rng.normal(0, 0.05, 5)[slots]
+        table = made_table(0.0, seed=seed)
+        table["inconsistency"] += own[table[["model_1", "model_2"]].to_numpy()].mean(1)
+        for shared in (slots, None):
+            found = summarise(table, 40, slots=shared, n_bootstrap=200, seed=seed)
+            row = found[(found["pair"] == "1 against 1") & (found["masks"] == "equal")].iloc[0]
+            inside = row["low"] <= 0.2 <= row["high"]
+            held, naive = held + inside * (shared is not None), naive + inside * (shared is None)
+    assert held > naive + 5
+    assert held >= 28  # five are few for a bootstrap
+
+
 def test_means_are_plain_means_and_missing_measures_are_left_out():
     table = made_table(0.0)
     found = summarise(table, 40, n_bootstrap=50).set_index(["pair", "masks", "measure"])

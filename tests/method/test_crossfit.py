@@ -47,7 +47,7 @@ def test_planted_differences_have_gaps_and_identical_algorithms_have_none():
                 n_directions=6,
                 n_splits=3,
             )
-            for seed in range(6)
+            for seed in range(12)
         ]
         sums[same] = np.array([f.totals["gap"] for f in found])
         naive[same] = np.array(
@@ -55,7 +55,7 @@ def test_planted_differences_have_gaps_and_identical_algorithms_have_none():
         )
     assert sums[False].min() > 0.005
     assert sums[False].mean() > 0.015
-    assert abs(sums[True].mean()) < 0.003
+    assert abs(sums[True].mean()) < 0.002
     assert naive[True].min() > 0.03
     assert naive[True].mean() > 0.5 * naive[False].mean()
 
@@ -129,7 +129,7 @@ def test_p_values_are_not_too_small_where_algorithms_are_alike(n_splits):
         z.append(found.directions["z"])
     z = np.array(z)
     assert abs(z.mean()) < 0.4  # all of a comparison go up and down together
-    assert 0.4 < z.std() < 1.1  # halves and splits are less alike than they could be
+    assert 0.5 < z.std() < 1.1  # halves and splits are less alike than they could be
     assert (z > 1.645).mean() < 0.08
 
 

@@ -75,7 +75,7 @@ def test_intervals_hold_the_truth_as_often_as_they_say():
             Outputs.measured(
                 masks, masks @ w.T + s * rng.normal(size=(150, N_TEST)), np.ones(N_TEST)
             )
-            for w, s in zip(weights, (2, 6), strict=True)
+            for w, s in zip(weights, (2, 3), strict=True)
         ]
         chosen, of_class = of_carriers()
         one, two = (chosen[:, 0] @ w for w in weights)
@@ -93,7 +93,7 @@ def test_intervals_hold_the_truth_as_often_as_they_say():
         inside.append([row[f"{k}_low"] <= v <= row[f"{k}_high"] for k, v in truth.items()])
     held = np.mean(inside, 0)
     assert (held > 0.89).all(), held
-    assert held.mean() < 0.99, held
+    assert (held < 0.995).all(), held
 
 
 def test_the_margins_decide():

@@ -76,6 +76,7 @@ def verify_hypotheses(
         "epsilon": float(epsilon),  # of a notebook's 8 and a study's 8.0 the key is one
         "delta": float(delta),
         "seed": seed,
+        "intervals": "over initialisations",  # earlier ones, over models, are made anew
     }
     stage = run.stage(EFFECTS, parameters, after=[MODELS])
     models = read_models(run, device=device)

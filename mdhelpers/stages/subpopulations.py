@@ -52,7 +52,9 @@ class StudySubpopulations:
 
 def inspect_subpopulations(run: Run, *, top_k: int = 24) -> StudySubpopulations:
     """Stage 05: the test images at both ends of each direction; on scenes, AUC and precision."""
-    stage = run.stage(SUBPOPULATIONS, {"top_k": top_k}, after=[COMPARISON])
+    # What is graded against decides the grades: results from before there was chance are made anew.
+    parameters = {"top_k": top_k, "graded_against": "random directions"}
+    stage = run.stage(SUBPOPULATIONS, parameters, after=[COMPARISON])
     with stage.working() as needed:
         test = read_data(run, mmap=True).test
         if needed:

@@ -48,7 +48,10 @@ CASES = {
     ),
     "subpopulations": (
         inspect_subpopulations, {"top_k": 5},
-        (names.SUBPOPULATIONS, {"top_k": 5}, [names.COMPARISON]),
+        (
+            names.SUBPOPULATIONS, {"top_k": 5, "graded_against": "random directions"},
+            [names.COMPARISON],
+        ),
     ),
     "captions": (
         caption_directions, {"captions": {"model": "small"}, "steps": 7},
@@ -72,6 +75,7 @@ CASES = {
                 "epsilon": 5.0,
                 "delta": 10.0,
                 "seed": 0,
+                "intervals": "over initialisations",
             },
             [names.MODELS],
         ),

@@ -36,7 +36,7 @@ from mdhelpers.method.comparison import (  # noqa: E402
 from mdhelpers.method.crossfit import measured  # noqa: E402
 from mdhelpers.method.datamodels import Fitter  # noqa: E402
 from mdhelpers.method.evidence import explained  # noqa: E402
-from mdhelpers.method.subpopulations import best_at_random, grade_scores  # noqa: E402
+from mdhelpers.method.subpopulations import best_at_random, grade_scores, shows  # noqa: E402
 from mdhelpers.runs.run import run_at  # noqa: E402
 from mdhelpers.stages import models as stages  # noqa: E402
 
@@ -156,7 +156,7 @@ def summarise(table: pd.DataFrame) -> list[dict]:
         for feature, comparison in EXPECTED.items():
             these = part[(part["feature"] == feature) & (part["comparison"] == comparison)]
             row |= {f"auc_{feature}": these["auc"].mean(), f"rank_{feature}": these["rank"].mean()}
-            row[f"seen_{feature}"] = int((these["auc"] > these["random"]).sum())
+            row[f"seen_{feature}"] = int(shows(these["auc"], these["random"]).sum())
             row[f"random_{feature}"] = these["random"].mean()
             row[f"gap_{comparison}"] = 100 * these["gap"].mean()
         rows.append(row)

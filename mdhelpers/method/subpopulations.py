@@ -25,6 +25,7 @@ from scipy.stats import rankdata
 from mdhelpers.method.comparison import Comparison, DirectionSet, Weights, normalise_rows
 
 ENDS = ("top", "bottom")
+SATURATED = 0.99  # an AUC that shows all there is
 
 
 def subpopulations(direction_set: DirectionSet, *, top_k: int = 24) -> pd.DataFrame:
@@ -183,6 +184,15 @@ def best_at_random(
     return {name: float(np.percentile(values, 95)) for name, values in found.items()}
 
 
+def shows(auc: np.ndarray, random: np.ndarray) -> np.ndarray:
+    """Whether a direction shows a feature: AUCs within class against what random directions reach.
+
+    Above it; or above 0.99, where a feature is used so much that random directions show it whole
+    too, and no AUC can say more.
+    """
+    return np.asarray(auc > np.minimum(random, SATURATED))
+
+
 def match_features(grades: pd.DataFrame) -> pd.DataFrame:
     """The planted feature that each end of each direction picks out best.
 
@@ -190,7 +200,7 @@ def match_features(grades: pd.DataFrame) -> pd.DataFrame:
     ----------
     grades : DataFrame
         From `grade`, of one or both comparisons, with a column ``random``: what the best of as
-        many random directions reaches (`best_at_random`). Above it an end is said to match.
+        many random directions reaches (`best_at_random`). Above it an end matches (`shows`).
 
     Returns
     -------
@@ -203,7 +213,7 @@ def match_features(grades: pd.DataFrame) -> pd.DataFrame:
     known = grades.dropna(subset="auc_within_class")
     best = known.loc[known.groupby(keys, sort=False)["auc_within_class"].idxmax()]
     columns = [*keys, "feature", "auc_within_class", "auc", "precision_at_k", "n", "random"]
-    best = best[columns].assign(matched=best["auc_within_class"] > best["random"])
+    best = best[columns].assign(matched=shows(best["auc_within_class"], best["random"]))
     order = grades[keys[:2]].drop_duplicates()
     places = pd.MultiIndex.from_frame(order).get_indexer(pd.MultiIndex.from_frame(best[keys[:2]]))
     ends = best["end"].map(ENDS.index)

@@ -252,8 +252,8 @@ def matches(found: StudySubpopulations, *, names: Sequence[str]) -> pd.DataFrame
     """The planted feature that each end of each direction picks out best.
 
     A cell has the feature, its AUC within class (★ above what the best of as many random directions
-    reaches in 95 of 100 cases), over all images, and the share of carriers among as many outermost
-    images as there are carriers.
+    reaches in 95 of 100 cases, or 0.99), over all images, and the share of carriers among as many
+    outermost images as there are carriers.
     """
     if found.grades is None:
         return "No truth is known for this data: nothing to match."

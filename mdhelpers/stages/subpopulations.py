@@ -20,6 +20,7 @@ from mdhelpers.method.subpopulations import (
     grade,
     influence_table,
     match_features,
+    shows,
     subpopulations,
 )
 from mdhelpers.runs.run import Run
@@ -98,9 +99,9 @@ def grade_figures(
     """The best direction for each planted feature, and the feature that each end matches.
 
     ``best`` has a word for the use of its subpopulation in the feature's class, where there is one,
-    and a ``verdict``. *Found* takes two things: the AUC lies above the 95th percentile of the best
-    of as many random directions, and the first-named algorithm surely uses what marks the
-    subpopulation more, as is said of an algorithm compared with itself in one of forty cases at
+    and a ``verdict``. *Found* takes two things: the direction shows the feature
+    (`mdhelpers.method.subpopulations.shows`), and the first-named algorithm surely uses what marks
+    the subpopulation more, as is said of an algorithm compared with itself in one of forty cases at
     most. A feature that both use alike is seen in directions too.
     """
     if grades is None:
@@ -108,7 +109,7 @@ def grade_figures(
     best = grades.groupby(["comparison", "feature"])["auc_within_class"].idxmax()
     best = grades.loc[best].copy()
     best["use"] = [use_of(row, uses, labels, truth) for row in best.itertuples()]
-    seen = best["auc_within_class"] > best["random"]
+    seen = shows(best["auc_within_class"], best["random"])
     best["verdict"] = np.where(seen, best["use"].map(VERDICTS), "not found")
     tables = {"best": best, "matches": match_features(grades)}
     return {name: table.to_dict("records") for name, table in tables.items()}

@@ -15,6 +15,7 @@ from mdhelpers.method.subpopulations import (
     most_influenced,
     random_same_class,
     relative_influence,
+    shows,
     subpopulations,
     used_by,
 )
@@ -117,7 +118,13 @@ def test_each_end_matches_the_feature_that_lies_there():
     assert table["matched"].tolist() == [False, False, True, True]
     assert table["feature"].tolist()[2:] == ["tag", "ring"]
     assert (table.loc[table["matched"], "precision_at_k"] == 1).all()
-    assert not match_features(graded.assign(random=1.0))["matched"].any()
+
+
+def test_an_end_shows_a_feature_above_random_directions_or_as_good_as_wholly():
+    """Random directions may show a feature that is used much as wholly: no AUC lies above that."""
+    auc = np.array([0.95, 0.95, 0.985, 0.995, 0.995])
+    random = np.array([0.90, 0.97, 1.00, 1.00, 0.996])
+    assert shows(auc, random).tolist() == [True, False, False, True, True]
 
 
 def test_the_best_of_random_directions_is_good_by_chance():

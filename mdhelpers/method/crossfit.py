@@ -22,14 +22,20 @@ Where the fits know their models' outputs (:class:`mdhelpers.method.datamodels.F
 direction also gets a gap that is free of noise, its interval, and a p-value
 (:mod:`mdhelpers.method.evidence`), measured on the half that did not find it; and where test
 examples have labels, its subpopulations get shares and a word that says which algorithm uses what
-marks them (:mod:`mdhelpers.method.uses`). Halves share no slot where there are enough: models of
-one slot share an initialisation, whose own datamodels both halves would find.
+marks them (:mod:`mdhelpers.method.uses`). Where fits have scores from gradients
+(:mod:`mdhelpers.method.trak`), all this is measured on the scores of models that did not find the
+direction: it is how gradients see the algorithms. A bias of gradients that differs between
+algorithms would look like a difference between them. So the same hypothesis is tested once more on
+the *outputs* of the other half's models, which were trained on random subsets, and have no
+gradient in them: a direction that stands there too is *confirmed* by retraining. Halves share no
+slot where there are enough: models of one slot share an initialisation, whose own datamodels both
+halves would find.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 
 import numpy as np
@@ -58,6 +64,7 @@ from mdhelpers.method.evidence import (
     word,
 )
 from mdhelpers.method.subpopulations import ENDS
+from mdhelpers.method.trak import Scores
 from mdhelpers.method.uses import (
     DIFFERENT,
     Margins,
@@ -91,7 +98,10 @@ class CrossFit:
         clean_high`` (noise-free, of the directions that halves find in its place, 95% interval),
         ``ratio, ratio_low, ratio_high`` (how many times more variance the first-named algorithm has
         along them), ``z``, ``p``, ``q`` (Benjamini and Hochberg's, over all directions of both
-        comparisons) and ``evidence``, a word. Where it is ``too few``, all of these are NaN.
+        comparisons) and ``evidence``, a word. Where it is ``too few``, all of these are NaN. Where
+        these come from gradients also ``retrained_z, retrained_p, retrained_q``, of the models'
+        outputs, and ``confirmed``: ``confirmed``, ``not confirmed``, or ``not tested`` where the
+        direction is not significant or there are too few models.
     uses : DataFrame
         ``comparison, direction, end, label, n`` of each class that makes up an end
         (:func:`mdhelpers.method.uses.subpopulation_classes`), and what
@@ -154,7 +164,10 @@ def cross_fitted_gaps(
     rng, groups = np.random.default_rng(seed), group_models(n_models, slots)
     fitters = (fit_1, fit_2)
     weighs = comparison is not None and all(isinstance(fit, Fitter) for fit in fitters)
-    enough = weighs and len(np.unique(groups)) >= FEWEST_GROUPS
+    scored = [fit.scored(np.arange(n_models)) for fit in fitters] if weighs else []
+    by_scores = weighs and all(len(each) for each in scored)
+    weighed = groups[: min(map(len, scored))] if by_scores else groups
+    enough = weighs and len(np.unique(weighed)) >= FEWEST_GROUPS
     wanted = None
     if labels is not None and enough:
         wanted = subpopulation_classes(comparison, labels, top_k=top_k)
@@ -168,9 +181,11 @@ def cross_fitted_gaps(
         for found, other in ((0, 1), (1, 0)):
             if enough:
                 own = lengths[2 * found : 2 * found + 2]
-                pairs = zip(fitters, own, strict=True)
+                pairs = list(zip(fitters, own, strict=True))
                 outputs = tuple(measured(fit, halves[other], n, groups) for fit, n in pairs)
                 record.ids[-1].append(outputs[0].ids)
+                given = [(replace(fit, scores=None), n) for fit, n in pairs if by_scores]
+                retrained = tuple(measured(fit, halves[other], n, groups) for fit, n in given)
             for name in COMPARISONS:
                 directions, patterns = residual_directions(name, rows[found], 2 * n_directions)
                 gap = signed_gap(name, *rows[other], directions)
@@ -178,7 +193,7 @@ def cross_fitted_gaps(
                 record.match(name, directions, gap)
                 if enough:
                     others = rows[found][1 if name == "1_minus_2" else 0]
-                    record.weigh(name, directions, patterns, others, outputs)
+                    record.weigh(name, directions, patterns, others, outputs, retrained)
     directions = record.table(weighs)
     return CrossFit(_total_table(record.gaps), directions, record.uses(directions))
 
@@ -300,11 +315,13 @@ class _Record:
         self.gaps = {name: [] for name in COMPARISONS}
         self.matched = {name: [] for name in COMPARISONS}
         self.evidence: dict[str, list[list[Gaps]]] = {name: [] for name in COMPARISONS}
+        self.retrained: dict[str, list[list[Gaps]]] = {name: [] for name in COMPARISONS}
         self.contrasts: dict[str, list[list[np.ndarray]]] = {name: [] for name in COMPARISONS}
         self.ids: list[list[np.ndarray]] = []
 
     def begin_split(self) -> None:
-        for halves in (*self.evidence.values(), *self.contrasts.values(), self.ids):
+        kept = (self.evidence, self.retrained, self.contrasts)
+        for halves in (*(part for each in kept for part in each.values()), self.ids):
             halves.append([])
 
     def match(self, name: str, directions, gap) -> None:
@@ -313,12 +330,15 @@ class _Record:
             cosines = np.abs(self._cosines(name, directions))
             self.matched[name].append(np.stack([likeness_weights(cosines) @ gap, cosines.max(1)]))
 
-    def weigh(self, name: str, directions, patterns, others, outputs: tuple[Outputs, ...]) -> None:
+    def weigh(self, name: str, directions, patterns, others, outputs, retrained) -> None:
         """Give the evidence for a half's directions to the comparison's in the same way."""
-        pair = outputs if name == "1_minus_2" else outputs[::-1]
         cosines = self._cosines(name, directions)
-        found = Gaps.along(*pair, directions, patterns, others)
-        self.evidence[name][-1].append(found.mixed(likeness_weights(cosines)))
+        kinds = (self.evidence, outputs), (self.retrained, retrained)
+        for kept, measures in kinds[: 2 if retrained else 1]:
+            pair = measures if name == "1_minus_2" else measures[::-1]
+            found = Gaps.along(*pair, directions, patterns, others)
+            kept[name][-1].append(found.mixed(likeness_weights(cosines)))
+        pair = outputs if name == "1_minus_2" else outputs[::-1]
         if self.wanted is not None:
             nearest = np.abs(cosines).argmax(1)
             turned = np.sign(cosines[np.arange(len(nearest)), nearest])
@@ -357,7 +377,17 @@ class _Record:
         table = table.join(found.rename(columns=renamed))
         table["q"] = benjamini_hochberg(table["p"])
         table["evidence"] = list(map(word, table["q"], table["replication"], table["clean_low"]))
-        return table
+        return self._confirmed(table) if self.retrained[COMPARISONS[0]][0] else table
+
+    def _confirmed(self, table: pd.DataFrame) -> pd.DataFrame:
+        """With what the outputs of retrained models say of each direction."""
+        each = [combine(halves, self.ids) for halves in self.retrained.values()]
+        for key in ("z", "p"):
+            table[f"retrained_{key}"] = np.concatenate([found[key] for found in each])
+        table["retrained_q"] = benjamini_hochberg(table["retrained_p"])
+        known, called = table["retrained_q"] < STRONG, table["q"] < STRONG
+        word = np.where(known, "confirmed", "not confirmed")
+        return table.assign(confirmed=np.where(called, word, "not tested"))
 
     def uses(self, directions: pd.DataFrame) -> pd.DataFrame:
         """Words for subpopulations, of directions with this evidence."""
@@ -382,11 +412,14 @@ def likeness_weights(cosines: np.ndarray) -> np.ndarray:
 
 def measured(
     fit: Fitter, models: np.ndarray, lengths: np.ndarray, groups: np.ndarray | None = None
-) -> Outputs:
-    """Outputs of some of a fitter's models, in units of datamodels' lengths (n_test,).
+) -> Outputs | Scores:
+    """Outputs of some of a fitter's models, or their scores where there are some.
 
-    ``groups`` are those of all its models.
+    In units of datamodels' lengths (n_test,). ``groups`` are those of all its models.
     """
+    if fit.scores is not None:
+        groups = group_models(len(fit.masks), fit.slots) if groups is None else groups
+        return Scores(fit.scores, fit.scored(models), lengths, groups)
     given = fit.masks[models], fit.margins[models]
     groups = None if groups is None else groups[models]
     return Outputs.measured(*given, lengths, slots=fit.slots_of(models), groups=groups)

@@ -5,8 +5,9 @@ and appendix B.3; Ilyas et al., 2022),
 
 .. math:: \mathrm{margin}_x(\text{mask}) \approx b_x + \theta_x \cdot \text{mask}.
 
-Estimators: the lasso, ridge regression, the difference of means of Feldman and Zhang (2020), and
-the lasso by the package fast_l1.
+Estimators: the lasso, ridge regression, the difference of means of Feldman and Zhang (2020), the
+lasso by the package fast_l1, and scores from gradients (:mod:`mdhelpers.method.trak`), alone or
+with ridge regression on what they leave.
 
 Models that start from the same initialisation (the same *slot*) share a large part of their
 margins that has nothing to do with their masks. Where ``slots`` are given, masks and margins are
@@ -20,21 +21,27 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import KW_ONLY, dataclass
 from difflib import get_close_matches
+from functools import partial
 
 import numpy as np
+import torch
 
 from mdhelpers.base.threads import spread
 from mdhelpers.method.engines.estimators import (
     FitOptions,
     fit_difference_of_means,
     fit_lasso,
+    fit_nothing,
     fit_ridge,
 )
 from mdhelpers.method.engines.fast_l1 import fit_fast_l1
 from mdhelpers.method.engines.lasso import Engine
-from mdhelpers.method.engines.moments import Moments, PackedMasks, check_slots
+from mdhelpers.method.engines.moments import Moments, PackedMasks, check_slots, within_slots
+from mdhelpers.method.trak import METHODS as FROM_GRADIENTS
+from mdhelpers.method.trak import size_of
 
-METHODS = ("lasso", "ridge", "difference_of_means", "fast_l1")
+METHODS = ("lasso", "ridge", "difference_of_means", "fast_l1", *FROM_GRADIENTS)
+_ROWS = 4096  # models at once
 _FEW_MODELS = 6  # a training example: three in each half, below which ridge was best on all data
 
 
@@ -105,6 +112,7 @@ def fit_datamodels(
     *,
     method: str = "lasso",
     slots: np.ndarray | None = None,
+    scores: np.ndarray | None = None,
     options: FitOptions | None = None,
     seed: int = 0,
     device: str = "cpu",
@@ -116,7 +124,9 @@ def fit_datamodels(
     refits on all models at that penalty. ``"ridge"`` chooses by exact leave-one-out.
     ``"difference_of_means"`` takes the mean margin of the models that saw a training example less
     the mean of those that did not; with slots, the same within slots. ``"fast_l1"`` is the lasso
-    by that package, where it is installed. ``"auto"`` is what :func:`method_for` says.
+    by that package, where it is installed. ``"trak"`` takes ``scores``, in the size that predicts
+    margins best; ``"trak+ridge"`` adds ridge regression on what they leave, with one penalty for
+    all test examples. ``"auto"`` is what :func:`method_for` says.
 
     Parameters
     ----------
@@ -125,6 +135,8 @@ def fit_datamodels(
         Correct-class margins of the same models.
     slots : ndarray, shape (n_models,), int, optional
         Models with the same number share an initialisation.
+    scores : ndarray, shape (n_test, n_train), optional
+        Mean scores from gradients of models, in any units.
     options : FitOptions, optional
         Of the lasso: its path, and which models score the penalties.
     seed : int
@@ -147,6 +159,8 @@ def fit_datamodels(
         raise ValueError(
             f"method {method!r} is unknown; did you mean {near[0]!r}? Known: {METHODS}"
         )
+    if method in FROM_GRADIENTS and scores is None:
+        raise ValueError(f"method {method!r} needs scores from gradients; give scores.")
     has_slots, options = slots is not None, options or FitOptions()
     masks, margins, slots = _masks_and_margins(masks, margins, slots)
     slot_ids, groups = np.unique(slots, return_inverse=True)
@@ -157,6 +171,11 @@ def fit_datamodels(
         fit = fit_fast_l1(moments, margins, options, seed=seed)
     elif method == "ridge":
         fit = fit_ridge(moments, margins)
+    elif method in FROM_GRADIENTS:
+        scores, left = _beside_scores(masks, margins, groups, scores)
+        estimate = fit_nothing if method == "trak" else partial(fit_ridge, one_penalty=True)
+        fit = estimate(moments, left)
+        np.add(fit.weights, scores, out=fit.weights)
     else:
         fit = fit_difference_of_means(moments, margins)
     slot_ids = slot_ids if has_slots else slot_ids[:0]
@@ -196,6 +215,8 @@ class Fitter:
     masks : ndarray, shape (n_models, n_train), bool
     margins : ndarray, shape (n_models, n_test)
     slots : ndarray, shape (n_models,), int, or None
+    scores : ndarray, shape (n_scored, n_test, n_train), or None
+        From gradients of the first models; it may lie on disk.
     method, options, seed, device, threads
         As in :func:`fit_datamodels`.
     after : callable, optional
@@ -206,6 +227,7 @@ class Fitter:
     margins: np.ndarray
     _: KW_ONLY
     slots: np.ndarray | None = None
+    scores: np.ndarray | None = None
     method: str = "lasso"
     options: FitOptions | None = None
     seed: int = 0
@@ -219,6 +241,7 @@ class Fitter:
             self.masks[models],
             self.margins[models],
             slots=self.slots_of(models),
+            scores=self.mean_scores(models),
             method=self.method,
             options=self.options,
             seed=self.seed,
@@ -232,6 +255,15 @@ class Fitter:
     def slots_of(self, models: np.ndarray) -> np.ndarray | None:
         return None if self.slots is None else self.slots[models]
 
+    def scored(self, models: np.ndarray) -> np.ndarray:
+        """Those of these models that have scores."""
+        return models[models < (0 if self.scores is None else len(self.scores))]
+
+    def mean_scores(self, models: np.ndarray) -> np.ndarray | None:
+        """Of those of these models that have scores, (n_test, n_train); None without."""
+        scored = self.scored(models)
+        return sum(self.scores[m] for m in scored) / len(scored) if len(scored) else None
+
 
 def fit_all(jobs: Iterable[tuple[FitOn, np.ndarray]]) -> list[np.ndarray]:
     """Weights of fits on choices of models, several at once, in the order of ``jobs``.
@@ -239,6 +271,22 @@ def fit_all(jobs: Iterable[tuple[FitOn, np.ndarray]]) -> list[np.ndarray]:
     Each is computed on one thread, so that no bit depends on how many are.
     """
     return list(spread(lambda job: job[0](job[1]), jobs, at_most=AT_ONCE))
+
+
+def _beside_scores(masks, margins, groups, scores) -> tuple[np.ndarray, np.ndarray]:
+    """Scores in the size that predicts margins best within slots, and what they leave of them."""
+    shape = margins.shape[1], masks.shape[1]
+    if np.shape(scores) != shape:
+        raise ValueError(
+            f"scores have shape {np.shape(scores)}; expected {shape}, (n_test, n_train)."
+        )
+    blocks = (slice(low, low + _ROWS) for low in range(0, len(masks), _ROWS))
+    predicted = np.concatenate([masks[rows].astype(np.float32) @ scores.T for rows in blocks])
+    everyone = torch.arange(len(margins))
+    both = (torch.from_numpy(each) for each in (predicted, margins))
+    own, true = (within_slots(each, torch.from_numpy(groups), everyone).numpy() for each in both)
+    size = size_of(own, true)
+    return size * scores, margins - size * predicted
 
 
 def _masks_and_margins(masks, margins, slots):

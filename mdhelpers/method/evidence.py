@@ -104,9 +104,10 @@ class Outputs:
         ids, groups = np.unique(groups, return_inverse=True)
         sizes, order = np.bincount(groups), np.argsort(groups, kind="stable")
         lengths = np.asarray(lengths, float)
-        least = _LEAST_LENGTH * np.median(lengths[lengths > 0]) if (lengths > 0).any() else 1.0
         x = torch.from_numpy(np.asarray(masks[order], np.float32))
-        y = torch.from_numpy(np.asarray(margins[order] / np.maximum(lengths, least), np.float32))
+        y = torch.from_numpy(
+            np.asarray(margins[order] / np.maximum(lengths, least_length(lengths)), np.float32)
+        )
         share = float(x.mean(dtype=torch.float64))
         # The mean is known without error where each mask holds equally many.
         equal = len(np.unique(masks.sum(1))) == 1
@@ -128,6 +129,14 @@ class Outputs:
     def n_groups(self) -> int:
         return len(self.ends)
 
+    @property
+    def n_test(self) -> int:
+        return self.outputs.shape[1]
+
+    @property
+    def n_train(self) -> int:
+        return self.masks.shape[1]
+
     def along(self, directions: Tensor) -> Tensor:
         """Datamodels along directions (d, n_train), by group: (n_groups, n_test, d)."""
         return self._sums(self.outputs, self.masks @ directions.T)
@@ -147,12 +156,16 @@ class Outputs:
 
         In units of the squared lengths that were given.
         """
-        n_test, found = self.outputs.shape[1], []
-        step = max(1, _ELEMENTS // (self.n_groups * self.masks.shape[1]))
-        for low in range(0, n_test, step):
+        found, step = [], max(1, _ELEMENTS // (self.n_groups * self.n_train))
+        for low in range(0, self.n_test, step):
             part = self._sums(self.outputs[:, low : low + step], self.masks)
             found.append(products(part, part))
         return np.concatenate(found, axis=1)
+
+    @cached_property
+    def noisy_total(self) -> float:
+        """Squared length of all datamodels, with its noise."""
+        return float((self.masks.T @ self.outputs).square().sum()) / self.n_groups**2
 
     def _sums(self, left: Tensor, right: Tensor) -> Tensor:
         pairs = zip(self._parts(left), self._parts(right), strict=True)
@@ -171,6 +184,11 @@ def group_models(n_models: int, slots: np.ndarray | None = None) -> np.ndarray:
     if slots is not None:
         return np.unique(slots, return_inverse=True)[1] % MOST_GROUPS
     return np.arange(n_models) % MOST_GROUPS
+
+
+def least_length(lengths: np.ndarray) -> float:
+    """What stands in for smaller lengths (n_test,), which would outweigh all others."""
+    return _LEAST_LENGTH * np.median(lengths[lengths > 0]) if (lengths > 0).any() else 1.0
 
 
 def products(one: Tensor, two: Tensor) -> np.ndarray:
@@ -237,7 +255,7 @@ def residual_along(
     ValueError
         If the numbers of groups, training or test examples differ.
     """
-    shapes = [(o.n_groups, o.masks.shape[1], o.outputs.shape[1]) for o in (first, second)]
+    shapes = [(o.n_groups, o.n_train, o.n_test) for o in (first, second)]
     if shapes[0] != shapes[1]:
         raise ValueError(
             f"outputs have {shapes[0]} and {shapes[1]} groups, training and test examples; "
@@ -431,8 +449,7 @@ def word(q: float, replication: float, gap_low: float) -> str:
 def _total(outputs: Outputs) -> np.ndarray:
     """Noise-free squared length of all datamodels, (1 + n_groups,)."""
     total = outputs.squared_lengths.sum(1)
-    noisy = float((outputs.masks.T @ outputs.outputs).square().sum()) / outputs.n_groups**2
-    return np.maximum(total, max(_LEAST_SHARE * noisy, np.finfo(np.float32).tiny))
+    return np.maximum(total, max(_LEAST_SHARE * outputs.noisy_total, np.finfo(np.float32).tiny))
 
 
 def _means(total: Tensor, with_each: Tensor) -> np.ndarray:

@@ -41,6 +41,7 @@ from mdhelpers.method.datamodels import Datamodels
 from mdhelpers.runs.run import Run
 from mdhelpers.runs.stage import APPLICATIONS, DATAMODELS, MODELS
 from mdhelpers.stages.datamodels import how_fitted, read_datamodels
+from mdhelpers.stages.gradients import mean_scores
 from mdhelpers.stages.models import StudyModels, read_models
 from mdhelpers.stages.study import check_targets
 from mdhelpers.training.mask_training import retrain
@@ -131,7 +132,10 @@ def apply_datamodels(
             fits, fitting = read_datamodels(run), models.fitting(algorithm)
             # A prediction flips where its margin does: what is relative cannot say when.
             of_margins = replace(how, relative=False, seed=seed)
-            own = of_margins.fit(models, fitting) if how.relative else fits[algorithm - 1]
+            own = fits[algorithm - 1]
+            if how.relative:
+                raw = mean_scores(run, models, algorithm, False) if how.by_gradients else None
+                own = of_margins.fit(models, fitting, raw)
             data, means = models.dataset, fitting.margins.mean(axis=0)
             targets = members_of(data, selection_targets, selection_sizes, means)
             distances = pixel_distances(data.test.images, data.train.images)

@@ -26,6 +26,7 @@ from mdhelpers.method.evidence import STRONG
 from mdhelpers.method.uses import Margins
 from mdhelpers.runs.run import Run
 from mdhelpers.runs.stage import COMPARISON, DATA, DATAMODELS, MODELS
+from mdhelpers.stages import gradients
 from mdhelpers.stages.analyses import (
     Analyses,
     ModelsGiven,
@@ -141,7 +142,7 @@ def compare_algorithms(
                 files = {name: partial(save_datamodels, scores) for name, scores in pairs}
             else:
                 models = read_models(run)
-                given = models_given(models, replace(how_fitted(run), seed=seed))
+                given = models_given(run, models, replace(how_fitted(run), seed=seed))
                 labelled = {"labels": models.dataset.test.labels, "top_k": top_k}
                 halves, null = cross_fit(
                     given,
@@ -245,12 +246,13 @@ def cross_fit(
     return halves, null
 
 
-def models_given(models: StudyModels, how: HowFitted) -> ModelsGiven:
+def models_given(run: Run, models: StudyModels, how: HowFitted) -> ModelsGiven:
     """Fits on any of the models as stage 03 made them; all models' margins, and predictions."""
     trained = [models.all(a) for a in (1, 2)]
     fitting = [each.rows(slice(models.n_heldout, None)) for each in trained]
+    scores = [gradients.read_scores(run, a) if how.by_gradients else None for a in (1, 2)]
     return ModelsGiven(
-        fits=tuple(how.fitter(models, each) for each in fitting),
+        fits=tuple(how.fitter(*each) for each in zip([models] * 2, fitting, scores, strict=True)),
         n_models=len(fitting[0].masks),
         slots=models.slots(fitting[0]),
         margins=tuple(each.margins for each in trained),

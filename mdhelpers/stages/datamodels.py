@@ -1,15 +1,16 @@
 """Stage 03: datamodels of both algorithms, how well they foretell, and what more models would give.
 
-First every algorithm's margins are regressed on its masks, and the fit is graded on models that it
-has not seen. Then the fit's quality is measured: held-out masks are trained again for the noise
-ceiling, and halves, quarters and eighths of the models give its reliability and the learning curve.
-Last, `needs` reads from the curves how many models a wanted quality takes.
+First every algorithm's margins are regressed on its masks, or the gradients of some of its models
+are taken, and the datamodels are graded on models that they have not seen. Then the fit's quality
+is measured: held-out masks are trained again for the noise ceiling, and halves, quarters and
+eighths of the models give its reliability and the learning curve. Last, `needs` reads from the
+curves how many models a wanted quality takes.
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import partial
 from typing import Any
 
@@ -17,6 +18,7 @@ import numpy as np
 import pandas as pd
 
 from mdhelpers.base.places import shown
+from mdhelpers.base.specs import validate
 from mdhelpers.base.threads import spread
 from mdhelpers.formats.own import load_datamodels, save_datamodels
 from mdhelpers.method import datamodels as dm
@@ -36,7 +38,20 @@ from mdhelpers.method.learning_curves import (
 from mdhelpers.runs.run import Run
 from mdhelpers.runs.stage import DATAMODELS, MODELS, QUALITY
 from mdhelpers.stages.data import read_data
+from mdhelpers.stages.gradients import (
+    MEANS,
+    ModelGradients,
+    as_outputs,
+    forget_gradients,
+    gradient_plan,
+    mean_scores,
+    read_scores,
+    take_gradients,
+    writers,
+)
 from mdhelpers.stages.models import StudyModels, read_models
+from mdhelpers.stages.study import GradientSpec, check_gradients
+from mdhelpers.training.algorithms import parse_algorithm
 from mdhelpers.training.mask_training import retrain
 from mdhelpers.training.store_files import Trained
 from mdhelpers.training.tasks import repeat_keys
@@ -53,32 +68,45 @@ class HowFitted:
     relative: bool
     options: FitOptions
     seed: int
+    gradients: GradientSpec = field(default_factory=GradientSpec)
 
     @property
     def parameters(self) -> dict[str, Any]:
         """Those of stage 03."""
         found = {"method": self.method, "relative": self.relative, "seed": self.seed}
+        if self.by_gradients:
+            found["gradients"] = self.gradients.model_dump()
         sparse = self.method in ("lasso", "fast_l1")
         return found | {"options": asdict(self.options)} if sparse else found
 
-    def fit(self, models: StudyModels, fitting: Trained) -> Datamodels:
-        """Datamodels of one algorithm's models."""
+    @property
+    def by_gradients(self) -> bool:
+        return self.method in dm.FROM_GRADIENTS
+
+    def fit(
+        self, models: StudyModels, fitting: Trained, scores: np.ndarray | None = None
+    ) -> Datamodels:
+        """Datamodels of one algorithm's models, with their mean scores if there are some."""
         return dm.fit_datamodels(
             fitting.masks,
             models.outputs(fitting, self.relative),
             slots=models.slots(fitting),
+            scores=scores,
             method=self.method,
             options=self.options,
             seed=self.seed,
             device=models.plan.device,
         )
 
-    def fitter(self, models: StudyModels, fitting: Trained) -> dm.Fitter:
-        """The same on any choice of these models."""
+    def fitter(
+        self, models: StudyModels, fitting: Trained, scores: np.ndarray | None = None
+    ) -> dm.Fitter:
+        """The same on any choice of these models; scores (n_scored, n_test, n_train) of each."""
         return dm.Fitter(
             fitting.masks,
             models.outputs(fitting, self.relative),
             slots=models.slots(fitting),
+            scores=scores,
             method=self.method,
             options=self.options,
             seed=self.seed,
@@ -88,13 +116,17 @@ class HowFitted:
 def how_fitted(run: Run) -> HowFitted:
     """How stage 03 has fitted, by its manifest."""
     given = run.manifest(DATAMODELS)["parameters"]
-    options = FitOptions(**given.get("options", {}))
-    return HowFitted(given["method"], given["relative"], options, given["seed"])
+    options, gradients = FitOptions(**given.get("options", {})), given.get("gradients", {})
+    parts = given["method"], given["relative"], options, given["seed"]
+    return HowFitted(*parts, GradientSpec(**gradients))
 
 
 @dataclass(frozen=True, eq=False)
 class StudyFits:
-    """What stage 03 made: datamodels of both algorithms and how well they predict."""
+    """What stage 03 made: datamodels of both algorithms and how well they predict.
+
+    ``scores`` are the models' mean scores, (n_test, n_train), zeros where no gradients were taken.
+    """
 
     datamodels: tuple[Datamodels, Datamodels]
     predicted: tuple[np.ndarray, np.ndarray]
@@ -102,6 +134,7 @@ class StudyFits:
     lds: tuple[LDS, LDS]
     lds_raw: tuple[LDS, LDS]
     relative: bool
+    scores: tuple[np.ndarray, np.ndarray]
 
 
 def fit_datamodels(
@@ -112,10 +145,14 @@ def fit_datamodels(
     n_lams: int = 50,
     lam_min_ratio: float = 0.01,
     folds: int = 1,
+    gradients: dict[str, Any] | None = None,
     seed: int = 0,
     device: str = "auto",
+    workers: int = 0,
+    scheduler: str = "local",
+    cluster: dict[str, Any] | None = None,
 ) -> StudyFits:
-    """Stage 03: regress margins on masks, and grade the result on held-out models.
+    """Stage 03: fit datamodels, and grade them on held-out models.
 
     Parameters
     ----------
@@ -128,27 +165,69 @@ def fit_datamodels(
         Predict margins relative to the mean of their class, see `mdhelpers.method.margins`.
     n_lams, lam_min_ratio, folds
         Of the lasso, see `mdhelpers.method.engines.estimators.FitOptions`.
+    gradients
+        Of ``trak`` and ``trak+ridge``: `mdhelpers.stages.study.GradientSpec`.
     seed
         Of the validation split.
+    device, workers, scheduler, cluster
+        Who takes gradients, as `mdhelpers.training.mask_training.train_all`; no result depends on
+        it, but for the kind of device.
 
     """
-    if method == "auto" and (trained := run.manifest(MODELS)):
-        n_train = len(read_data(run, mmap=True).train)
-        method = dm.method_for(trained["parameters"]["n_models"], n_train)
-        print(f"method: {method}, chosen by the numbers of models and of training images")
+    if trained := run.manifest(MODELS):
+        method = chosen_method(run, method, trained["parameters"])
     options = FitOptions(n_lams=n_lams, lam_min_ratio=lam_min_ratio, folds=folds)
-    how = HowFitted(method, relative_to_class, options, seed)
+    spec = validate(GradientSpec, gradients or {}, "gradients")
+    how = HowFitted(method, relative_to_class, options, seed, spec)
     stage = run.stage(DATAMODELS, how.parameters, after=[MODELS])
     with stage.working() as needed:
         models = read_models(run, device=device)
         if not needed:
-            return grade_fits(models, read_datamodels(run), how)
+            parts = (mean_scores(run, models, a, how.relative) for a in (1, 2) if how.by_gradients)
+            scores = tuple(parts)
+            return grade_fits(models, read_datamodels(run), how, scores)
+        arrays, files, figures, means, plan = {}, {}, {}, (), None
+        if how.by_gradients:
+            plan = gradient_plan(models, spec)
+            take_gradients(plan, workers=workers, scheduler=scheduler, cluster=cluster)
+            found = tuple(ModelGradients.chosen(models, plan, a, how.relative) for a in (1, 2))
+            files, figures = writers(found), gradient_figures(found)
+            arrays = {MEANS: {str(a): each.mean() for a, each in enumerate(found, 1)}}
+            means = tuple(as_outputs(m, models, how.relative) for m in arrays[MEANS].values())
         at_once = 2 if models.plan.device == "cpu" else 1
-        fitted = spread(lambda a: how.fit(models, models.fitting(a)), (1, 2), at_once=at_once)
-        fits = grade_fits(models, tuple(fitted), how)
-        files = zip(FILES, (partial(save_datamodels, fit) for fit in fits.datamodels), strict=True)
-        stage.keep(files=dict(files), figures=fit_figures(fits, method))
+        fitted = spread(
+            lambda a: how.fit(models, models.fitting(a), means[a - 1] if means else None),
+            (1, 2),
+            at_once=at_once,
+        )
+        fits = grade_fits(models, tuple(fitted), how, means)
+        saved = (partial(save_datamodels, fit) for fit in fits.datamodels)
+        files |= zip(FILES, saved, strict=True)
+        stage.keep(arrays=arrays, files=files, figures=fit_figures(fits, method) | figures)
+        if plan:
+            forget_gradients(plan)
     return fits
+
+
+def chosen_method(run: Run, method: str, trained: dict[str, Any]) -> str:
+    """The method that ``auto`` stands for; refuses gradients of what is no network."""
+    specs = [parse_algorithm(trained[f"algorithm_{a}"]) for a in (1, 2)]
+    elsewhere = "origins" in trained
+    if method == "auto":
+        n_train = len(read_data(run, mmap=True).train)
+        method = dm.method_for(trained["n_models"], n_train)
+        print(f"method: {method}, chosen by the numbers of models and of training images")
+    if method in dm.FROM_GRADIENTS:
+        check_gradients(method, specs, elsewhere)
+    return method
+
+
+def gradient_figures(found: tuple[ModelGradients, ModelGradients]) -> dict[str, Any]:
+    figures = {"n_scored": len(found[0])}
+    for a, each in enumerate(found, 1):
+        figures |= {f"damping_{a}": each.damping, f"damping_at_edge_{a}": each.at_edge}
+        figures[f"foretold_{a}"] = each.foretold
+    return figures
 
 
 def read_datamodels(run: Run) -> tuple[Datamodels, Datamodels]:
@@ -157,19 +236,23 @@ def read_datamodels(run: Run) -> tuple[Datamodels, Datamodels]:
 
 
 def grade_fits(
-    models: StudyModels, fitted: tuple[Datamodels, Datamodels], how: HowFitted
+    models: StudyModels,
+    fitted: tuple[Datamodels, Datamodels],
+    how: HowFitted,
+    scores: tuple[np.ndarray, ...] = (),
 ) -> StudyFits:
     """Predict the held-out models' margins, within initialisations and as they are."""
-    predicted, true, scores, raw = [], [], [], []
+    scores = scores or tuple(np.zeros_like(fit.weights) for fit in fitted)
+    predicted, true, graded, raw = [], [], [], []
     for algorithm, fit in enumerate(fitted, 1):
         heldout = models.heldout(algorithm)
         outputs = models.outputs(heldout, how.relative)
         predicted.append(fit.predict(heldout.masks))
         true.append(within_slots(models, fit, heldout, outputs))
-        scores.append(lds(true[-1], predicted[-1]))
+        graded.append(lds(true[-1], predicted[-1]))
         raw.append(lds(outputs, predicted[-1]))
-    parts = (fitted, predicted, true, scores, raw)
-    return StudyFits(*(tuple(part) for part in parts), how.relative)
+    parts = (fitted, predicted, true, graded, raw)
+    return StudyFits(*(tuple(part) for part in parts), how.relative, scores)
 
 
 def within_slots(
@@ -271,7 +354,7 @@ def measure_quality(
             figures, parts = {}, []
             for a, fit in enumerate(read_datamodels(run), 1):
                 trained = models.fitting(a), models.heldout(a)
-                measure = Measurement(models, a, fit, how, *trained, seed)
+                measure = Measurement(run, models, a, fit, how, *trained, seed)
                 ceiling = measure.ceiling(n_repeats, workers)
                 parts.append(measure.tables(n_splits, ceiling))
                 figures |= measure.figures(parts[-1], ceiling)
@@ -295,6 +378,7 @@ def read_quality(run: Run) -> StudyQuality:
 class Measurement:
     """One algorithm's datamodels and the models that they are judged by."""
 
+    run: Run
     models: StudyModels
     algorithm: int
     fit: Datamodels
@@ -325,7 +409,8 @@ class Measurement:
         return noise_ceiling(np.stack(trainings), self.fit.predict(masks))
 
     def curve(self, n_splits: int, method: str) -> LearningCurve:
-        fit = replace(self.how, method=method).fitter(self.models, self.fitting)
+        scores = read_scores(self.run, self.algorithm) if self.how.by_gradients else None
+        fit = replace(self.how, method=method).fitter(self.models, self.fitting, scores)
         n_models = len(self.fitting.masks)
         full = self.fit.weights if method == self.how.method else fit(np.arange(n_models))
         return learning_curve(

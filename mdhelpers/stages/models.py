@@ -286,7 +286,8 @@ def training_figures(models: StudyModels, begun: dict) -> dict:
     return figures
 
 
-MADE = ("models_?.zarr", "checkpoints_?", "sources", "retrained", "training.jsonl", "plan.json")
+MADE = ("models_?.zarr", "checkpoints_?", "sources", "retrained", "gradients")
+MADE += ("training.jsonl", "plan.json")
 
 
 def discard(run: Run) -> None:

@@ -36,6 +36,7 @@ from mdhelpers.data.transforms import get_transform, transform_images
 from mdhelpers.formats.models import check_given, given_models, origins
 from mdhelpers.formats.scores import scores_of_study
 from mdhelpers.method.comparison import check_count, most_directions
+from mdhelpers.method.datamodels import FROM_GRADIENTS, METHODS
 from mdhelpers.method.engines.fast_l1 import check_fast_l1
 from mdhelpers.method.engines.moments import FEWEST_WHOLE
 from mdhelpers.method.uses import Margins
@@ -78,6 +79,22 @@ class Placebo(Spec):
     intensities: Annotated[list[Positive], Field(min_length=1)] = Field([3, 5, 7])
 
 
+class GradientSpec(Spec):
+    """How scores are had from gradients (`mdhelpers.training.gradients`, `mdhelpers.method.trak`).
+
+    Of the first ``models``, after these shares of training (``at``), over so many augmented
+    ``views`` of each training image, folded to ``dimension`` numbers (0: as many as there are
+    weights where that fits in memory, else 4096).
+    """
+
+    models: Annotated[int, Field(ge=2)] = 64
+    at: Annotated[list[Annotated[float, Field(gt=0, le=1)]], Field(min_length=1)] = Field(
+        [0.3, 0.5, 1.0]
+    )
+    views: Count = 4
+    dimension: Annotated[int, Field(ge=0)] = 0
+
+
 class Study(Spec):
     """All parameters of a study; see the notebooks' parameters cells for what each one does."""
 
@@ -107,7 +124,8 @@ class Study(Spec):
     models_2_given: dict[str, Any] = Field({})
     margins_dtype: Literal["float32", "float16"] = "float32"
 
-    method: Literal["auto", "lasso", "ridge", "difference_of_means", "fast_l1"] = "auto"
+    method: Literal[("auto", *METHODS)] = "auto"
+    gradients: GradientSpec = GradientSpec()
     folds: Annotated[int, Field(ge=1, le=1000)] = 1
     n_repeats: Annotated[int, Field(ge=0)] = 1
     relative_to_class: bool = True
@@ -176,6 +194,17 @@ class Study(Spec):
                 [*(self.dataset.planted or PLANTED if scenes else ()), *classes],
             )
         return self
+
+
+def check_gradients(method: str, specs: Sequence[AlgorithmSpec], elsewhere: bool) -> None:
+    """Refuse a method that takes gradients where there are none to take."""
+    without = [spec.name for spec in specs if not spec.has_gradients]
+    if elsewhere or without:
+        why = f"{without[0]} is none" if without else "these models were trained elsewhere"
+        raise ValueError(
+            f"method: {method} takes gradients of networks that are trained here, and {why}. Give "
+            "method: auto, ridge or lasso"
+        )
 
 
 def check_hypotheses(hypotheses: list[Hypothesis], placebo: Placebo, classes) -> None:
@@ -379,6 +408,9 @@ def _given(study: Study) -> None:
 def _means(study: Study) -> None:
     """What trains and fits: devices, extras, commands."""
     device = resolve_device(study.device, study.scheduler)
+    if study.method in FROM_GRADIENTS:
+        specs = [study.algorithm_1, study.algorithm_2]
+        check_gradients(study.method, specs, bool(study.models_1_given))
     if study.method == "fast_l1":
         check_fast_l1(device)
     if study.write_beton:

@@ -132,6 +132,8 @@ class AlgorithmSpec(Spec):
         Whether trained models are kept as files. Then its `TrainedModels` have a ``state``, and
         `restore` gives them back. Others are trained again from their masks and seeds, to the
         same bits: nothing is ever pickled.
+    has_gradients
+        Whether `mdhelpers.training.gradients` can look at its models while they train: networks.
 
     """
 
@@ -140,6 +142,7 @@ class AlgorithmSpec(Spec):
 
     gives_probabilities: ClassVar[bool] = False
     keeps_models: ClassVar[bool] = False
+    has_gradients: ClassVar[bool] = False
 
     def train(self, task: Task, data: TrainingData) -> TrainedModels:
         """Train the models of a task, each on its own subset from its own seeds."""
@@ -265,6 +268,7 @@ class NetworkSpec(AlgorithmSpec):
     compile: bool = False
 
     keeps_models: ClassVar[bool] = True
+    has_gradients: ClassVar[bool] = True
 
     @field_validator("architecture")
     @classmethod

@@ -16,7 +16,7 @@ import contextlib
 import itertools
 import math
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -179,8 +179,16 @@ class Task:
     starts: tuple[dict[str, torch.Tensor], ...] = ()
 
 
-def train_stack(task: Task, data: TrainingData) -> tuple[StackedNetwork, np.ndarray]:
+def train_stack(
+    task: Task,
+    data: TrainingData,
+    *,
+    watch: Callable[[float, StackedNetwork], None] | None = None,
+) -> tuple[StackedNetwork, np.ndarray]:
     """Train the networks of ``task`` together.
+
+    ``watch`` is called after every epoch with the share of training that is done and the models as
+    they are then, which it must leave as they are.
 
     Returns
     -------
@@ -201,6 +209,8 @@ def train_stack(task: Task, data: TrainingData) -> tuple[StackedNetwork, np.ndar
             endings.after_step(stepper.n_steps)
         running = ~endings.stopped
         losses[epoch, running] = total.cpu().numpy()[running]
+        if watch:
+            watch((epoch + 1) / task.algorithm.epochs, stack)
         if endings.after_epoch(losses[epoch], batches.validation_accuracy(stack)):
             break
         set_training(stack, task.algorithm)

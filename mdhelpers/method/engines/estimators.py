@@ -152,11 +152,13 @@ def fit_lasso(
     return fit
 
 
-def fit_ridge(moments: Moments, margins: np.ndarray) -> Fit:
+def fit_ridge(moments: Moments, margins: np.ndarray, *, one_penalty: bool = False) -> Fit:
     """Ridge regression on all models; ``lam`` has no unit, masks and margins being standardised.
 
     It does better than the lasso where many training examples matter a little. Beside the
-    eigenvectors it holds a float for each model and eigenvector.
+    eigenvectors it holds a float for each model and eigenvector. With ``one_penalty`` all test
+    examples share the penalty whose mean error is smallest: with little to be learnt, each one's
+    own would be chosen by noise.
     """
     moments.select(moments.everyone)
     by_kernel = len(moments.models) < moments.n_train
@@ -165,17 +167,30 @@ def fit_ridge(moments: Moments, margins: np.ndarray) -> Fit:
     decades = torch.logspace(*_DECADES, _N_LAMS, device=moments.device)
     lams = decades * (moments.n_train / len(moments.models))
     leverages = _leverages(moments, basis, lams)
-    fit = Fit.empty(margins.shape[1], moments)
+    fit, parts = Fit.empty(margins.shape[1], moments), []
     for block in blocks(margins.shape[1], moments.device):
-        problem = moments.problem(margins[:, block], form="none")
         targets = moments.standardised(margins[:, block])[0]
         on_basis = targets.T @ basis.masks / len(targets)
-        best = _left_out_errors(basis, lams, leverages, targets, on_basis).argmin(0)
+        errors = _left_out_errors(basis, lams, leverages, targets, on_basis)
+        parts.append((block, on_basis, errors))
+    shared = sum(errors.sum(1) for *_, errors in parts).argmin() if one_penalty else None
+    for block, on_basis, errors in parts:
+        problem = moments.problem(margins[:, block], form="none")
+        best = errors.argmin(0) if shared is None else shared.expand(len(on_basis))
         shrunk = on_basis / (basis.values + lams[best][:, None])
         fit.put(block, problem, _weights(moments, basis, shrunk, by_kernel))
         varies = problem.variance > 0
         fit.lam[block] = torch.where(varies, lams[best], torch.nan).cpu().numpy()
         fit.lam_at_edge[block] = (varies & ((best == 0) | (best == _N_LAMS - 1))).cpu().numpy()
+    return fit
+
+
+def fit_nothing(moments: Moments, margins: np.ndarray) -> Fit:
+    """Weights of zero, and the means of margins as ``bias`` and ``effects``."""
+    fit = Fit.empty(margins.shape[1], moments)
+    for block in blocks(margins.shape[1], moments.device):
+        problem = moments.problem(margins[:, block], form="none")
+        fit.put(block, problem, torch.zeros_like(problem.cross))
     return fit
 
 

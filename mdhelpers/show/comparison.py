@@ -42,6 +42,7 @@ GAP_COLUMNS = {
     "q": "q",
     "replication": "found again",
     "evidence": "evidence",
+    "confirmed": "by retraining",
     "use": "who uses it",
 }
 _WIDEST = 8.0  # times, at the ends of the axis of `use_intervals`

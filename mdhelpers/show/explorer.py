@@ -259,10 +259,16 @@ def _add_grades(directions: list[dict], grades: pd.DataFrame) -> None:
 
 
 def _add_evidence(directions, gaps, uses, comparison, names, class_names) -> None:
-    """The word for the evidence, and a line for each class that makes up an end."""
-    words = (
-        dict(zip(gaps["direction"], gaps["evidence"], strict=True)) if "evidence" in gaps else {}
-    )
+    """The words for the evidence, and a line for each class that makes up an end.
+
+    Of evidence from gradients it is said whether retraining confirms it.
+    """
+    words = {}
+    if "evidence" in gaps:
+        said = gaps["evidence"]
+        if "confirmed" in gaps:
+            said = said + ", " + gaps["confirmed"] + " by retraining"
+        words = dict(zip(gaps["direction"], said, strict=True))
     by_number = {direction["number"]: direction for direction in directions}
     for number, direction in by_number.items():
         direction["evidence"] = words.get(number, "")

@@ -348,6 +348,10 @@ def test_evidence_and_use_are_told_of_each_end(inputs):
     assert first["uses"]["top"] == [f"{name}: fixed more (× 2.0; 1.5 to more)"]
     assert first["uses"]["bottom"] == [f"{name}: too few to tell"]
     assert all(not other["evidence"] for other in others)
+    gaps["confirmed"] = "not confirmed"
+    told = explorer(**inputs, names=("fixed", "shifted"), gaps=gaps, uses=uses, top_k=TOP_K)
+    said = told.comparisons["1_minus_2"][0]["evidence"]
+    assert said == "strong, not confirmed by retraining"
 
 
 @pytest.mark.browser

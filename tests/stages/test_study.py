@@ -207,6 +207,17 @@ FAULTS = {
     ),
     "no such device": ({"device": "gpu"}, "device is 'gpu'"),
     "fast_l1 without a GPU": ({"method": "fast_l1", "device": "cpu"}, "runs on CUDA only"),
+    "gradients of a forest": (
+        {
+            "method": "trak",
+            "algorithm_2": {
+                "kind": "sklearn",
+                "name": "x",
+                "classifier": "RandomForestClassifier",
+            },
+        },
+        "trak takes gradients of networks .* x is none",
+    ),
     "cluster": ({"cluster": {"qeue": "long"}}, "did you mean 'queue'"),
     "alpha": ({"alpha": 0.001}, "alpha: 0.001 of 240 training images"),
 }

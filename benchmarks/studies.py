@@ -21,6 +21,7 @@ from mdhelpers.data.datasets import read_dataset
 from mdhelpers.formats.own import load_datamodels
 from mdhelpers.method.comparison import COMPARISONS, normalise_rows
 from mdhelpers.method.crossfit import in_order
+from mdhelpers.method.subpopulations import shows
 from mdhelpers.runs.run import Run
 from mdhelpers.show.style import comparison_label, use_word
 
@@ -84,13 +85,13 @@ def shown_by(one: pd.Series, gaps: pd.DataFrame, names: list[str]) -> dict:
     """A direction that shows a feature, with its evidence and rank in that order."""
     ordered = in_order(gaps[gaps["comparison"] == one["comparison"]])
     place = list(ordered["direction"]).index(one["direction"])
+    seen = bool(shows(one["auc_within_class"], one["random"]))
     return {
         "side": comparison_label(one["comparison"], names),
         "auc": one["auc_within_class"],
         "precision": one["precision_at_k"],
         "random": one["random"],
-        "use": use_word(one["use"], one["comparison"], names),
-        "verdict": one["verdict"],
+        "use": use_word(one["use"], one["comparison"], names) if seen else "not seen",
         "rank": place + 1,
         "evidence": ordered["evidence"].iloc[place],
     }

@@ -11,6 +11,7 @@ import json
 import math
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,12 +21,12 @@ from mdhelpers.base.places import cores, duration, free_bytes, in_words, memory_
 from mdhelpers.base.records import plain
 from mdhelpers.base.specs import Spec
 from mdhelpers.data.sources import expected_sizes
-from mdhelpers.method.datamodels import AT_ONCE
+from mdhelpers.method.datamodels import AT_ONCE, FROM_GRADIENTS
 from mdhelpers.runs.run import Run
 from mdhelpers.runs.stage import MODELS
 from mdhelpers.stages.datamodels import Need, StudyQuality, needs, read_quality
 from mdhelpers.stages.study import Study
-from mdhelpers.training.algorithms import AlgorithmSpec
+from mdhelpers.training.algorithms import AlgorithmSpec, AugmentationSpec, NetworkSpec
 from mdhelpers.training.learners import learn
 from mdhelpers.training.recipe import TrainingData
 from mdhelpers.training.tasks import TrainingPlan, choose_stack, make_task, resolve_device
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
 
 PYTHON_BYTES = 1.3e9  # torch, the kernel, what it draws and a compiler: benchmarks/memory.py
+GRADIENT_STEPS = 4
 SECONDS_BESIDE_TRAINING = 240  # fits, captions, effects and pages of a study of scenes' size
 
 
@@ -63,11 +65,13 @@ def estimate(study: Study) -> dict[str, Any]:
     workers = study.workers or (1 if device != "cpu" else cores())
     known = [seconds for seconds in each if seconds is not None]
     anew = (each[study.application_algorithm - 1] or 0) * trained_anew(study, n_train)
+    anew += sum(map(partial(by_gradients, study, n_train, n_test), specs, each))
     images = (n_train + n_test) * size * size * 4
+    scores = 8 * n_scored(study) * n_test * n_train
     return {
         "models": 2 * total,
         "seconds": ((total + again) * sum(known) + anew) / workers + SECONDS_BESIDE_TRAINING,
-        "bytes": int(images + 2 * total * (4 * n_test + n_train / 8 + 1024) + 50e6),
+        "bytes": int(images + scores + 2 * total * (4 * n_test + n_train / 8 + 1024) + 50e6),
         "memory": memory_needed(study),
         "basis": f"a trial of training, one core: {estimate_in_words(specs, each)}; "
         f"{workers} workers, and {SECONDS_BESIDE_TRAINING} s for the rest",
@@ -86,6 +90,27 @@ def memory_needed(study: Study) -> int:
     fits = AT_ONCE * (8 * study.n_models**2 + 4 * study.n_models * n_train)
     compared = 8 * (8 + 4) * matrix + 2 * 4 * matrix
     return int(PYTHON_BYTES + 4 * models + max(fits + 3 * 4 * matrix, compared))
+
+
+def n_scored(study: Study) -> int:
+    """Models of each algorithm whose gradients are taken."""
+    return min(study.gradients.models, study.n_models) if study.method in FROM_GRADIENTS else 0
+
+
+def by_gradients(
+    study: Study, n_train: int, n_test: int, spec: AlgorithmSpec, seconds: float | None
+) -> float:
+    """Seconds of one core that an algorithm's gradients take: training again, and looks on the way.
+
+    A gradient of one image by itself takes some `GRADIENT_STEPS` times what it takes in training.
+    """
+    n_models, wanted = n_scored(study), study.gradients
+    if not n_models or seconds is None:
+        return 0.0
+    step = seconds / (spec.n_epochs * max(1, round(study.alpha * n_train)))
+    augments = isinstance(spec, NetworkSpec) and spec.augmentation != AugmentationSpec()
+    images = n_test + n_train * (wanted.views if augments else 1)
+    return n_models * (seconds + len(wanted.at) * images * GRADIENT_STEPS * step)
 
 
 def trained_anew(study: Study, n_train: int) -> float:

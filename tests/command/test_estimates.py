@@ -38,6 +38,26 @@ def test_models_trained_anew_are_counted_by_their_images():
     assert found == pytest.approx(2 * (half + 2 * whole + 2 * chosen))
 
 
+def test_gradients_are_counted_by_models_looks_and_views():
+    flips = NETWORK | {"augmentation": {"flip": True}}
+    given = {"method": "trak", "gradients": {"models": 10, "at": [0.5, 1.0], "views": 3}}
+    wanted = study(NETWORK, flips, **given)
+    one, two = (
+        estimates.by_gradients(wanted, 24, 30, spec, 6.0)
+        for spec in (wanted.algorithm_1, wanted.algorithm_2)
+    )
+    step = 6.0 / (2 * 12)  # of two epochs on half of the images
+    assert one == pytest.approx(10 * (6 + 2 * (30 + 24) * estimates.GRADIENT_STEPS * step))
+    assert two == pytest.approx(10 * (6 + 2 * (30 + 72) * estimates.GRADIENT_STEPS * step))
+    assert estimates.by_gradients(wanted, 24, 30, wanted.algorithm_1, None) == 0
+    assert estimates.by_gradients(study(NETWORK, flips), 24, 30, wanted.algorithm_1, 6.0) == 0
+    assert estimates.n_scored(wanted.model_copy(update={"n_models": 6})) == 6
+    beside = (
+        estimates.estimate(wanted)["bytes"] - estimates.estimate(study(NETWORK, flips))["bytes"]
+    )
+    assert beside == 8 * 10 * 30 * 24
+
+
 def test_more_epochs_take_longer():
     short, long = (
         estimates.estimate(study(NETWORK | {"epochs": n}, NETWORK))["seconds"] for n in (1, 1000)

@@ -1,0 +1,159 @@
+"""How well each estimator of datamodels does with how many models, and what it takes.
+
+Of finished drawings of a study (`benchmarks/power.py` trains them), the last models grade: LDS
+within common initialisations on masks that no estimator has seen. Scores are taken from the
+gradients of the first models. Then each pair of datamodels is compared as notebook 04 does it, and
+what is said of the planted features is counted, and how much of what is called is confirmed by the
+outputs of the same models.
+
+    python benchmarks/estimators.py parameters/augmentation.yaml --seeds 1 --out FILE
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import time
+from dataclasses import replace
+from pathlib import Path
+
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
+os.environ.update(dict.fromkeys(THREADS, "1"))
+
+import numpy as np  # noqa: E402
+import pandas as pd  # noqa: E402
+import torch  # noqa: E402
+from power import differences, said, train  # noqa: E402
+
+from mdhelpers.base.places import machine  # noqa: E402
+from mdhelpers.command.files import complete, merge  # noqa: E402
+from mdhelpers.method.comparison import compare  # noqa: E402
+from mdhelpers.method.crossfit import cross_fitted_gaps  # noqa: E402
+from mdhelpers.method.datamodels import Fitter  # noqa: E402
+from mdhelpers.method.lds import lds  # noqa: E402
+from mdhelpers.method.trak import METHODS as FROM_GRADIENTS  # noqa: E402
+from mdhelpers.stages import gradients  # noqa: E402
+from mdhelpers.stages.study import GradientSpec, Study  # noqa: E402
+from mdhelpers.stages.subpopulations import grade_figures, graded  # noqa: E402
+
+METHODS = ("trak", "trak+ridge", "ridge", "lasso")
+N_GRADED, N_SPLITS, FEWEST = 256, 4, 16
+LEVEL = 0.05
+
+
+class Drawing:
+    """One drawing's models, with the gradients of the first ones."""
+
+    def __init__(self, study: Study, seed: int, n_models: int, spec: GradientSpec, folder: Path):
+        total = max(study.n_models, n_models + N_GRADED)
+        self.run, self.models = train(study, seed, total, folder)
+        plan = gradients.gradient_plan(self.models, spec)
+        plan = replace(plan, folder=folder / f"{study.study}-seed{seed}-gradients")
+        gradients.take_gradients(plan, workers=1)
+        self.plan = plan
+        self.scores = {a: self._scores(a) for a in (1, 2)}
+
+    def _scores(self, algorithm: int) -> np.ndarray:
+        """Each model's scores, (n_scored, n_test, n_train), once for all calls."""
+        path = self.plan.folder / f"scores_{algorithm}-{self.plan.digest}.npy"
+        if not path.exists():
+            gradients.ModelGradients.chosen(self.models, self.plan, algorithm, True).write(path)
+        return np.load(path, mmap_mode="r")
+
+    def fitter(self, algorithm: int, method: str, n: int) -> Fitter:
+        """Of the first models; scores of as many of them as there are gradients."""
+        trained = self.models.fitting(algorithm).rows(slice(n))
+        slots = trained.slots if np.bincount(trained.slots)[trained.slots].min() > 1 else None
+        outputs = self.models.outputs(trained, relative=True)
+        scores = self.scores[algorithm][:n] if method in FROM_GRADIENTS else None
+        return Fitter(trained.masks, outputs, slots=slots, scores=scores, method=method)
+
+    def score(self, algorithm: int, weights: np.ndarray) -> float:
+        fitting = self.models.fitting(algorithm)
+        graded_on = fitting.rows(slice(len(fitting.masks) - N_GRADED, None))
+        true = self.models.outputs(graded_on, relative=True)
+        true = gradients.less_slots(true, graded_on.slots)
+        return lds(true, graded_on.masks.astype(np.float32) @ weights.T).spearman
+
+
+def quality(drawing: Drawing, study: Study, seed: int, budgets: list[int]) -> list[dict]:
+    """A row a method, budget and algorithm."""
+    rows = []
+    for method in METHODS:
+        for n in budgets:
+            if method not in FROM_GRADIENTS and n < FEWEST:
+                continue
+            for a in (1, 2):
+                start = time.process_time()
+                fit = drawing.fitter(a, method, n)
+                weights = fit(np.arange(n))
+                rows.append(
+                    {
+                        "study": study.study,
+                        "seed": seed,
+                        "method": method,
+                        "models": n,
+                        "algorithm": drawing.models.names[a - 1],
+                        "lds": drawing.score(a, weights),
+                        "fit": time.process_time() - start,
+                        "training": n * float(drawing.models.fitting(a).seconds[:n].mean()),
+                        "scored": len(fit.scored(np.arange(n))),
+                    }
+                )
+                print(rows[-1], flush=True)
+    return rows
+
+
+def findings(drawing: Drawing, study: Study, seed: int, budgets: list[int]) -> list[dict]:
+    """What is said of each planted feature, and what is called and confirmed."""
+    effects, rows, test = differences(drawing.run, study), [], drawing.models.dataset.test
+    for method in METHODS[:3]:
+        for n in (n for n in budgets if n >= FEWEST):
+            fits = [drawing.fitter(a, method, n) for a in (1, 2)]
+            datamodels = tuple(fit(np.arange(n)) for fit in fits)
+            comparison = compare(*datamodels)
+            options = {"n_splits": N_SPLITS, "slots": fits[0].slots, "labels": test.labels}
+            found = cross_fitted_gaps(*fits, n, comparison=comparison, **options)
+            grades = [graded(part, datamodels, test) for part in comparison]
+            grades = pd.concat(grades, ignore_index=True)
+            best = grade_figures(grades, found.uses, test.labels, test.truth)["best"]
+            best, table = pd.DataFrame(best), found.directions
+            head = {"study": study.study, "seed": seed, "method": method, "models": n}
+            head["significant"] = int((table["q"] < LEVEL).sum())
+            if "confirmed" in table:
+                head["confirmed"] = int((table["confirmed"] == "confirmed").sum())
+            for feature, difference in effects.items():
+                row = said(best[best["feature"] == feature], difference)
+                rows.append(head | {"feature": feature, "difference": difference} | row)
+                print(rows[-1], flush=True)
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("study", help="a parameters file of scenes with hypotheses")
+    parser.add_argument("--models", type=int, nargs="+", default=[4, 8, 16, 32, 64, 128, 256, 512])
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument(
+        "--gradients", type=int, default=64, help="models whose gradients are taken"
+    )
+    parser.add_argument("--folder", type=Path, default=Path("runs/power"))
+    parser.add_argument("--out", type=Path, help="write JSON here, after every data seed")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    study, _ = complete(merge(options.study), Study)
+    spec, budgets = GradientSpec(models=options.gradients), sorted(options.models)
+    graded_rows, found_rows = [], []
+    for seed in range(options.seeds):
+        drawing = Drawing(study, seed, budgets[-1], spec, options.folder)
+        graded_rows += quality(drawing, study, seed, budgets)
+        found_rows += findings(drawing, study, seed, budgets)
+        about = {"machine": machine(), "study": study.study, "gradients": spec.model_dump()}
+        if options.out:
+            about |= {"rows": graded_rows, "findings": found_rows}
+            options.out.write_text(json.dumps(about, indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -136,6 +136,8 @@ class ModelGradients:
         labels, slots = self.models.dataset.test.labels, self.models.slots(trained)
         if self.relative:
             predicted = relative_to_class(predicted, labels)
+        if slots is not None and np.unique(slots, return_counts=True)[1].min() < 2:
+            slots = None  # the mean of a slot of one model would take all of it away
         both = predicted, self.models.outputs(trained, self.relative)
         return correlation(*(less_slots(part, slots) for part in both))
 

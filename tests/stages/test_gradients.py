@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mdhelpers.method.margins import relative_to_class
-from mdhelpers.method.trak import model_scores
+from mdhelpers.method.trak import DAMPINGS, model_scores
 from mdhelpers.runs.run import Run
 from mdhelpers.show import comparison as show
 from mdhelpers.stages import applications, comparison, data, datamodels, gradients
@@ -54,6 +54,19 @@ def test_scores_are_those_of_the_models_that_are_fitted_on(run, fits):
     again = datamodels.fit_datamodels(run, method="trak+ridge", gradients=SPEC)
     np.testing.assert_array_equal(again.datamodels[0].weights, fits.datamodels[0].weights)
     np.testing.assert_allclose(again.scores[1], fits.scores[1], atol=1e-6)
+
+
+def test_models_that_share_no_initialisation_choose_lambda_too(run):
+    """Fewer models than slots: the mean of a slot would leave nothing to be predicted."""
+    models = stages_models.read_models(run)
+    plan = gradients.gradient_plan(models, GradientSpec(models=8, at=[1.0], views=1))
+    gradients.take_gradients(plan, workers=1)
+    parts = models, plan, 1, True
+    found = gradients.ModelGradients.chosen(*parts)
+    each = {d: gradients.ModelGradients(*parts).score(d) for d in DAMPINGS}
+    assert found.foretold == max(each.values()) != 0
+    assert found.damping == max(each, key=each.get)
+    gradients.forget_gradients(plan)
 
 
 @pytest.mark.usefixtures("fits")

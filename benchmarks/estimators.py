@@ -125,9 +125,42 @@ def findings(drawing: Drawing, study: Study, seed: int, budgets: list[int]) -> l
                 head["confirmed"] = int((table["confirmed"] == "confirmed").sum())
             for feature, difference in effects.items():
                 row = said(best[best["feature"] == feature], difference)
+                row |= {key: float(row[key]) for key in ("auc", "random")}
                 rows.append(head | {"feature": feature, "difference": difference} | row)
                 print(rows[-1], flush=True)
     return rows
+
+
+def by_budget(rows: list[dict], names: list[str]) -> list[dict]:
+    """Means over drawings: a row a method and budget, with the LDS under both algorithms."""
+    table = pd.DataFrame(rows)
+    keys = ["method", "models", "algorithm"]
+    means = table.groupby(keys, sort=False)[["lds", "fit", "training", "scored"]].mean()
+    found = []
+    for method, models in dict.fromkeys((r["method"], r["models"]) for r in rows):
+        each = [means.loc[(method, models, name)] for name in names]
+        row = {"method": method, "models": models, "scored": int(each[0]["scored"])}
+        row |= {f"lds_{a}": float(part["lds"]) for a, part in enumerate(each, 1)}
+        row["training"] = float(sum(part["training"] for part in each))
+        found.append(row)
+    return found
+
+
+def by_words(rows: list[dict]) -> list[dict]:
+    """A row a method and budget: in how many drawings each feature is said right, and calls."""
+    table, found = pd.DataFrame(rows), []
+    for (method, models), part in table.groupby(["method", "models"], sort=False):
+        row = {"method": method, "models": int(models), "drawings": part["seed"].nunique()}
+        for feature, own in part.groupby("feature"):
+            row[feature] = int((own["said"] == "right").sum())
+            row[f"auc_{feature}"] = float(own["auc"].median())
+        once = part.drop_duplicates("seed")
+        row["significant"] = float(once["significant"].mean())
+        row["reversed"] = int((part["said"] == "reversed").sum())
+        if "confirmed" in once and once["confirmed"].notna().all():
+            row["confirmed"] = float(once["confirmed"].mean())
+        found.append(row)
+    return found
 
 
 def main() -> None:
@@ -149,9 +182,11 @@ def main() -> None:
         drawing = Drawing(study, seed, budgets[-1], spec, options.folder)
         graded_rows += quality(drawing, study, seed, budgets)
         found_rows += findings(drawing, study, seed, budgets)
-        about = {"machine": machine(), "study": study.study, "gradients": spec.model_dump()}
+        names = list(drawing.models.names)
+        about = {"machine": machine(), "study": study.study, "names": names}
+        about |= {"gradients": spec.model_dump(), "drawings": seed + 1, "graded": N_GRADED}
+        about |= {"quality": by_budget(graded_rows, names), "words": by_words(found_rows)}
         if options.out:
-            about |= {"rows": graded_rows, "findings": found_rows}
             options.out.write_text(json.dumps(about, indent=1))
 
 

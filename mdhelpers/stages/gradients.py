@@ -41,8 +41,7 @@ def gradient_plan(models: StudyModels, spec: GradientSpec) -> GradientPlan:
     plan, first = models.plan, models.n_heldout
     own = {field.name: getattr(plan, field.name) for field in fields(TrainingPlan)}
     return GradientPlan(
-        **own | {"folder": plan.folder / FOLDER},
-        run_folder=plan.folder,
+        **own | {"folder": plan.folder / FOLDER, "run_folder": plan.folder},
         rows=(first, min(first + spec.models, plan.n_models)),
         at=tuple(spec.at),
         views=spec.views,

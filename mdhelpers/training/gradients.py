@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -51,24 +50,15 @@ _VIEWS, _SIGNS = 7, 8  # keys of seeds, beside those of tasks
 class GradientPlan(TrainingPlan):
     """A study's plan, and which of its models' gradients are wanted, and how.
 
-    ``folder`` is where they go, ``run_folder`` the study's. ``rows`` are the models, ``at`` the
-    shares of training after which they are looked at, ``views`` how many augmented views of each
+    ``folder`` is where they go. ``rows`` are the models, ``at`` the shares of training after which
+    they are looked at, ``views`` how many augmented views of each
     training image are, and ``dimension`` what gradients are folded to; 0 leaves it to their size.
     """
 
-    run_folder: Path
     rows: tuple[int, int]
     at: tuple[float, ...]
     views: int
     dimension: int
-
-    @property
-    def data_folder(self) -> Path:
-        return self.run_folder / "data"
-
-    @property
-    def source_folder(self) -> Path:
-        return self.run_folder / "sources"
 
     @property
     def tasks(self) -> range:
@@ -322,9 +312,3 @@ def reduced(train: Tensor, test: Iterator[Tensor]) -> tuple[Tensor, Tensor, Tens
     onto = train.T @ vectors if by_kernel else vectors
     rows = torch.cat([part @ onto for part in test])
     return rows, vectors if by_kernel else train @ vectors, values.clamp_min(0).to(train.dtype)
-
-
-def bytes_a_model(n_train: int, n_test: int, n_weights: int, plan_at: int = 1) -> int:
-    """Of one model's features on disk."""
-    r = n_train if 4 * n_train * n_weights <= MOST_BYTES else min(DIMENSION, n_weights)
-    return 4 * plan_at * (math.ceil(r) * (n_train + n_test) + r)

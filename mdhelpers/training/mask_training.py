@@ -208,19 +208,10 @@ _WASTE = 1.25  # models trained over models asked for, at most, where sizes do n
 class RetrainingPlan(TrainingPlan):
     """A plan whose masks and keys lie in a file; images and source models are the study's.
 
-    ``run_folder`` is the study's folder, ``digest`` is of the masks and keys.
+    ``digest`` is of the masks and keys.
     """
 
-    run_folder: Path = Path()
     digest: str = ""
-
-    @property
-    def data_folder(self) -> Path:
-        return self.run_folder / "data"
-
-    @property
-    def source_folder(self) -> Path:
-        return self.run_folder / "sources"
 
     @property
     def request(self) -> Path:
@@ -292,7 +283,7 @@ def retrain(
     digest = digest.hexdigest()[:12]
     folder = plan.folder / "retrained" / f"{name}_{algorithm}-{digest}"
     own = {field.name: getattr(plan, field.name) for field in fields(TrainingPlan)}
-    ours = RetrainingPlan(**own, run_folder=plan.folder, digest=digest)
+    ours = RetrainingPlan(**own | {"run_folder": plan.folder}, digest=digest)
     ours = replace(
         ours,
         folder=folder,

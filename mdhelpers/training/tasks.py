@@ -68,6 +68,7 @@ class TrainingPlan:
     ``n_models`` counts all models of an algorithm, held-out ones first; the first ``n_keep`` are
     kept as checkpoints. ``numbers`` are those of the algorithms that are trained.
     ``origins`` says of models made elsewhere what files they were read from, by algorithm.
+    ``run_folder`` is the study's, where ``folder`` is one within it.
     """
 
     folder: Path
@@ -88,6 +89,7 @@ class TrainingPlan:
     margins_dtype: str = "float32"
     numbers: tuple[int, ...] = (1, 2)
     origins: tuple[str, ...] = ()
+    run_folder: Path | None = None
 
     def __post_init__(self) -> None:
         n_subset = round(self.alpha * self.n_train)
@@ -116,12 +118,12 @@ class TrainingPlan:
     @property
     def data_folder(self) -> Path:
         """Where the images are."""
-        return self.folder / "data"
+        return (self.run_folder or self.folder) / "data"
 
     @property
     def source_folder(self) -> Path:
         """Where models that others start from are kept."""
-        return self.folder / "sources"
+        return (self.run_folder or self.folder) / "sources"
 
     def keys(self, rows: slice) -> list[int]:
         """What each model's randomness is drawn from: its row."""

@@ -139,8 +139,7 @@ def test_folded_gradients_keep_inner_products_the_better_the_more_numbers():
 def plan(small_run):
     own = {field.name: getattr(small_run, field.name) for field in fields(TrainingPlan)}
     return GradientPlan(
-        **own | {"folder": small_run.folder / "gradients"},
-        run_folder=small_run.folder,
+        **own | {"folder": small_run.folder / "gradients", "run_folder": small_run.folder},
         rows=(2, 7),
         at=(0.5, 1.0),
         views=2,

@@ -27,12 +27,13 @@ from mdhelpers.runs.stage import DATAMODELS
 from mdhelpers.stages.models import StudyModels
 from mdhelpers.stages.study import GradientSpec
 from mdhelpers.training.gradients import PARTS, GradientPlan, run_gradients, unfinished
-from mdhelpers.training.mask_training import default_workers
+from mdhelpers.training.mask_training import default_workers, log_report
 from mdhelpers.training.tasks import TrainingPlan
 from mdhelpers.training.workers.schedulers import failure_message, run_tasks
 
 FILES = ("scores_1.npy", "scores_2.npy")
 MEANS = "mean_scores"
+LOG = "training.jsonl"  # of failures, which a message names
 FOLDER = "gradients"
 
 
@@ -69,6 +70,7 @@ def take_gradients(
     with bar, closing(reports):
         for report in reports:
             if "failed" in report:
+                log_report(plan.folder / LOG, report)
                 failures.append(report)
             else:
                 n_done += 1
@@ -80,7 +82,7 @@ def take_gradients(
 
 def forget_gradients(plan: GradientPlan) -> None:
     """Remove the files of gradients; the folder goes where nothing else lies in it."""
-    for path in plan.folder.glob("[12]-?????-*.safetensors"):
+    for path in (*plan.folder.glob("[12]-?????-*.safetensors"), plan.folder / LOG):
         path.unlink(missing_ok=True)
     with suppress(OSError):
         plan.folder.rmdir()

@@ -123,7 +123,9 @@ def test_failures_are_named_and_the_rest_is_kept(run, monkeypatch):
     with pytest.raises(RuntimeError, match=r"(?s)algorithm 2 \(b\), task 4.*no memory.*are kept"):
         gradients.take_gradients(plan)
     assert training.unfinished(plan) == [(2, 4)]
+    assert "no memory" in (plan.folder / gradients.LOG).read_text()
     gradients.forget_gradients(plan)
+    assert not plan.folder.exists()
 
 
 def test_methods_without_gradients_are_refused(run):

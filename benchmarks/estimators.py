@@ -28,25 +28,28 @@ from power import differences, said, train  # noqa: E402
 
 from mdhelpers.base.places import machine  # noqa: E402
 from mdhelpers.command.files import complete, merge  # noqa: E402
-from mdhelpers.method.comparison import compare  # noqa: E402
+from mdhelpers.method.comparison import COMPARISONS, compare  # noqa: E402
 from mdhelpers.method.crossfit import cross_fitted_gaps  # noqa: E402
 from mdhelpers.method.datamodels import Fitter  # noqa: E402
 from mdhelpers.method.lds import lds  # noqa: E402
 from mdhelpers.method.trak import METHODS as FROM_GRADIENTS  # noqa: E402
+from mdhelpers.runs.run import Run  # noqa: E402
+from mdhelpers.runs.stage import MODELS  # noqa: E402
 from mdhelpers.stages import gradients  # noqa: E402
 from mdhelpers.stages.study import GradientSpec, Study  # noqa: E402
 from mdhelpers.stages.subpopulations import grade_figures, graded  # noqa: E402
 
 METHODS = ("trak", "trak+ridge", "ridge", "lasso")
 N_GRADED, N_SPLITS, FEWEST = 256, 4, 16
-LEVEL = 0.05
+LEVEL, FOUND = 0.05, 0.9
 
 
 class Drawing:
     """One drawing's models, with the gradients of the first ones."""
 
     def __init__(self, study: Study, seed: int, n_models: int, spec: GradientSpec, folder: Path):
-        total = max(study.n_models, n_models + N_GRADED)
+        made = Run(f"{study.study}-seed{seed}", runs_dir=folder).manifest(MODELS)
+        total = max(made["parameters"]["n_models"] if made else 0, n_models + N_GRADED)
         self.run, self.models = train(study, seed, total, folder)
         plan = gradients.gradient_plan(self.models, spec)
         plan = replace(plan, folder=folder / f"{study.study}-seed{seed}-gradients")
@@ -77,10 +80,10 @@ class Drawing:
         return lds(true, graded_on.masks.astype(np.float32) @ weights.T).spearman
 
 
-def quality(drawing: Drawing, study: Study, seed: int, budgets: list[int]) -> list[dict]:
+def quality(drawing: Drawing, study: Study, seed: int, methods, budgets) -> list[dict]:
     """A row a method, budget and algorithm."""
     rows = []
-    for method in METHODS:
+    for method in methods:
         for n in budgets:
             if method not in FROM_GRADIENTS and n < FEWEST:
                 continue
@@ -105,10 +108,10 @@ def quality(drawing: Drawing, study: Study, seed: int, budgets: list[int]) -> li
     return rows
 
 
-def findings(drawing: Drawing, study: Study, seed: int, budgets: list[int]) -> list[dict]:
+def findings(drawing: Drawing, study: Study, seed: int, methods, budgets) -> list[dict]:
     """What is said of each planted feature, and what is called and confirmed."""
     effects, rows, test = differences(drawing.run, study), [], drawing.models.dataset.test
-    for method in METHODS[:3]:
+    for method in (m for m in methods if m != "lasso"):
         for n in (n for n in budgets if n >= FEWEST):
             fits = [drawing.fitter(a, method, n) for a in (1, 2)]
             datamodels = tuple(fit(np.arange(n)) for fit in fits)
@@ -120,12 +123,17 @@ def findings(drawing: Drawing, study: Study, seed: int, budgets: list[int]) -> l
             best = grade_figures(grades, found.uses, test.labels, test.truth)["best"]
             best, table = pd.DataFrame(best), found.directions
             head = {"study": study.study, "seed": seed, "method": method, "models": n}
-            head["significant"] = int((table["q"] < LEVEL).sum())
+            called = table.loc[table["q"] < LEVEL, ["comparison", "direction"]]
+            head["significant"] = len(called)
+            among = grades.merge(called, on=["comparison", "direction"])
             if "confirmed" in table:
                 head["confirmed"] = int((table["confirmed"] == "confirmed").sum())
             for feature, difference in effects.items():
                 row = said(best[best["feature"] == feature], difference)
                 row |= {key: float(row[key]) for key in ("auc", "random")}
+                side = COMPARISONS[0] if difference > 0 else COMPARISONS[1]
+                own = among[(among["feature"] == feature) & (among["comparison"] == side)]
+                row["auc_called"] = float(own["auc_within_class"].max()) if len(own) else 0.0
                 rows.append(head | {"feature": feature, "difference": difference} | row)
                 print(rows[-1], flush=True)
     return rows
@@ -135,13 +143,14 @@ def by_budget(rows: list[dict], names: list[str]) -> list[dict]:
     """Means over drawings: a row a method and budget, with the LDS under both algorithms."""
     table = pd.DataFrame(rows)
     keys = ["method", "models", "algorithm"]
-    means = table.groupby(keys, sort=False)[["lds", "fit", "training", "scored"]].mean()
-    found = []
+    groups = table.groupby(keys, sort=False)
+    means, found = groups[["lds", "fit", "training", "scored"]].mean(), []
     for method, models in dict.fromkeys((r["method"], r["models"]) for r in rows):
         each = [means.loc[(method, models, name)] for name in names]
         row = {"method": method, "models": models, "scored": int(each[0]["scored"])}
         row |= {f"lds_{a}": float(part["lds"]) for a, part in enumerate(each, 1)}
         row["training"] = float(sum(part["training"] for part in each))
+        row["drawings"] = len(groups.get_group((method, models, names[0])))
         found.append(row)
     return found
 
@@ -154,6 +163,7 @@ def by_words(rows: list[dict]) -> list[dict]:
         for feature, own in part.groupby("feature"):
             row[feature] = int((own["said"] == "right").sum())
             row[f"auc_{feature}"] = float(own["auc"].median())
+            row[f"found_{feature}"] = int((own["auc_called"] >= FOUND).sum())
         once = part.drop_duplicates("seed")
         row["significant"] = float(once["significant"].mean())
         row["reversed"] = int((part["said"] == "reversed").sum())
@@ -173,21 +183,32 @@ def main() -> None:
     )
     parser.add_argument("--folder", type=Path, default=Path("runs/power"))
     parser.add_argument("--out", type=Path, help="write JSON here, after every data seed")
+    parser.add_argument("--methods", nargs="+", default=METHODS, choices=METHODS)
     options = parser.parse_args()
     torch.set_num_threads(1)
     study, _ = complete(merge(options.study), Study)
     spec, budgets = GradientSpec(models=options.gradients), sorted(options.models)
-    graded_rows, found_rows = [], []
+    kept = json.loads(options.out.read_text()) if options.out and options.out.exists() else {}
+    rows = {"quality": kept.get("each_quality", []), "words": kept.get("each_words", [])}
     for seed in range(options.seeds):
         drawing = Drawing(study, seed, budgets[-1], spec, options.folder)
-        graded_rows += quality(drawing, study, seed, budgets)
-        found_rows += findings(drawing, study, seed, budgets)
+        asked = drawing, study, seed, options.methods, budgets
+        rows["quality"] = joined(rows["quality"], quality(*asked))
+        rows["words"] = joined(rows["words"], findings(*asked))
         names = list(drawing.models.names)
         about = {"machine": machine(), "study": study.study, "names": names}
-        about |= {"gradients": spec.model_dump(), "drawings": seed + 1, "graded": N_GRADED}
-        about |= {"quality": by_budget(graded_rows, names), "words": by_words(found_rows)}
+        about |= {"gradients": spec.model_dump(), "graded": N_GRADED}
+        about |= {"quality": by_budget(rows["quality"], names), "words": by_words(rows["words"])}
+        about |= {f"each_{name}": each for name, each in rows.items()}
         if options.out:
             options.out.write_text(json.dumps(about, indent=1))
+
+
+def joined(kept: list[dict], new: list[dict]) -> list[dict]:
+    """Rows of an earlier call, but for those that are measured anew."""
+    keys = ("seed", "method", "models")
+    made = {tuple(row[key] for key in keys) for row in new}
+    return [row for row in kept if tuple(row[key] for key in keys) not in made] + new
 
 
 if __name__ == "__main__":

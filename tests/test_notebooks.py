@@ -29,6 +29,7 @@ TINY = {
     "n_models": 32,
     "n_heldout": 16,
     "n_slots": 2,
+    "gradients": {"models": 8, "views": 1},
     "n_effect_models": 8,
     "n_reinitialised": 4,
     "n_removal_tests": 2,

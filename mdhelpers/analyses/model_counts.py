@@ -18,7 +18,7 @@ import pandas as pd
 import torch
 
 from mdhelpers.method.comparison import COMPARISONS, Comparison, compare, datamodel_cosines
-from mdhelpers.method.datamodels import FitOn, fit_all
+from mdhelpers.method.datamodels import FitOn, fit_all, n_scored
 from mdhelpers.method.engines.moments import split_models
 from mdhelpers.method.engines.principal import ResidualPair, Rows, as_weights, principal_components
 
@@ -126,7 +126,8 @@ def fit_samples(
     fits, rng = (fit_1, fit_2), np.random.default_rng(seed)
     halves = {}
     for size in sizes:
-        parts = split_models(n_models, n_models // size, rng, slots)[:2]
+        first = n_scored(*fits)
+        parts = split_models(n_models, n_models // size, rng, slots, n_first=first)[:2]
         one, two, three, four = fit_all((fit, part) for part in parts for fit in fits)
         halves[size] = [(one, two), (three, four)]
     if everyone is None:

@@ -7,6 +7,11 @@ the direction explains of datamodels' squared lengths (paper, Proposition 1, wit
 quarter is dropped). Here models are trained with probabilities tilted along ``u`` and against it,
 on masks that differ as little as may be, and what they say is compared with what datamodels
 foretell.
+
+Two algorithms that change alike along a direction are not told apart by it, whatever gradients or
+fits said. :func:`difference_along` tests that on what was trained: the null of
+:mod:`mdhelpers.method.evidence`, with the tilted models' changes in place of datamodels along the
+direction. No gradient and no fit has a part in its error.
 """
 
 from __future__ import annotations
@@ -14,6 +19,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+
+from mdhelpers.method.evidence import normal_of
 
 _REACH = 0.96  # of the largest tilt with which all probabilities stay within 0 and 1
 _DRAWS = 4096
@@ -117,3 +124,44 @@ def measure_tilt(along: np.ndarray, against: np.ndarray, predicted: np.ndarray) 
         size=size**0.5,
         predicted_size=float(np.sqrt(np.square(predicted).mean())),
     )
+
+
+def difference_along(
+    changes: tuple[np.ndarray, np.ndarray],
+    toward: tuple[np.ndarray, np.ndarray],
+    pattern: np.ndarray,
+) -> float:
+    """Whether two algorithms change unlike along a direction, standard normal if they do not.
+
+    Of the sum over test examples of ``p_x [(theta2 . g)(theta1 . u) - (theta1 . g)(theta2 . u)]``,
+    see :mod:`mdhelpers.method.evidence`: it is 0 where the algorithms' datamodels point the same
+    way, however long they are. Large where the residual of the first lies along ``u`` as it was
+    found. The datamodels along ``u`` are the changes of tilted models; those along ``g``, which is
+    the same for both algorithms, are measured on others, on random masks. Its variance is the sum
+    of what pairs and what groups do to it, with Welch's degrees of freedom.
+
+    Parameters
+    ----------
+    changes : two ndarrays, shape (n_pairs, n_test)
+        Of both algorithms' outputs, in pairs of models on the same masks.
+    toward : two ndarrays, shape (n_groups, n_test)
+        Both algorithms' datamodels along ``g``, by group of other models.
+    pattern : ndarray, shape (n_test,)
+        Residuals of the first along ``u``, as they were found.
+    """
+    shapes = {np.shape(pair[0]) == np.shape(pair[1]) for pair in (changes, toward)}
+    n_test = {np.shape(part)[-1] for part in (*changes, *toward, pattern)}
+    if shapes != {True} or len(n_test) > 1 or min(len(changes[0]), len(toward[0])) < 2:
+        raise ValueError(
+            f"changes have shapes {[np.shape(c) for c in changes]}, toward "
+            f"{[np.shape(b) for b in toward]} and the pattern {np.shape(pattern)}; expected "
+            "(n_pairs, n_test) and (n_groups, n_test) twice, from 2 on, and (n_test,)."
+        )
+    (one, two), (own, other) = changes, toward
+    by_pair = (one * other.mean(0) - two * own.mean(0)) @ pattern
+    by_group = (one.mean(0) * other - two.mean(0) * own) @ pattern
+    variances = np.array([part.var(ddof=1) / len(part) for part in (by_pair, by_group)])
+    if not variances.sum() > 0:
+        return 0.0
+    freedom = variances.sum() ** 2 / (variances**2 / [len(by_pair) - 1, len(by_group) - 1]).sum()
+    return float(normal_of(by_pair.mean() / variances.sum() ** 0.5, freedom))

@@ -25,7 +25,7 @@ from mdhelpers.method.datamodels import AT_ONCE, FROM_GRADIENTS
 from mdhelpers.runs.run import Run
 from mdhelpers.runs.stage import MODELS
 from mdhelpers.stages.datamodels import Need, StudyQuality, needs, read_quality
-from mdhelpers.stages.study import Study
+from mdhelpers.stages.study import Study, method_of
 from mdhelpers.training.algorithms import AlgorithmSpec, AugmentationSpec, NetworkSpec
 from mdhelpers.training.learners import learn
 from mdhelpers.training.recipe import TrainingData
@@ -52,7 +52,8 @@ def estimate(study: Study) -> dict[str, Any]:
     """
     n_train, n_test, n_classes = expected_sizes(study.dataset)
     total = study.n_models + study.n_heldout
-    again = study.n_repeats * study.n_heldout
+    again = study.n_repeats * study.n_heldout + study.n_reinitialised
+    again += 2 * study.n_tilt_pairs * (2 * study.n_tilted + study.n_random_tilts)
     size = study.dataset.pixels
     device = resolve_device("auto" if study.scheduler != "local" else study.device)
     specs = (study.algorithm_1, study.algorithm_2)
@@ -94,7 +95,8 @@ def memory_needed(study: Study) -> int:
 
 def n_scored(study: Study) -> int:
     """Models of each algorithm whose gradients are taken."""
-    return min(study.gradients.models, study.n_models) if study.method in FROM_GRADIENTS else 0
+    taken = method_of(study) in FROM_GRADIENTS
+    return min(study.gradients.models, study.n_models) if taken else 0
 
 
 def by_gradients(

@@ -174,7 +174,7 @@ def read_study(
     study, values = complete(merged, study_class)
     changes = _fitting_defaults(study)
     for name, value in changes.items():
-        _say_once(f"{name}: {value} in place of {values[name]}, since this study has few images")
+        _say_once(f"{name}: {value} in place of {values[name]}, which suits this study better")
     return complete(dict(merged) | changes, study_class) if changes else (study, values)
 
 

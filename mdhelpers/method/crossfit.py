@@ -49,7 +49,7 @@ from mdhelpers.method.comparison import (
     principal_directions,
     residual_datamodels,
 )
-from mdhelpers.method.datamodels import FitOn, Fitter, fit_all
+from mdhelpers.method.datamodels import FitOn, Fitter, fit_all, n_scored
 from mdhelpers.method.engines.moments import split_groups, split_models
 from mdhelpers.method.evidence import (
     FEWEST_GROUPS,
@@ -173,7 +173,7 @@ def cross_fitted_gaps(
         wanted = subpopulation_classes(comparison, labels, top_k=top_k)
     record = _Record(comparison, wanted, labels, margins)
     for _ in range(n_splits):
-        halves = split_groups(n_models, 2, rng, slots, groups)
+        halves = split_groups(n_models, 2, rng, slots, groups, n_first=n_scored(*fitters))
         weights = fit_all((fit, models) for models in halves for fit in fitters)
         lengths = [np.linalg.norm(rows, axis=1) for rows in weights]
         rows = [normalised(weights), normalised(weights)]  # takes them, two at a time
@@ -261,12 +261,12 @@ def null_gaps(
         The naive gap is measured on the quarters that found the direction.
     """
     rng, groups = np.random.default_rng(seed), group_models(n_models, slots)
-    tables = []
+    tables, scored = [], n_scored(fit_1, fit_2)
     for split in range(n_splits):
         if slots is None:
-            quarters = split_models(n_models, 4, rng)
+            quarters = split_models(n_models, 4, rng, n_first=scored)
         else:
-            quarters = split_groups(n_models, 4, rng, slots, groups)
+            quarters = split_groups(n_models, 4, rng, slots, groups, n_first=scored)
         fitted = _fits_on((fit_1, fit_2), quarters)
         for choice, (i, j) in enumerate(combinations(range(4), 2)):
             k, m = (quarter for quarter in range(4) if quarter not in (i, j))

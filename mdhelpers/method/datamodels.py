@@ -42,7 +42,7 @@ from mdhelpers.method.trak import size_of
 
 METHODS = ("lasso", "ridge", "difference_of_means", "fast_l1", *FROM_GRADIENTS)
 _ROWS = 4096  # models at once
-_FEW_MODELS = 6  # a training example: three in each half, below which ridge was best on all data
+_FEW_MODELS = 6  # a training example: three in each half, below which the lasso was not best
 
 
 @dataclass(frozen=True)
@@ -153,7 +153,7 @@ def fit_datamodels(
         the method is unknown or cannot be had.
     """
     if method == "auto":
-        method = method_for(*masks.shape)
+        method = method_for(*masks.shape, gradients=scores is not None)
     if method not in METHODS:
         near = get_close_matches(method, METHODS, n=1, cutoff=0) or METHODS[:1]
         raise ValueError(
@@ -190,15 +190,19 @@ def fit_datamodels(
     )
 
 
-def method_for(n_models: int, n_train: int) -> str:
+def method_for(n_models: int, n_train: int, *, gradients: bool = False) -> str:
     """What ``"auto"`` stands for: the estimator that was best at such a budget.
 
-    ``benchmarks/budgets.py`` measured it, on scenes and on photographs: below three models a
-    training example ridge regression foretells held-out margins best and finds planted features
-    with the fewest models; above, the lasso with the paper's single split is as good. The
-    comparison fits on halves of the models, so that ridge is taken below six.
+    With ``gradients`` to be had, scores from them and ridge regression on what they leave foretell
+    best, from four models to two a training example (``benchmarks/estimators.py``). Without, below
+    three models a training example ridge regression foretells held-out margins best and finds
+    planted features with the fewest models; above, the lasso with the paper's single split is as
+    good (``benchmarks/budgets.py``, on scenes and on photographs). The comparison fits on halves of
+    the models, so that the lasso is taken from six on.
     """
-    return "ridge" if n_models < _FEW_MODELS * n_train else "lasso"
+    if n_models >= _FEW_MODELS * n_train:
+        return "lasso"
+    return "trak+ridge" if gradients else "ridge"
 
 
 AT_ONCE = 4  # fits: what each holds beside its weights stays within bounds
@@ -255,14 +259,24 @@ class Fitter:
     def slots_of(self, models: np.ndarray) -> np.ndarray | None:
         return None if self.slots is None else self.slots[models]
 
+    @property
+    def n_scored(self) -> int:
+        """The first models, which have scores."""
+        return 0 if self.scores is None else len(self.scores)
+
     def scored(self, models: np.ndarray) -> np.ndarray:
         """Those of these models that have scores."""
-        return models[models < (0 if self.scores is None else len(self.scores))]
+        return models[models < self.n_scored]
 
     def mean_scores(self, models: np.ndarray) -> np.ndarray | None:
         """Of those of these models that have scores, (n_test, n_train); None without."""
         scored = self.scored(models)
         return sum(self.scores[m] for m in scored) / len(scored) if len(scored) else None
+
+
+def n_scored(*fits: FitOn) -> int:
+    """The first models, which have scores in all of these fits; 0 where one is no `Fitter`."""
+    return min(getattr(fit, "n_scored", 0) for fit in fits)
 
 
 def fit_all(jobs: Iterable[tuple[FitOn, np.ndarray]]) -> list[np.ndarray]:

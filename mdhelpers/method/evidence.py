@@ -312,12 +312,17 @@ class Gaps:
         """Standard normal under the null, (n_directions,); from Student's t."""
         error = np.sqrt(np.square(jackknife(self.tested)).sum(0))
         t = np.divide(self.tested[0], error, out=np.zeros(len(error)), where=error > 0)
-        tail = student.sf(np.abs(t), len(self.tested) - 2)
-        return np.sign(t) * norm.isf(np.maximum(tail, np.finfo(float).tiny))
+        return normal_of(t, len(self.tested) - 2)
 
     def mixed(self, weights: np.ndarray) -> Gaps:
         """Weighted means of the directions; ``weights`` (n_new, n_directions) sum to 1."""
         return Gaps(self.tested @ weights.T, self.levels @ weights.T)
+
+
+def normal_of(t: np.ndarray, freedom: float) -> np.ndarray:
+    """Of Student's t with so many degrees of freedom, the standard normal of the same tail."""
+    tail = student.sf(np.abs(t), freedom)
+    return np.sign(t) * norm.isf(np.maximum(tail, np.finfo(float).tiny))
 
 
 def combine(halves: list[list[Gaps]], ids: list[list[np.ndarray]]) -> dict[str, np.ndarray]:

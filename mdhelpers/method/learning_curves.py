@@ -34,7 +34,7 @@ import numpy as np
 import pandas as pd
 
 from mdhelpers.method.comparison import row_cosines
-from mdhelpers.method.datamodels import FitOn, fit_all
+from mdhelpers.method.datamodels import FitOn, fit_all, n_scored
 from mdhelpers.method.engines.moments import split_models
 from mdhelpers.method.lds import (
     Ranks,
@@ -111,7 +111,8 @@ def learning_curve(
     """
     rng = np.random.default_rng(seed)
     levels = _n_levels(n_models, slots)
-    splits = [_nested_pairs(n_models, levels, rng, slots) for _ in range(n_splits)]
+    shared = n_models, levels, rng, slots, n_scored(fit)
+    splits = [_nested_pairs(*shared) for _ in range(n_splits)]
     masks, true = heldout
     predictions, cosines = [[masks @ full.T]], [np.full((1, len(full)), np.nan)]
     for level in range(levels):
@@ -142,12 +143,15 @@ def _n_levels(n_models: int, slots: np.ndarray | None) -> int:
     return levels[-1]
 
 
-def _nested_pairs(n_models: int, n_levels: int, rng, slots) -> list[tuple[np.ndarray, np.ndarray]]:
+def _nested_pairs(
+    n_models: int, n_levels: int, rng, slots, n_first: int
+) -> list[tuple[np.ndarray, np.ndarray]]:
     """Disjoint pairs of a half, a quarter, … of the models, each within the first one before."""
     models, pairs = np.arange(n_models), []
     for _ in range(n_levels):
-        own = None if slots is None else slots[models]
-        one, two = (models[part] for part in split_models(len(models), 2, rng, own))
+        own, first = None if slots is None else slots[models], int((models < n_first).sum())
+        parts = split_models(len(models), 2, rng, own, n_first=first)
+        one, two = (models[part] for part in parts)
         pairs.append((one, two))
         models = one
     return pairs

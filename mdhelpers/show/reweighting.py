@@ -61,6 +61,30 @@ def tilts(found: StudyTilts, names: Sequence[str]) -> pd.DataFrame | str:
     return rows.set_index([*keys, "algorithm"])[list(COLUMNS)].rename(columns=COLUMNS).round(2)
 
 
+def confirmations(found: StudyTilts, names: Sequence[str]) -> pd.DataFrame | str:
+    """What tilted models say of each direction: the test, and its word where it was called."""
+    if found.confirmations.empty:
+        return NO_MODELS
+    table = found.confirmations.copy()
+    table["comparison"] = [comparison_label(name, names) for name in table["comparison"]]
+    table["q"] = ["<.0001" if q < 1e-4 else f"{q:.2g}" for q in table["q"]]
+    table["called"] = np.where(table["called"], "yes", "no")
+    columns = {"called": "called", "z": "z", "q": "q", "confirmed": "by retraining"}
+    table = table.set_index(["comparison", "direction"])[list(columns)].round({"z": 1})
+    return table.rename(columns=columns | {"called": "called on page 4"})
+
+
+def share_confirmed(found: StudyTilts) -> str:
+    """One sentence: how many of the called directions that were tilted are confirmed."""
+    called = found.confirmations[found.confirmations["called"]]
+    if found.confirmations.empty:
+        return NO_MODELS
+    if called.empty:
+        return "No direction was called, so that there is nothing to confirm."
+    n = int((called["confirmed"] == "confirmed").sum())
+    return f"Retraining confirms {n} of the {len(called)} directions that were called and tilted."
+
+
 def tilt_panels(found: StudyTilts, *, names: Sequence[str] = DEFAULT_NAMES) -> Figure:
     """Foretold and measured changes along the first direction of each comparison."""
     fig, axes = plt.subplots(1, 2, figsize=(9, 4.8))

@@ -25,7 +25,7 @@ from mdhelpers.method.datamodels import Datamodels
 from mdhelpers.method.evidence import STRONG
 from mdhelpers.method.uses import Margins
 from mdhelpers.runs.run import Run
-from mdhelpers.runs.stage import COMPARISON, DATA, DATAMODELS, MODELS
+from mdhelpers.runs.stage import COMPARISON, DATA, DATAMODELS, MODELS, TILTING
 from mdhelpers.stages import gradients
 from mdhelpers.stages.analyses import (
     Analyses,
@@ -55,7 +55,8 @@ class StudyComparison:
         Directions of both residuals, in the order of their cross-fitted gaps (of the naive ones
         where scores were made elsewhere, without models to split).
     gaps
-        One row a direction, in the same order, or None without models.
+        One row a direction, in the same order, or None without models. ``confirmed`` is of the
+        models on random masks where datamodels come from gradients, or of stage 10's tilted ones.
     null
         Gaps of the algorithms against each other and against themselves, or None.
     uses
@@ -183,17 +184,28 @@ def read_scores(paths: list[Path], options: dict, run: Run) -> tuple[Datamodels,
 def read_comparison(
     run: Run, datamodels: tuple[Datamodels, Datamodels] | None = None
 ) -> StudyComparison:
-    """What stage 04 wrote."""
+    """What stage 04 wrote, and, where stage 10 has been run since, what it confirms."""
     run.check(COMPARISON)
     tables = run.kept(COMPARISON)
     return StudyComparison(
         load_comparison(run.output(COMPARISON, FILE)),
-        tables.get("gaps"),
+        confirmed_by_tilts(run, tables.get("gaps")),
         tables.get("null"),
         tables.get("uses"),
         datamodels or compared_datamodels(run),
         analyses_of(tables),
     )
+
+
+def confirmed_by_tilts(run: Run, gaps: pd.DataFrame | None) -> pd.DataFrame | None:
+    """Gaps whose ``confirmed`` is what tilted models said, where stage 10 trained some."""
+    if gaps is None or TILTING not in run.results:
+        return gaps
+    keys = ["comparison", "direction"]
+    said = run.kept(TILTING).get("confirmations", pd.DataFrame(columns=[*keys, "confirmed"]))
+    said = gaps[keys].merge(said, on=keys, how="left")["confirmed"].set_axis(gaps.index)
+    before = gaps.get("confirmed", "not tested")
+    return gaps.assign(confirmed=said.where(said.notna(), before)) if said.notna().any() else gaps
 
 
 def compared_datamodels(run: Run) -> tuple[Datamodels, Datamodels]:

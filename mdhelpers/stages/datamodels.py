@@ -50,7 +50,7 @@ from mdhelpers.stages.gradients import (
     writers,
 )
 from mdhelpers.stages.models import StudyModels, read_models
-from mdhelpers.stages.study import GradientSpec, check_gradients
+from mdhelpers.stages.study import GradientSpec, check_gradients, no_gradients
 from mdhelpers.training.algorithms import parse_algorithm
 from mdhelpers.training.mask_training import retrain
 from mdhelpers.training.store_files import Trained
@@ -160,7 +160,7 @@ def fit_datamodels(
         The run's folder, with stage 02 finished.
     method
         One of `mdhelpers.method.datamodels.METHODS`, of which the paper's is "lasso" (App. B.3), or
-        "auto", which goes by the number of models.
+        "auto": `mdhelpers.method.datamodels.method_for`.
     relative_to_class
         Predict margins relative to the mean of their class, see `mdhelpers.method.margins`.
     n_lams, lam_min_ratio, folds
@@ -212,13 +212,15 @@ def fit_datamodels(
 def chosen_method(run: Run, method: str, trained: dict[str, Any]) -> str:
     """The method that ``auto`` stands for; refuses gradients of what is no network."""
     specs = [parse_algorithm(trained[f"algorithm_{a}"]) for a in (1, 2)]
-    elsewhere = "origins" in trained
+    given = specs, "origins" in trained
     if method == "auto":
         n_train = len(read_data(run, mmap=True).train)
-        method = dm.method_for(trained["n_models"], n_train)
-        print(f"method: {method}, chosen by the numbers of models and of training images")
+        without = no_gradients(*given)
+        method = dm.method_for(trained["n_models"], n_train, gradients=not without)
+        why = without or "both algorithms are networks"
+        print(f"method: {method} ({trained['n_models']} models, {n_train} training images; {why})")
     if method in dm.FROM_GRADIENTS:
-        check_gradients(method, specs, elsewhere)
+        check_gradients(method, *given)
     return method
 
 

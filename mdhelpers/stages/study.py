@@ -36,7 +36,7 @@ from mdhelpers.data.transforms import get_transform, transform_images
 from mdhelpers.formats.models import check_given, given_models, origins
 from mdhelpers.formats.scores import scores_of_study
 from mdhelpers.method.comparison import check_count, most_directions
-from mdhelpers.method.datamodels import FROM_GRADIENTS, METHODS
+from mdhelpers.method.datamodels import FROM_GRADIENTS, METHODS, method_for
 from mdhelpers.method.engines.fast_l1 import check_fast_l1
 from mdhelpers.method.engines.moments import FEWEST_WHOLE
 from mdhelpers.method.uses import Margins
@@ -87,7 +87,7 @@ class GradientSpec(Spec):
     weights where that fits in memory, else 4096).
     """
 
-    models: Annotated[int, Field(ge=2)] = 64
+    models: Annotated[int, Field(ge=8)] = 64
     at: Annotated[list[Annotated[float, Field(gt=0, le=1)]], Field(min_length=1)] = Field(
         [0.3, 0.5, 1.0]
     )
@@ -113,9 +113,9 @@ class Study(Spec):
     algorithm_1: AnyAlgorithm
     algorithm_2: AnyAlgorithm
     alpha: Share = 0.5
-    n_models: Count = 1024
-    n_heldout: Annotated[int, Field(ge=8)] = 128
-    n_slots: Annotated[int, Field(ge=0)] = 32
+    n_models: Count = 64
+    n_heldout: Annotated[int, Field(ge=8)] = 64
+    n_slots: Annotated[int, Field(ge=0)] = 16
     share_order: bool = False
     stack: Annotated[int, Field(ge=0)] = 0
     loader: Literal["memory", "ffcv"] = "memory"
@@ -160,9 +160,9 @@ class Study(Spec):
     selection_targets: list[str] = Field([HARDEST])
     selection_sizes: list[Count] = Field([30, 60, 120])
 
-    n_tilted: Count = 3
-    n_random_tilts: Annotated[int, Field(ge=0)] = 2
-    n_tilt_pairs: Annotated[int, Field(ge=2)] = 24
+    n_tilted: Count = 8
+    n_random_tilts: Annotated[int, Field(ge=0)] = 1
+    n_tilt_pairs: Annotated[int, Field(ge=2)] = 6
 
     @model_validator(mode="after")
     def _fits_together(self) -> Study:
@@ -198,13 +198,28 @@ class Study(Spec):
 
 def check_gradients(method: str, specs: Sequence[AlgorithmSpec], elsewhere: bool) -> None:
     """Refuse a method that takes gradients where there are none to take."""
-    without = [spec.name for spec in specs if not spec.has_gradients]
-    if elsewhere or without:
-        why = f"{without[0]} is none" if without else "these models were trained elsewhere"
+    if why := no_gradients(specs, elsewhere):
         raise ValueError(
             f"method: {method} takes gradients of networks that are trained here, and {why}. Give "
             "method: auto, ridge or lasso"
         )
+
+
+def no_gradients(specs: Sequence[AlgorithmSpec], elsewhere: bool) -> str:
+    """Why no gradients of these models can be taken; empty where they can."""
+    without = [spec.name for spec in specs if not spec.has_gradients]
+    if without:
+        return f"{without[0]} is none"
+    return "these models were trained elsewhere" if elsewhere else ""
+
+
+def method_of(study: Study) -> str:
+    """The estimator that a study's ``method`` stands for."""
+    if study.method != "auto":
+        return study.method
+    specs = [study.algorithm_1, study.algorithm_2]
+    gradients = not no_gradients(specs, bool(study.models_1_given))
+    return method_for(study.n_models, expected_sizes(study.dataset)[0], gradients=gradients)
 
 
 def check_hypotheses(hypotheses: list[Hypothesis], placebo: Placebo, classes) -> None:
@@ -289,6 +304,7 @@ def of_study(study: Study) -> dict[str, dict[str, Any]]:
     }
 
 
+WITHOUT_GRADIENTS = {"n_models": 1024, "n_heldout": 128, "n_slots": 32}
 PARTS = 4  # notebook 04 compares quarters of the models with each other,
 HALVES = 2  # of whole slots where there are enough; then halves of slots are the smallest parts
 OF_A_SLOT = 2  # models that a part needs of each common initialisation
@@ -428,12 +444,21 @@ def _means(study: Study) -> None:
 
 
 def fitting_defaults(study: Study) -> dict[str, Any]:
-    """Sizes that a study leaves to their defaults and that its data are too few for, made to fit.
+    """Sizes that a study leaves to their defaults and that do not suit it, made to fit.
 
-    Sizes that were given are left to be refused.
+    Its data may be too few for them; its models too few to share initialisations; or its algorithms
+    have no gradients, so that datamodels take a thousand models. Sizes that were given are left to
+    be refused.
     """
     n_train, n_test, _ = expected_sizes(study.dataset)
-    fit = {
+    specs = study.algorithm_1, study.algorithm_2
+    many = no_gradients(specs, bool(study.models_1_given))
+    fit = dict(WITHOUT_GRADIENTS) if many else {}
+    given = {name: getattr(study, name) for name in study.model_fields_set}
+    sizes = {"n_models": study.n_models, "n_slots": study.n_slots} | fit | given
+    if sizes["n_models"] < sizes["n_slots"] * HALVES * OF_A_SLOT:
+        fit["n_slots"] = 0
+    fit |= {
         "top_k": study.top_k if n_test >= 2 * study.top_k else max(1, n_test // 4),
         "n_directions": max(1, min(study.n_directions, most_directions((n_test, n_train)))),
         "selection_sizes": study.selection_sizes
@@ -443,7 +468,7 @@ def fitting_defaults(study: Study) -> dict[str, Any]:
     return {
         name: value
         for name, value in fit.items()
-        if name not in study.model_fields_set and value != getattr(study, name)
+        if name not in given and value != getattr(study, name)
     }
 
 

@@ -1,7 +1,15 @@
 import numpy as np
 import pytest
+import torch
 
-from mdhelpers.analyses.reweighting import inclusion, measure_tilt, predicted_change, tilted_masks
+from mdhelpers.analyses.reweighting import (
+    difference_along,
+    inclusion,
+    measure_tilt,
+    predicted_change,
+    tilted_masks,
+)
+from mdhelpers.method.evidence import Outputs
 
 N_TRAIN, N_TEST = 60, 40
 
@@ -59,3 +67,47 @@ def test_what_makes_no_sense_is_refused():
         tilted_masks(np.ones(N_TRAIN), 2)
     with pytest.raises(ValueError, match="expected"):
         measure_tilt(np.zeros((1, 3)), np.zeros((1, 3)), np.zeros(3))
+
+
+def along_a_direction(seed: int, *, differs: bool, n_pairs=5, n_models=48) -> float:
+    """Linear algorithms of other lengths and noise, asked along a direction that is no matter."""
+    rng = np.random.default_rng(seed)
+    one = rng.normal(size=(N_TEST, N_TRAIN)) / N_TRAIN**0.5
+    two = one * rng.uniform(0.5, 2, size=(N_TEST, 1))
+    u = rng.normal(size=N_TRAIN)
+    u /= np.linalg.norm(u)
+    pattern = rng.normal(size=N_TEST)
+    if differs:
+        two = two - 0.3 * pattern[:, None] * u
+    tilts = tilted_masks(u, n_pairs, seed=seed)
+    masks = rng.random((n_models, N_TRAIN)).argsort(1) < N_TRAIN // 2
+    toward = torch.from_numpy(two.astype(np.float32))
+    changes, towards = [], []
+    for weights, noise in ((one, 0.5), (two, 1.0)):
+        said = [m @ weights.T + noise * rng.normal(size=(len(m), N_TEST)) for m in (*tilts, masks)]
+        lengths = np.linalg.norm(weights, axis=1)
+        changes.append((said[0] - said[1]) / lengths)
+        towards.append(Outputs.measured(masks, said[2], lengths).toward(toward).numpy())
+    return difference_along(tuple(changes), tuple(towards), pattern)
+
+
+def test_algorithms_that_change_alike_are_rarely_called_different():
+    """Of other lengths and noise: the tail is at most what is allowed, and no normal is missing."""
+    z = np.array([along_a_direction(seed, differs=False) for seed in range(300)])
+    assert (z > 1.645).mean() < 0.08
+    assert (z < -1.645).mean() < 0.08
+    assert z.std() > 0.7
+
+
+def test_a_difference_along_the_direction_is_seen():
+    z = np.array([along_a_direction(seed, differs=True) for seed in range(20)])
+    assert (z > 1.645).mean() >= 0.9
+
+
+def test_changes_of_other_shapes_are_refused():
+    pair = (np.zeros((3, 4)),) * 2
+    with pytest.raises(ValueError, match="expected"):
+        difference_along(pair, pair, np.zeros(5))
+    with pytest.raises(ValueError, match="from 2 on"):
+        difference_along((np.zeros((1, 4)),) * 2, pair, np.zeros(4))
+    assert difference_along(pair, pair, np.zeros(4)) == 0

@@ -50,11 +50,10 @@ def test_gradients_are_counted_by_models_looks_and_views():
     assert one == pytest.approx(10 * (6 + 2 * (30 + 24) * estimates.GRADIENT_STEPS * step))
     assert two == pytest.approx(10 * (6 + 2 * (30 + 72) * estimates.GRADIENT_STEPS * step))
     assert estimates.by_gradients(wanted, 24, 30, wanted.algorithm_1, None) == 0
-    assert estimates.by_gradients(study(NETWORK, flips), 24, 30, wanted.algorithm_1, 6.0) == 0
+    ridge = study(NETWORK, flips, method="ridge")
+    assert estimates.by_gradients(ridge, 24, 30, wanted.algorithm_1, 6.0) == 0
     assert estimates.n_scored(wanted.model_copy(update={"n_models": 6})) == 6
-    beside = (
-        estimates.estimate(wanted)["bytes"] - estimates.estimate(study(NETWORK, flips))["bytes"]
-    )
+    beside = estimates.estimate(wanted)["bytes"] - estimates.estimate(ridge)["bytes"]
     assert beside == 8 * 10 * 30 * 24
 
 

@@ -173,6 +173,13 @@ def test_auto_takes_what_suits_the_budget(n_models, method):
     assert np.array_equal(chosen.weights, fit_datamodels(masks, margins, method=method).weights)
 
 
+def test_auto_takes_scores_where_there_are_some():
+    rng = np.random.default_rng(0)
+    masks, margins = rng.random((40, 20)) < 0.5, rng.normal(size=(40, 3))
+    chosen = fit_datamodels(masks, margins, method="auto", scores=rng.normal(size=(3, 20)))
+    assert chosen.method == "trak+ridge"
+
+
 def test_fitter_passes_slots_on():
     rng = np.random.default_rng(0)
     masks = rng.random((80, 10)) < 0.5

@@ -112,7 +112,7 @@ def test_later_stages_take_them(run):
 
 def test_failures_are_named_and_the_rest_is_kept(run, monkeypatch):
     models = stages_models.read_models(run)
-    plan = gradients.gradient_plan(models, GradientSpec(models=2, at=[1.0], views=1))
+    plan = gradients.gradient_plan(models, GradientSpec(models=8, at=[1.0], views=1))
 
     def one_fails(plan, tasks, *_, **__):
         for algorithm, task in tasks:

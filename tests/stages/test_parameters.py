@@ -105,7 +105,11 @@ CASES = {
     "tilts": (
         tilt_directions, {"n_tilted": 1, "n_random_tilts": 1, "n_tilt_pairs": 8},
         (
-            names.TILTING, {"n_directions": 1, "n_random": 1, "n_pairs": 8, "seed": 0},
+            names.TILTING,
+            {
+                "n_directions": 1, "n_random": 1, "n_pairs": 8, "seed": 0,
+                "initialisations": "of each pair",
+            },
             [names.MODELS, names.DATAMODELS, names.COMPARISON],
         ),
     ),

@@ -1,14 +1,17 @@
 import shutil
+from dataclasses import replace
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
 from mdhelpers.runs.run import Run
+from mdhelpers.runs import stage as names
 from mdhelpers.runs.stage import TILTING
 from mdhelpers.show import reweighting as show
 from mdhelpers.stages import comparison, data, datamodels, models
 from mdhelpers.stages.reweighting import StudyTilts, read_tilted, tilt_directions
+from mdhelpers.training.store import ModelStore
 from tests.stages.test_models import DATA, MODELS
 
 BUDGET = {"n_tilted": 1, "n_random_tilts": 1, "n_tilt_pairs": 4}
@@ -41,6 +44,50 @@ def test_every_direction_is_measured_under_both_algorithms(run, found):
     figures = run.results[TILTING]["random_algorithm_2"]
     mean = found.table.query("comparison == 'random' and algorithm == 2")["correlation"].mean()
     assert figures["correlation"] == pytest.approx(mean)
+
+
+def test_called_directions_are_confirmed_by_what_was_trained(run, found):
+    table, gaps = found.confirmations, comparison.read_comparison(run).gaps
+    assert table["comparison"].tolist() == ["1_minus_2", "2_minus_1"]
+    assert table["z"].notna().all()
+    listed = table.merge(gaps, on=["comparison", "direction"], suffixes=("", "_there"))
+    assert (listed["called"] == (listed["q_there"] < 0.05)).all()
+    word = np.where(table["q"] < 0.05, "confirmed", "not confirmed")
+    assert (table["confirmed"] == np.where(table["called"], word, "not tested")).all()
+    figures = run.results[TILTING]
+    assert figures["n_tilted"] == 2
+    assert figures["n_confirmed"] == (table["confirmed"] == "confirmed").sum()
+
+
+def test_what_is_confirmed_is_in_every_table_from_then_on(run, found):
+    """And no more where stage 04 has been made anew since."""
+    keys = ["comparison", "direction"]
+    gaps = comparison.read_comparison(run).gaps
+    listed = gaps.merge(found.confirmations, on=keys, suffixes=("", "_there"))
+    assert (listed["confirmed"] == listed["confirmed_there"]).all()
+    assert (gaps["confirmed"] == "not tested").sum() >= len(gaps) - len(listed)
+    before = run.kept(names.COMPARISON)["gaps"]
+    assert "confirmed" not in before
+    manifest = run.folder / "stages" / f"{TILTING}.json"
+    aside = manifest.rename(manifest.with_suffix(".aside"))
+    assert comparison.read_comparison(run).gaps.equals(before)
+    aside.rename(manifest)
+
+
+def test_the_page_says_what_share_is_confirmed(found):
+    table = show.confirmations(found, NAMES)
+    assert table.index.names == ["comparison", "direction"]
+    assert table["by retraining"].tolist() == found.confirmations["confirmed"].tolist()
+    rows = found.confirmations.assign(called=True, confirmed=["confirmed", "not confirmed"])
+    said = show.share_confirmed(replace(found, confirmations=rows))
+    assert said.startswith("Retraining confirms 1 of the 2 directions")
+    none = show.share_confirmed(replace(found, confirmations=rows.assign(called=False)))
+    assert none.startswith("No direction was called")
+
+
+def test_tilted_models_start_from_weights_that_no_other_model_had(run, found):
+    (store,) = run.folder.glob("retrained/tilts_1-*/models_1.zarr")
+    assert (ModelStore.open(store, read_only=True).read().slots == -1).all()
 
 
 def test_it_is_read_when_it_is_done(run, found, monkeypatch):
@@ -88,7 +135,7 @@ def test_the_models_that_were_trained_are_read_in_pairs(run, found):
 )
 def test_the_verdict_is_of_the_algorithm_that_is_named_first(found, sizes, correlation, verdicts):
     rows = found.table.head(1).loc[[0, 0]].assign(algorithm=[1, 2], size=sizes)
-    given = StudyTilts(rows.assign(correlation=correlation), found.changes)
+    given = replace(found, table=rows.assign(correlation=correlation))
     assert show.tilts(given, NAMES)["verdict"].tolist() == verdicts
 
 
@@ -98,6 +145,7 @@ def test_models_that_were_trained_elsewhere_have_no_page(run, monkeypatch):
     other = Run("s", runs_dir=run.path.parent)
     nothing = tilt_directions(other, **BUDGET | {"n_tilt_pairs": 2})
     assert show.tilts(nothing, NAMES) == show.NO_MODELS
+    assert show.confirmations(nothing, NAMES) == show.share_confirmed(nothing) == show.NO_MODELS
     ax = plt.figure().subplots()
     show.tilt_sizes(ax, nothing.table, names=NAMES)
     assert not ax.axison

@@ -131,13 +131,13 @@ def test_the_projects_own_studies_pass(name):
 
 def test_all_faults_are_told_at_once(pets):
     with pytest.raises(StudyError) as error:
-        check_study(study(**pets, n_models=120))
+        check_study(study(**pets, n_models=120, n_slots=32))
     lines = str(error.value).splitlines()
     assert [line.partition(":")[0] for line in lines] == ["n_models", "top_k", "selection_sizes"]
 
 
 def test_what_is_advised_passes(pets):
-    faulty = study(**pets, n_models=120)
+    faulty = study(**pets, n_models=120, n_slots=32)
     with pytest.raises(StudyError) as error:
         check_study(faulty)
     text = str(error.value)
@@ -147,6 +147,7 @@ def test_what_is_advised_passes(pets):
         value = int(re.search(rf"\b(?:Give|or) {key}: (\d+)", text)[1])
         changes = {
             "n_models": 120,
+            "n_slots": 32,
             key: value,
             "top_k": top_k,
             "selection_sizes": json.loads(sizes),
@@ -295,7 +296,25 @@ def test_defaults_fit_few_pictures_and_what_was_given_is_refused(pets):
     assert fitting_defaults(study()) == {}
 
 
+def test_what_has_no_gradients_gets_a_thousand_models():
+    forest = {"kind": "sklearn", "name": "x", "classifier": "RandomForestClassifier"}
+    fitted = fitting_defaults(study(algorithm_2=forest))
+    assert fitted == {"n_models": 1024, "n_heldout": 128, "n_slots": 32}
+    check_study(study(algorithm_2=forest, **fitted))
+    given = study(algorithm_2=forest, n_models=64, n_heldout=16)
+    assert fitting_defaults(given) == {"n_slots": 0}
+    assert fitting_defaults(study(algorithm_2=forest, n_models=64, n_slots=32)) == {
+        "n_heldout": 128
+    }
+
+
+@pytest.mark.parametrize(("n_models", "fitted"), [(16, {"n_slots": 0}), (64, {})])
+def test_few_models_share_no_initialisations(n_models, fitted):
+    assert fitting_defaults(study(n_models=n_models)) == fitted
+    check_study(study(n_models=n_models, **fitted))
+
+
 def test_fitted_defaults_are_said_and_given_to_the_notebooks(pets, capsys):
     few, values = read_study(SCENES | pets, find_notebooks(), Study)
     assert few.top_k == values["top_k"] == 4
-    assert "top_k: 4 in place of 24, since this study has few images" in capsys.readouterr().err
+    assert "top_k: 4 in place of 24, which suits this study better" in capsys.readouterr().err

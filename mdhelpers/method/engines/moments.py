@@ -271,7 +271,12 @@ def within_slots(values: Tensor, groups: Tensor, fitting: Tensor) -> Tensor:
 
 
 def split_models(
-    n_models: int, n_parts: int, rng: np.random.Generator, slots: np.ndarray | None = None
+    n_models: int,
+    n_parts: int,
+    rng: np.random.Generator,
+    slots: np.ndarray | None = None,
+    *,
+    n_first: int = 0,
 ) -> list[np.ndarray]:
     """Random parts of the models, of equal size and with every slot shared out evenly.
 
@@ -280,6 +285,8 @@ def split_models(
     n_models, n_parts : int
     rng : numpy.random.Generator
     slots : ndarray, shape (n_models,), int, optional
+    n_first : int
+        So many of the first models are shared out evenly for themselves, those that have scores.
 
     Returns
     -------
@@ -300,8 +307,11 @@ def split_models(
             f"the smallest of {len(sizes)} slots has {sizes.min()} models; {n_parts} parts with "
             f"two models of each slot need {2 * n_parts}. Train more models, or use fewer slots."
         )
-    by_slot, _ = _shuffled_by_slot(slots, rng)
-    return [np.sort(by_slot[part::n_parts]) for part in range(n_parts)]
+    by_slot, place = _shuffled_by_slot(slots, rng, n_first)
+    dealt = np.bincount(slots[:n_first], minlength=len(sizes)) if n_first else sizes
+    before = np.cumsum(dealt) - dealt  # each slot is dealt on from where the one before ended
+    parts = (before[slots[by_slot]] + place) % n_parts
+    return [np.sort(by_slot[parts == part]) for part in range(n_parts)]
 
 
 def split_groups(
@@ -310,6 +320,8 @@ def split_groups(
     rng: np.random.Generator,
     slots: np.ndarray | None,
     groups: np.ndarray,
+    *,
+    n_first: int = 0,
 ) -> list[np.ndarray]:
     """Random parts of the models that share no group, where there are 16 groups or more.
 
@@ -318,8 +330,9 @@ def split_groups(
     """
     ids = np.unique(groups)
     if len(ids) < FEWEST_WHOLE:
-        return split_models(n_models, n_parts, rng, slots)
+        return split_models(n_models, n_parts, rng, slots, n_first=n_first)
     dealt = rng.permutation(ids)
+    dealt = dealt[np.argsort(~np.isin(dealt, groups[:n_first]), kind="stable")]
     return [np.flatnonzero(np.isin(groups, dealt[part::n_parts])) for part in range(n_parts)]
 
 
@@ -337,9 +350,10 @@ def split_validation(groups: Tensor, share: float, seed: int) -> tuple[Tensor, T
     return torch.from_numpy(fitting).to(groups), torch.from_numpy(validating).to(groups)
 
 
-def _shuffled_by_slot(slots: np.ndarray, rng: np.random.Generator):
-    """Models ordered by slot, at random within it, and the place of each within its slot."""
+def _shuffled_by_slot(slots: np.ndarray, rng: np.random.Generator, n_first: int = 0):
+    """Models ordered by slot, the first ones before others, and each one's place in its slot."""
     shuffled = rng.permutation(len(slots))
-    by_slot = shuffled[np.argsort(slots[shuffled], kind="stable")]
+    order = 2 * slots[shuffled] + (shuffled >= n_first)
+    by_slot = shuffled[np.argsort(order, kind="stable")]
     place = np.concatenate([np.arange(size) for size in np.bincount(slots)])
     return by_slot, place

@@ -5,8 +5,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
-from mdhelpers.runs.run import Run
 from mdhelpers.runs import stage as names
+from mdhelpers.runs.run import Run
 from mdhelpers.runs.stage import TILTING
 from mdhelpers.show import reweighting as show
 from mdhelpers.stages import comparison, data, datamodels, models
@@ -85,7 +85,8 @@ def test_the_page_says_what_share_is_confirmed(found):
     assert none.startswith("No direction was called")
 
 
-def test_tilted_models_start_from_weights_that_no_other_model_had(run, found):
+@pytest.mark.usefixtures("found")
+def test_tilted_models_start_from_weights_that_no_other_model_had(run):
     (store,) = run.folder.glob("retrained/tilts_1-*/models_1.zarr")
     assert (ModelStore.open(store, read_only=True).read().slots == -1).all()
 

@@ -9,6 +9,12 @@ direction: one that explains at least twice as much variance under one algorithm
 on the datamodels that it was found in.
 
     python benchmarks/calibration.py runs/augmentation --budgets 128 256 --comparisons 100
+
+With ``--gradients`` datamodels and evidence come from the gradients of few models, so many of a
+run, which are taken where they are not there yet:
+
+    python benchmarks/calibration.py runs/power/augmentation-seed? --gradients 128 \\
+        --method trak+ridge --budgets 16 32 64 --comparisons 100
 """
 
 from __future__ import annotations
@@ -18,6 +24,7 @@ import json
 import multiprocessing
 import os
 import time
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -34,6 +41,12 @@ from mdhelpers.method.crossfit import cross_fitted_gaps  # noqa: E402
 from mdhelpers.method.datamodels import Fitter  # noqa: E402
 from mdhelpers.runs.run import run_at  # noqa: E402
 from mdhelpers.stages import models as stages  # noqa: E402
+from mdhelpers.stages.gradients import (  # noqa: E402
+    ModelGradients,
+    gradient_plan,
+    take_gradients,
+)
+from mdhelpers.stages.study import GradientSpec  # noqa: E402
 
 LEVEL, AIM = 0.05, 0.08
 PAIRS = ("1 against 1", "2 against 2", "1 against 2")
@@ -41,16 +54,31 @@ MORE = ("only_1", "more_1", "only_2", "more_2")
 POOLS = []
 
 
-def load(folders: list[Path]) -> None:
-    """Masks, outputs, slots and labels of all models of each run, once a process."""
+def load(folders: list[Path], n_scored: int) -> None:
+    """Masks, outputs, scores, slots and labels of models of each run, once a process."""
     for folder in folders:
         models, pool = stages.read_models(run_at(folder)), {}
         for algorithm in (1, 2):
             fitting = models.fitting(algorithm)
-            pool[algorithm] = fitting.masks, models.outputs(fitting, relative=True)
-        pool["slots"] = models.slots(models.fitting(1))
+            if n_scored:
+                fitting = fitting.rows(slice(n_scored))
+            scores = scores_of(models, n_scored, algorithm) if n_scored else None
+            pool[algorithm] = fitting.masks, models.outputs(fitting, relative=True), scores
+            pool["slots"] = models.slots(fitting)
         pool["labels"] = models.dataset.test.labels
         POOLS.append(pool)
+
+
+def scores_of(models: stages.StudyModels, n_scored: int, algorithm: int) -> np.ndarray:
+    """Scores of the first models, (n_scored, n_test, n_train), from a folder beside the run's."""
+    run = models.plan.folder
+    folder = run.with_name(f"{run.name}-gradients")
+    plan = replace(gradient_plan(models, GradientSpec(models=n_scored)), folder=folder)
+    path = folder / f"scores_{algorithm}-{n_scored}-{plan.digest}.npy"
+    if not path.exists():
+        take_gradients(plan, workers=1)
+        ModelGradients.chosen(models, plan, algorithm, True).write(path)
+    return np.load(path, mmap_mode="r")
 
 
 def draw(slots: np.ndarray, chosen: np.ndarray, budget: int, rng) -> np.ndarray:
@@ -72,13 +100,15 @@ def compare_once(method: str, n_splits: int, job: tuple[str, int, int]) -> dict:
     parts = [draw(slots, half, budget, rng) for half in halves]
     shared = parts[0] if pair == PAIRS[2] else parts[1]
     chosen = [(int(pair[0]), parts[0]), (int(pair[-1]), shared)]
-    own = np.repeat(np.arange(len(halves[0])), budget // len(halves[0]))
+    each = budget // len(halves[0])
+    own = np.repeat(np.arange(len(halves[0])), each) if each > 1 else None
     fits = []
     for algorithm, rows in chosen:
-        masks, outputs = pool[algorithm]
-        fits.append(Fitter(masks[rows], outputs[rows], slots=own, method=method))
+        masks, outputs, scores = pool[algorithm]
+        given = {"scores": None if scores is None else scores[rows], "slots": own}
+        fits.append(Fitter(masks[rows], outputs[rows], method=method, **given))
     start = time.process_time()
-    everyone = np.arange(len(own))
+    everyone = np.arange(budget)
     comparison = compare(*(fit(everyone) for fit in fits))
     options = {"n_splits": n_splits, "slots": own, "seed": seed, "labels": pool["labels"]}
     found = cross_fitted_gaps(*fits, len(everyone), comparison=comparison, **options)
@@ -96,6 +126,7 @@ def compare_once(method: str, n_splits: int, job: tuple[str, int, int]) -> dict:
         "more": int(uses.isin(MORE).sum()),
         "alike": int((uses == "alike").sum()),
         "naive": bool(any(naive)),
+        "confirmed": int((table["confirmed"] == "confirmed").sum()) if "confirmed" in table else 0,
         "p": table["p"].tolist(),
         "seconds": time.process_time() - start,
     }
@@ -112,6 +143,7 @@ def summarise(found: list[dict]) -> list[dict]:
             row[rule] = k / n
             row[f"{rule} low"] = float(beta.ppf(0.025, k, n - k + 1)) if k else 0.0
             row[f"{rule} high"] = float(beta.ppf(0.975, k + 1, n - k)) if k < n else 1.0
+        row["directions confirmed"] = float(np.mean([f["confirmed"] for f in these]))
         row["directions significant"] = float(np.mean([f["significant"] for f in these]))
         words = sum(f["words"] for f in these)
         row |= {f"words {key}": sum(f[key] for f in these) / words for key in ("more", "alike")}
@@ -127,7 +159,8 @@ def main() -> None:
     parser.add_argument("--budgets", type=int, nargs="+", default=[256, 512])
     parser.add_argument("--comparisons", type=int, default=100, help="for each pair and budget")
     parser.add_argument("--splits", type=int, default=2)
-    parser.add_argument("--method", default="ridge", help="what `auto` takes at such budgets")
+    parser.add_argument("--method", default="ridge", help="or trak, trak+ridge with --gradients")
+    parser.add_argument("--gradients", type=int, default=0, help="models of a run with scores")
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--quick", action="store_true", help="5 comparisons of each kind")
     parser.add_argument("--out", type=Path, help="write JSON here")
@@ -135,7 +168,10 @@ def main() -> None:
     n = 5 if options.quick else options.comparisons
     jobs = [(pair, b, seed) for b in options.budgets for seed in range(n) for pair in PAIRS]
     work = partial(compare_once, options.method, options.splits)
-    with multiprocessing.Pool(options.workers, load, (options.runs,)) as pool:
+    given = options.runs, options.gradients
+    load(*given)  # takes gradients once, before the processes ask for them
+    POOLS.clear()
+    with multiprocessing.Pool(options.workers, load, given) as pool:
         found = list(tqdm(pool.imap(work, jobs), total=len(jobs), mininterval=5))
     rows = summarise(found)
     for row in rows:
@@ -155,7 +191,7 @@ def main() -> None:
         pool = models.plan.n_models - models.n_heldout
         report = {"machine": machine(), "method": options.method, "pool": pool}
         words = round(float(np.mean([f["words"] for f in found])))
-        report |= {"runs": len(options.runs), "words": words}
+        report |= {"runs": len(options.runs), "words": words, "scored": options.gradients}
         report |= {"splits": options.splits, "rows": rows, "bars": bars}
         options.out.write_text(json.dumps(report, indent=2))
 

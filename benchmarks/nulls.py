@@ -1,9 +1,12 @@
 """How often evidence is wrong where algorithms are not alike in noise, scale, masks or slots.
 
 Outputs are drawn, not trained, so that the truth is known. In every *null* both algorithms have the
-same normalised datamodels in expectation: whatever is called is a false call. In the *kinds* one
-feature is planted, used by one algorithm, by both alike, by one of them more, or by both through
-other training images: the words are counted. And intervals are asked how often they hold the truth.
+same normalised datamodels in expectation: whatever is called is a false call. So it is where scores
+from gradients are drawn, a few models' worth, but for the last null: there gradients see the
+algorithms wrongly, each in a way of its own, and retraining must not confirm what is called. In the
+*kinds* one feature is planted, used by one algorithm, by both alike, by one of them more, or by both
+through other training images: the words are counted. And intervals are asked how often they hold
+the truth.
 
     python benchmarks/nulls.py --quick
     python benchmarks/nulls.py --models 64 128 240 720 --comparisons 200 --workers 2 \\
@@ -28,9 +31,10 @@ os.environ.update(dict.fromkeys(THREADS, "1"))
 import numpy as np  # noqa: E402
 import pandas as pd  # noqa: E402
 import torch  # noqa: E402
-from scipy.stats import beta  # noqa: E402
+from scipy.stats import beta, norm  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
+from mdhelpers.analyses.reweighting import difference_along, tilted_masks  # noqa: E402
 from mdhelpers.base.places import machine  # noqa: E402
 from mdhelpers.method import crossfit  # noqa: E402
 from mdhelpers.method.comparison import COMPARISONS, compare, normalise_rows  # noqa: E402
@@ -38,12 +42,13 @@ from mdhelpers.method.crossfit import likeness_weights, residual_directions  # n
 from mdhelpers.method.datamodels import Fitter  # noqa: E402
 from mdhelpers.method.effects import difference  # noqa: E402
 from mdhelpers.method.engines.moments import split_groups  # noqa: E402
-from mdhelpers.method.evidence import group_models  # noqa: E402
+from mdhelpers.method.evidence import Outputs, benjamini_hochberg, group_models  # noqa: E402
 from mdhelpers.method.lds import lds  # noqa: E402
 from mdhelpers.method.uses import USES, contrasts  # noqa: E402
 
 LEVEL, AIM, COVER = 0.05, 0.08, 0.93
 N_TRAIN, N_TEST, N_CLASSES = 80, 160, 2
+FEW = (16, 32, 64)  # models with scores
 SIGNAL = 0.5  # of the outputs' variance
 N_SPLITS, N_DIRECTIONS, TOP_K = 2, 8, 16
 SIZES = {"many tests": (40, 600), "many training images": (300, 60)}
@@ -67,6 +72,21 @@ NULLS = (
     *SIZES,
     *(f"{n} slots, {d}" for n in (4, 8, 32) for d in (0, 0.25, 0.5)),
 )
+SCORE_NULLS = (
+    "alike",
+    "noise x 2",
+    "noise x 3",
+    "scale x 2",
+    "scale by example",
+    "noise by example",
+    "heavy tails in one",
+    "heavy tails in both",
+    "wild models in one",
+    "wild models in both",
+    "correlated seeds",
+    "wrong, each in its own way",
+)
+N_HELDOUT, N_PAIRS = 64, 6
 QUICK_NULLS = ("alike", "noise x 2", "wild models in one", "saturating", "32 slots, 0.5")
 HELD = ("gap", "ratio", "share", "times", "cosine")
 KINDS = ("only 1", "1 more", "alike", "other images", "not used")
@@ -175,6 +195,70 @@ def false_calls(job: tuple[str, int, int]) -> dict:
         "seed": seed,
         "called": int((table["q"] < LEVEL).sum()),
         "strong": int((table["evidence"] == "strong").sum()),
+        "too few": bool(table["q"].isna().all()),
+    }
+
+
+def draw_scores(kind: str, weights: np.ndarray, n_models: int, algorithm: int, rng) -> np.ndarray:
+    """Scores (n_models, n_test, n_train) of one algorithm's models: datamodels and noise alike."""
+    second = algorithm == 2
+    if kind.startswith("wrong"):
+        weights = weights + 0.4 * draw_truth(weights.shape[1], len(weights), rng)
+    if kind == "scale by example" and second:
+        weights = weights * np.exp(rng.normal(0, 0.7, len(weights)))[:, None]
+    flat = weights.shape[0] * weights.shape[1]
+    any_mask = np.ones((n_models, 16), bool)
+    if kind == "noise by example":
+        noise = rng.normal(size=(n_models, *weights.shape))
+        noise *= np.where(rng.random(len(weights)) < 0.3, 3, 1)[:, None] if second else 1
+    else:
+        noise = draw_noise(kind, any_mask, flat, algorithm, rng).reshape(n_models, *weights.shape)
+    scores = weights + noise / weights.shape[1] ** 0.5
+    return scores.astype(np.float32) * (2 if kind == "scale x 2" and second else 1)
+
+
+def false_calls_of_scores(job: tuple[str, int, int]) -> dict:
+    """One comparison of algorithms that are alike, by the scores of few models.
+
+    The outputs of these models and of some more, held out or tilted, are drawn as well.
+    """
+    kind, n_models, seed = job
+    rng = np.random.default_rng([seed, n_models, SCORE_NULLS.index(kind), 7])
+    truth = draw_truth(N_TRAIN, N_TEST, rng)
+    masks, heldout = (draw_masks(n, N_TRAIN, 0.5, rng) for n in (n_models, N_HELDOUT))
+    fits, outputs = [], "alike" if kind.startswith("wrong") else kind
+    for algorithm in (1, 2):
+        margins = draw_outputs(outputs, truth, masks, None, algorithm, rng)
+        scores = draw_scores(kind, truth, n_models, algorithm, rng)
+        fits.append(Fitter(masks, margins, scores=scores, method="trak+ridge"))
+    weights = [fit(np.arange(n_models)) for fit in fits]
+    comparison = compare(*weights, n_directions=N_DIRECTIONS)
+    options = {"seed": seed, "n_splits": N_SPLITS, "n_directions": N_DIRECTIONS}
+    table = crossfit.cross_fitted_gaps(*fits, n_models, comparison=comparison, **options).directions
+    told = [draw_outputs(outputs, truth, heldout, None, a, rng) for a in (1, 2)]
+    z = []
+    for row in table.itertuples():
+        part, order = comparison[row.comparison], (0, 1) if row.comparison[0] == "1" else (1, 0)
+        at = list(part.component).index(row.direction)
+        pairs = tilted_masks(part.directions[at], N_PAIRS, seed=seed)
+        toward = torch.from_numpy(normalise_rows(weights[order[1]]).astype(np.float32))
+        changes, towards = [], []
+        for a in order:
+            ends = [draw_outputs(outputs, truth, m, None, a + 1, rng) for m in pairs]
+            lengths = np.linalg.norm(weights[a], axis=1)
+            changes.append((ends[0] - ends[1]) / lengths)
+            towards.append(Outputs.measured(heldout, told[a], lengths).toward(toward).numpy())
+        z.append(difference_along(tuple(changes), tuple(towards), part.projections[:, at]))
+    called = table["q"] < LEVEL
+    confirmed = called & (benjamini_hochberg(norm.sf(z)) < LEVEL)
+    return {
+        "kind": kind,
+        "models": n_models,
+        "seed": seed,
+        "called": int(called.sum()),
+        "strong": int((table["evidence"] == "strong").sum()),
+        "confirmed": int(confirmed.sum()),
+        "by outputs": int((table["confirmed"] == "confirmed").sum()),
         "too few": bool(table["q"].isna().all()),
     }
 
@@ -340,12 +424,33 @@ def null_rows(each: list[dict]) -> list[dict]:
     return rows
 
 
+def score_rows(each: list[dict]) -> list[dict]:
+    """A row a null and number of models: share of comparisons with a call, and with one confirmed.
+
+    Shares of directions too: of those called, how many retraining confirms.
+    """
+    found = []
+    for kind in SCORE_NULLS:
+        for n_models in sorted({r["models"] for r in each}):
+            these = [r for r in each if (r["kind"], r["models"]) == (kind, n_models)]
+            if not these:
+                continue
+            row = {"null": kind, "models": n_models, "comparisons": len(these)}
+            row["any"] = shares(these, lambda r: r["called"])["share"]
+            row |= {"high": shares(these, lambda r: r["called"])["high"]}
+            for key in ("confirmed", "by outputs"):
+                row[f"any {key}"] = shares(these, lambda r, key=key: r[key])["share"]
+                row[key] = float(np.mean([r[key] for r in these]))
+            found.append(row | {"called": float(np.mean([r["called"] for r in these]))})
+    return found
+
+
 def by_null(rows: list[dict]) -> list[dict]:
     """A row a null: share with a call at each number of models; None where nothing can be told."""
     found: dict[str, dict] = {}
     for row in rows:
         here = found.setdefault(row["null"], {"null": row["null"]})
-        here[f"with_{row['models']}"] = None if row["too few"] == 1 else row["any"]
+        here[f"with_{row['models']}"] = None if row.get("too few") == 1 else row["any"]
     return list(found.values())
 
 
@@ -395,19 +500,27 @@ def main() -> None:
     noises, drawings = (1, 2), n // 2
     if options.quick:
         n, drawings, budgets, nulls = 40, 10, [128], QUICK_NULLS
-    kept = {"nulls": [], "words": []}
+    kept = {"nulls": [], "scores": [], "words": []}
     if options.each and options.each.exists():
-        kept = json.loads(options.each.read_text())
+        kept |= json.loads(options.each.read_text())
     done = {(r["kind"], r["models"], r["seed"]) for r in kept["nulls"]}
     jobs = [(kind, m, seed) for m in budgets for seed in range(n) for kind in nulls]
     jobs = [job for job in jobs if job not in done]
+    few = [32] if options.quick else FEW
+    scores = [(kind, m, seed) for m in few for seed in range(drawings) for kind in SCORE_NULLS]
+    done = {(r["kind"], r["models"], r["seed"]) for r in kept["scores"]}
+    scores = [job for job in scores if job not in done]
     planted = [
         (k, m, s, seed) for m in budgets for seed in range(drawings) for k in KINDS for s in noises
     ]
     done = {(r["kind"], r["models"], r["noise"], r["seed"]) for r in kept["words"]}
     planted = [job for job in planted if job not in done]
     start = time.perf_counter()
-    parts = (("nulls", false_calls, jobs), ("words", words_and_intervals, planted))
+    parts = (
+        ("nulls", false_calls, jobs),
+        ("scores", false_calls_of_scores, scores),
+        ("words", words_and_intervals, planted),
+    )
     with multiprocessing.Pool(options.workers, torch.set_num_threads, (1,)) as pool:
         for name, work, todo in parts:
             found = pool.imap(work, todo, chunksize=4)
@@ -418,7 +531,7 @@ def main() -> None:
     if options.each:
         options.each.write_text(json.dumps(kept, default=float))
     report = summary(kept, coverage_rows(30 if options.quick else 1000))
-    for part in ("nulls", "words", "coverage"):
+    for part in ("nulls", "scores", "words", "coverage"):
         print(pd.DataFrame(report[part]).round(3).to_string(index=False), end="\n\n")
     for bar in report["bars"]:
         print(bar)
@@ -429,12 +542,17 @@ def main() -> None:
 
 def summary(each: dict[str, list[dict]], coverage: list[dict]) -> dict:
     nulls, words = null_rows(each["nulls"]), word_rows(each["words"])
+    scores = score_rows(each["scores"])
     told = [row for row in nulls if row["too few"] < 1]
     worst = max(told, key=lambda row: row["any"])
     planted = [row for row in words if row["kind"] in RIGHT]
     bars = [
         ("largest share of null comparisons with a call", worst["any"], AIM, worst["any"] <= AIM)
     ]
+    right = [row["any"] for row in scores if not row["null"].startswith("wrong")]
+    bars.append(("the same with scores of few models", max(right), AIM, max(right) <= AIM))
+    sure = max(row["any confirmed"] for row in scores)
+    bars.append(("share with a false call that retraining confirms", sure, AIM, sure <= AIM))
     wrong = max(row["wrong"] for row in planted)
     bars.append(("largest share of drawings with a wrong word", wrong, LEVEL, wrong <= LEVEL))
     for name in HELD:
@@ -449,6 +567,7 @@ def summary(each: dict[str, list[dict]], coverage: list[dict]) -> dict:
     keys = ("what", "value", "aim", "met")
     bars = [dict(zip(keys, bar, strict=True)) for bar in bars]
     parts = {"nulls": nulls, "by_null": by_null(nulls), "words": words, "coverage": coverage}
+    parts |= {"scores": scores, "by_null_scores": by_null(scores)}
     return about | parts | {"held": held_rows(words, coverage), "bars": bars}
 
 

@@ -4,9 +4,9 @@ Outputs are drawn, not trained, so that the truth is known. In every *null* both
 same normalised datamodels in expectation: whatever is called is a false call. So it is where scores
 from gradients are drawn, a few models' worth, but for the last null: there gradients see the
 algorithms wrongly, each in a way of its own, and retraining must not confirm what is called. In the
-*kinds* one feature is planted, used by one algorithm, by both alike, by one of them more, or by both
-through other training images: the words are counted. And intervals are asked how often they hold
-the truth.
+*kinds* one feature is planted, used by one algorithm, by both alike, by one of them more, or by
+both through other training images: the words are counted. And intervals are asked how often they
+hold the truth.
 
     python benchmarks/nulls.py --quick
     python benchmarks/nulls.py --models 64 128 240 720 --comparisons 200 --workers 2 \\

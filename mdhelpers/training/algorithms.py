@@ -133,7 +133,9 @@ class AlgorithmSpec(Spec):
         `restore` gives them back. Others are trained again from their masks and seeds, to the
         same bits: nothing is ever pickled.
     has_gradients
-        Whether `mdhelpers.training.gradients` can look at its models while they train: networks.
+        Whether `mdhelpers.training.gradients` can look at its models: networks. Those of another
+        kind than `NetworkSpec` are looked at when they are trained; its `TrainedModels` have
+        ``models`` then, a `torch.nn.Module` each.
 
     """
 
@@ -405,20 +407,38 @@ class PythonSpec(AlgorithmSpec):
     with images (n_subset, height, width, 3) uint8 and labels (n_subset,) int64 of the model's
     subset; it returns (n_test, n_classes) float logits of ``test_images``. The same seed must give
     the same logits.
+
+    With ``returns: network`` it returns the trained network instead, a `torch.nn.Module` from
+    images (b, 3, height, width) float in [-1, 1] to logits, and ``test_images`` are none. It is
+    asked in evaluation mode, and datamodels can be had from its gradients.
     """
 
     kind: Literal["python"]
     function: Annotated[str, Field(pattern=r"^[\w.]+:\w+$")]
+    returns: Literal["logits", "network"] = "logits"
     options: dict[str, Any] = Field({})
 
     @property
     def called(self) -> str:
         return self.function
 
-    def train(self, task: Task, data: TrainingData) -> TrainedModels:
-        from mdhelpers.training.learners import TrainedFunctions
+    @property
+    def has_gradients(self) -> bool:
+        return self.returns == "network"
 
-        return TrainedFunctions(task, data)
+    def train(self, task: Task, data: TrainingData) -> TrainedModels:
+        from mdhelpers.training.learners import TrainedFunctions, TrainedOwnNetworks
+
+        made = TrainedOwnNetworks if self.returns == "network" else TrainedFunctions
+        return made(task, data)
+
+    @model_serializer(mode="wrap")
+    def _without_unused(self, handler: SerializerFunctionWrapHandler) -> dict:
+        """Leave out what was added later and is not used: models made before stay current."""
+        shown = handler(self)
+        if self.returns == "logits":
+            shown.pop("returns", None)
+        return shown
 
     def check(self) -> None:
         from mdhelpers.training.learners import load_function

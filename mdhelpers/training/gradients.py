@@ -21,7 +21,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,7 +33,7 @@ from torch.nn import functional as F
 
 from mdhelpers.base.arrays import write_tensors
 from mdhelpers.method.margins import correct_class_margins, log_odds
-from mdhelpers.training.algorithms import NetworkSpec
+from mdhelpers.training.algorithms import AlgorithmSpec, AugmentationSpec, NetworkSpec
 from mdhelpers.training.augmentation import Augmenter, normalise
 from mdhelpers.training.networks import MaxPool, StackedNetwork, seeded
 from mdhelpers.training.recipe import TrainingData, train_stack
@@ -87,8 +87,11 @@ def run_gradients(plan: GradientPlan, algorithm: int, task_index: int) -> dict:
     data, test_images, test_labels = resident_data(plan)
     spec, keys = plan.algorithms[algorithm - 1], plan.keys(rows)
     recorder = Recorder(plan, algorithm, keys, data, test_images, test_labels.to(data.device))
-    stack, _ = train_stack(task, data, watch=recorder.watch)
-    recorder.finish(stack)
+    if isinstance(spec, NetworkSpec):
+        stack, _ = train_stack(task, data, watch=recorder.watch)
+        recorder.finish(stack)
+    else:
+        recorder.look(spec.train(task, data).models, recorder.left[-1])
     path = plan.path(algorithm, task_index)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_tensors(path, recorder.found)
@@ -118,23 +121,27 @@ class Recorder:
     def watch(self, share: float, stack: StackedNetwork) -> None:
         """Called after every epoch, with the share of training that is done."""
         while self.left and self.left[0] <= share < 1:
-            self.look(stack, self.left.pop(0))
+            self.look_at(stack, self.left.pop(0))
 
     def finish(self, stack: StackedNetwork) -> None:
         """What was not reached is looked at in the models as they ended."""
         for share in self.left:
-            self.look(stack, share)
+            self.look_at(stack, share)
 
-    def look(self, stack: StackedNetwork, share: float) -> None:
+    def look_at(self, stack: StackedNetwork, share: float) -> None:
+        self.look((plain_network(stack, g) for g in range(stack.n_models)), share)
+
+    def look(self, networks: Iterable[nn.Module], share: float) -> None:
+        """Look at a task's networks, one by one, from images (b, 3, h, w) to logits."""
         parts = [
-            self.features(stack, g, derived_seed(seed, round(1e6 * share)))
-            for g, seed in enumerate(self.seeds)
+            self.features(net, derived_seed(seed, round(1e6 * share)))
+            for net, seed in zip(networks, self.seeds, strict=True)
         ]
         for name, each in zip(PARTS, zip(*parts, strict=True), strict=True):
             self.found[f"{name}@{share:g}"] = torch.stack(each).float().cpu()
 
-    def features(self, stack: StackedNetwork, g: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
-        net = plain_network(stack, g).to(self.data.device)
+    def features(self, net: nn.Module, seed: int) -> tuple[Tensor, Tensor, Tensor]:
+        net = net.to(self.data.device)
         names = trained_names(net, self.spec)
         gradients = Gradients(net, names, self.folded_to(net, names), self.sign_seed)
         views = training_views(self.spec, self.data, self.plan.views, seed)
@@ -164,19 +171,24 @@ def plain_network(stack: StackedNetwork, g: int) -> nn.Module:
     return net.eval()
 
 
-def trained_names(net: nn.Module, spec: NetworkSpec) -> list[str]:
-    """Names of the weights that the recipe trains: all of them, or those of the last layer."""
-    if spec.trainable == "all":
-        return [name for name, _ in net.named_parameters()]
+def trained_names(net: nn.Module, spec: AlgorithmSpec) -> list[str]:
+    """Names of the weights that are trained: all of them, or those of the last layer."""
+    if getattr(spec, "trainable", "all") == "all":
+        return [name for name, weight in net.named_parameters() if weight.requires_grad]
     last = [name for name, module in net.named_modules() if isinstance(module, nn.Linear)][-1]
     return [name for name, _ in net.named_parameters() if name.rpartition(".")[0] == last]
 
 
 def training_views(
-    spec: NetworkSpec, data: TrainingData, views: int, seed: int
+    spec: AlgorithmSpec, data: TrainingData, views: int, seed: int
 ) -> Iterator[Iterator[tuple[Tensor, Tensor]]]:
-    """Passes over all training images, augmented anew in each: images (b, 3, h, w) and labels."""
-    augmenter = Augmenter(spec.augmentation, data.source.size, data.device)
+    """Passes over all training images, augmented anew in each: images (b, 3, h, w) and labels.
+
+    What a function of the user's own does to images is not known: there is one pass, of images as
+    they are.
+    """
+    augmentation = getattr(spec, "augmentation", AugmentationSpec())
+    augmenter = Augmenter(augmentation, data.source.size, data.device)
     rng, n = np.random.default_rng(seed), len(data.labels)
 
     def one(draws: dict[str, np.ndarray]) -> Iterator[tuple[Tensor, Tensor]]:
@@ -249,7 +261,7 @@ class Gradients:
         views: Iterator[Iterator[tuple[Tensor, Tensor]]],
         n_train: int,
         n_classes: int,
-        spec: NetworkSpec,
+        spec: AlgorithmSpec,
     ) -> Tensor:
         """Minus the gradient of each training image's loss, the mean over views, (n_train, ·)."""
         total, n_views = None, 0
@@ -268,7 +280,7 @@ class Gradients:
             n_views += 1
         return total / n_views
 
-    def of_outputs(self, images: Tensor, labels: Tensor, spec: NetworkSpec) -> Iterator[Tensor]:
+    def of_outputs(self, images: Tensor, labels: Tensor, spec: AlgorithmSpec) -> Iterator[Tensor]:
         """Gradients of the test images' outputs (n, height, width, 3 uint8), chunk by chunk."""
         outputs = log_odds if spec.gives_probabilities else correct_class_margins
 
@@ -280,9 +292,9 @@ class Gradients:
             yield from self(ready, label, measure)
 
 
-def soft_labels(labels: Tensor, n_classes: int, spec: NetworkSpec) -> Tensor:
+def soft_labels(labels: Tensor, n_classes: int, spec: AlgorithmSpec) -> Tensor:
     """What the recipe's cross-entropy holds probabilities against, (n, n_classes)."""
-    smooth = spec.label_smoothing
+    smooth = getattr(spec, "label_smoothing", 0.0)
     return F.one_hot(labels, n_classes) * (1 - smooth) + smooth / n_classes
 
 

@@ -22,6 +22,7 @@ from torch.nn import functional as F
 from mdhelpers.base.specs import load_named, unknown_word
 from mdhelpers.method.margins import correct_class_margins, log_odds
 from mdhelpers.training.algorithms import AlgorithmSpec, PythonSpec, SklearnSpec
+from mdhelpers.training.augmentation import normalise
 from mdhelpers.training.networks import StackedNetwork
 from mdhelpers.training.recipe import Task, TrainingData, stack_logits
 
@@ -248,6 +249,31 @@ def checked_classifier(spec: SklearnSpec, kind: type, given: dict):
     return model
 
 
+class TrainedOwnNetworks(FittedModels):
+    """Networks that a user's function trains and returns, asked in evaluation mode.
+
+    ``models`` are they, `torch.nn.Module` from images (b, 3, height, width) in [-1, 1] to logits.
+    """
+
+    def fit(self, images: np.ndarray, labels: np.ndarray, seed: int) -> torch.nn.Module:
+        """See `FittedModels.fit`."""
+        given = images, labels, images[:0]
+        options = copy.deepcopy(self.spec.options)
+        found = load_function(self.spec)(*given, n_classes=self.n_classes, seed=seed, **options)
+        if not isinstance(found, torch.nn.Module):
+            raise ValueError(
+                f"returns: network asks for a torch.nn.Module, got {type(found).__name__}"
+            )
+        return found.eval()
+
+    def logits_of(self, model: torch.nn.Module, images: np.ndarray) -> torch.Tensor:
+        """See `FittedModels.logits_of`."""
+        where = next(model.parameters(), torch.empty(0))
+        ready = normalise(torch.from_numpy(images.copy())).permute(0, 3, 1, 2)
+        with torch.no_grad():
+            return model(ready.to(where.device, where.dtype)).cpu()
+
+
 class TrainedFunctions(TrainedOnSubsets):
     """Models of a user's function, trained whenever logits are asked for, once a model and call.
 
@@ -298,6 +324,8 @@ class TrainedFunctions(TrainedOnSubsets):
 
 def checked_logits(result, shape: tuple[int, int]) -> torch.Tensor:
     """What a function returned as float32 logits; a ValueError unless finite and of ``shape``."""
+    if isinstance(result, torch.nn.Module):
+        raise ValueError("it returned a network; give returns: network beside the function")
     logits = result.detach().cpu() if isinstance(result, torch.Tensor) else np.asarray(result)
     logits = torch.as_tensor(logits) if logits.dtype != object else None
     if logits is None or logits.shape != shape or not logits.is_floating_point():

@@ -184,6 +184,37 @@ def test_a_task_looks_at_the_very_models_of_training(plan, small_run):
     assert not torch.allclose(found["test@0.5"], found["test@1"])
 
 
+OWN = """
+import torch
+
+def train(images, labels, test_images, *, n_classes, seed):
+    torch.manual_seed(seed)
+    net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(768, n_classes))
+    net[1].bias.requires_grad = False
+    return net
+"""
+
+
+def test_networks_of_a_users_function_are_looked_at_as_they_ended(plan, tmp_path, monkeypatch):
+    """Gradients of the loss of a linear network are images times errors."""
+    (tmp_path / "own_network.py").write_text(OWN)
+    monkeypatch.syspath_prepend(tmp_path)
+    own = {"kind": "python", "name": "p", "function": "own_network:train", "returns": "network"}
+    spec = parse_algorithm(own)
+    plan = replace(plan, algorithms=(spec, plan.algorithms[1]))
+    run_gradients(plan, 1, 0)
+    found = load_file(plan.path(1, 0))
+    assert set(found) == {"test@1", "train@1", "values@1"}
+    data, *_ = module.resident_data(plan)
+    task, _ = module.prepare_task(plan, 1, slice(0, 4))
+    net = spec.train(task, data).models[1]
+    x = normalise(data.source.gather(torch.arange(24))).permute(0, 3, 1, 2)
+    errors = torch.nn.functional.one_hot(data.labels, 3) - net(x).softmax(1)
+    train = torch.einsum("bi,bj->bij", errors, x.flatten(1)).flatten(1).detach()
+    columns, values = found["train@1"][1], found["values@1"][1]
+    np.testing.assert_allclose(columns * values @ columns.T, train @ train.T, rtol=1e-3, atol=1e-3)
+
+
 def test_what_decides_gradients_is_in_the_names_of_their_files(plan):
     changes = {"at": (1.0,), "views": 3, "dimension": 64, "seed": 1}
     others = {replace(plan, **{key: value}).digest for key, value in changes.items()}

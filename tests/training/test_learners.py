@@ -221,6 +221,45 @@ def test_a_function_may_return_a_tensor(module):
     torch.testing.assert_close(found.logits(images), torch.ones(2, 45, 3))
 
 
+NETWORK_OF_ONES_OWN = """
+import torch
+
+def train(images, labels, test_images, *, n_classes, seed, broken=False):
+    assert len(test_images) == 0
+    torch.manual_seed(seed)
+    net = torch.nn.Sequential(
+        torch.nn.Flatten(), torch.nn.Dropout(), torch.nn.Linear(16 * 16 * 3, n_classes)
+    )
+    return None if broken else net
+"""
+
+
+def test_a_function_may_return_a_network(module):
+    """Asked in evaluation mode, of images as networks see them."""
+    module(NETWORK_OF_ONES_OWN)
+    data, images, _ = scenes()
+    trained = learn(task(users_function(returns="network")), data)
+    net = trained.models[1].eval()
+    ready = normalise(torch.tensor(images)).permute(0, 3, 1, 2)
+    torch.testing.assert_close(trained.logits(images)[1], net(ready).detach())
+    assert trained.losses.shape == (2, 1)
+    with pytest.raises(RuntimeError, match=r"returns: network asks for .*got NoneType"):
+        learn(task(users_function(returns="network", options={"broken": True})), data)
+
+
+def test_a_network_that_was_not_announced_is_refused(module):
+    module("import torch\ndef train(*_, n_classes, seed): return torch.nn.Linear(2, 2)")
+    data, images, _ = scenes()
+    with pytest.raises(RuntimeError, match="give returns: network"):
+        learn(task(users_function()), data).logits(images)
+
+
+def test_a_function_as_it_was_is_the_same_algorithm():
+    given = {"name": "p", "kind": "python", "function": "users_own:train", "options": {}}
+    assert parse_algorithm(given).model_dump() == given
+    assert parse_algorithm(given | {"returns": "network"}).has_gradients
+
+
 def test_the_same_task_gives_the_same_bits(module):
     module(page_blocks("python")[0], "my_algorithms")
     data, images, _ = scenes()
@@ -382,9 +421,10 @@ def test_the_page_names_every_key_and_its_default(title):
             assert spec.model_fields[name].default is PydanticUndefined, name
 
 
-def test_the_pages_function_learns(module):
-    module(page_blocks("python")[0], "my_algorithms")
-    block = next(b for b in page_blocks("yaml") if "kind: python" in b)
+@pytest.mark.parametrize("number", [0, 1])
+def test_the_pages_function_learns(module, number):
+    module(page_blocks("python")[number], ("my_algorithms", "my_networks")[number])
+    block = [b for b in page_blocks("yaml") if "kind: python" in b][number]
     data, images, labels = scenes(240)
     given = task(yaml.safe_load(block)["algorithm_2"], 240)
     assert is_right(learn(given, data).logits(images), labels).float().mean() > 0.5

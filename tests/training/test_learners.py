@@ -36,6 +36,8 @@ KINDS = (Path(__file__).parents[2] / "CONTRIBUTING.md").read_text()
 FOREST = {"kind": "sklearn", "name": "f", "classifier": "RandomForestClassifier"}
 FOREST |= {"options": {"n_estimators": 20, "max_features": 0.1}}
 OWN = {"kind": "python", "name": "p", "function": "my_algorithms:random_features"}
+OWN_NETWORK = {"kind": "python", "name": "o", "function": "my_networks:small_network"}
+OWN_NETWORK |= {"returns": "network", "options": {"epochs": 2, "width": 4}}
 NETWORK = {"name": "n", "epochs": 2, "batch_size": 10, "width": 4}
 
 
@@ -341,15 +343,26 @@ BUDGET = {"n_models": 24, "n_heldout": 8, "n_effect_models": 3, "n_slots": 0, "a
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kinds", [(NETWORK, FOREST), (FOREST, OWN)], ids=["forest", "function"])
-def test_any_two_kinds_go_through_the_stages(kinds, module, tmp_path):
+@pytest.mark.parametrize(
+    ("kinds", "method"),
+    [
+        ((NETWORK, FOREST), "difference_of_means"),
+        ((FOREST, OWN), "difference_of_means"),
+        ((NETWORK, OWN_NETWORK), "auto"),
+    ],
+    ids=["forest", "function", "own network"],
+)
+def test_any_two_kinds_go_through_the_stages(kinds, method, module, tmp_path):
     module(page_blocks("python")[0], "my_algorithms")
+    module(page_blocks("python")[1], "my_networks")
     run = Run("pair", runs_dir=tmp_path)
     data = {"kind": "scenes", "size": 16, "n_train": 30, "n_test": 24}
     dataset = prepare_data(run, data)
     parameters = BUDGET | {"algorithm_1": kinds[0], "algorithm_2": kinds[1], "seed": 0}
     models = train_models(run, **parameters, workers=1, device="cpu")
-    fits = fit_datamodels(run, method="difference_of_means", device="cpu")
+    given = {"gradients": {"models": 8, "views": 1}, "workers": 1}
+    fits = fit_datamodels(run, method=method, device="cpu", **given)
+    assert fits.datamodels[0].method == ("trak+ridge" if method == "auto" else method)
     assert [d.weights.shape for d in fits.datamodels] == [(24, 30)] * 2
     tested = [{"transformation": "tag", "intensities": [4], "target_class": "boat", "uses": 0}]
     found = verify_hypotheses(run, tested, seed=0, device="cpu")

@@ -214,9 +214,8 @@ def main() -> None:
     models, rows = read_models(run_at(options.run)), []
     with tempfile.TemporaryDirectory() as folder:
         for algorithm in (1, 2):
-            rows += rows_of(
-                Subject(models, algorithm, options.models, Path(folder)), options.models
-            )
+            subject = Subject(models, algorithm, options.models, Path(folder))
+            rows += rows_of(subject, options.models)
     bars = []
     for row in rows:
         if row["way"].startswith("mdhelpers, last"):

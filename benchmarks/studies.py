@@ -1,7 +1,7 @@
 """What the studies on scenes found, side by side: collected from their finished runs.
 
 For each study: effects of the planted features, the direction that shows each best and its
-evidence, how far directions turn without the test images on which predictions differ (appendix
+evidence, which called directions retraining confirms, how far directions turn without the test images on which predictions differ (appendix
 F.4), and how foretold changes fit measured ones (Proposition 1).
 
     mdhelpers run parameters/pretraining.yaml
@@ -30,9 +30,11 @@ def collect(run: Run) -> dict:
     """The figures of one finished run, as rows for tables."""
     results = run.results
     names = [results["02_mask_training"][f"name_{a}"] for a in (1, 2)]
-    facts = results["run"]
+    facts, tilts = results["run"], results.get("10_reweighting", {})
+    confirmed = {key: tilts.get(f"n_{key}") for key in ("tilted", "called", "confirmed")}
     return {
         "about": {"study": run.study, "models": facts["n_models"], "names": names}
+        | {"method": results["03_datamodel_fitting"]["method"], **confirmed}
         | {key: facts[key] for key in ("commit", "date", "machine")},
         "algorithms": [algorithm_row(results, a, names) for a in (1, 2)],
         "features": feature_rows(run, names),

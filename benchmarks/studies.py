@@ -1,8 +1,9 @@
 """What the studies on scenes found, side by side: collected from their finished runs.
 
 For each study: effects of the planted features, the direction that shows each best and its
-evidence, which called directions retraining confirms, how far directions turn without the test images on which predictions differ (appendix
-F.4), and how foretold changes fit measured ones (Proposition 1).
+evidence, which called directions retraining confirms, how far directions turn without the test
+images on which predictions differ (appendix F.4), and how predicted changes fit measured ones
+(Proposition 1).
 
     mdhelpers run parameters/pretraining.yaml
     python benchmarks/studies.py augmentation pretraining --out book/recorded/studies.json

@@ -6,13 +6,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
 from mdhelpers.base.specs import validate
 from mdhelpers.command.cli import app
+from mdhelpers.command.estimates import GRADIENT_STEPS
 from mdhelpers.command.files import scalar
-from mdhelpers.stages.study import Study
+from mdhelpers.stages.study import GradientSpec, Study
+from mdhelpers.training.gradients import DIMENSION
 from mdhelpers.training.workers.hosts import ClusterSpec
 
 ROOT = Path(__file__).parents[1]
@@ -94,6 +97,37 @@ def test_the_arithmetic_of_the_paper_s_studies(row):
     assert abs(hours - 2 * models * exact / 3600) <= 1
     assert masks == round(2 * models * n_train / 8 / 1e9, 1)
     assert margins == round(2 * models * n_test * 4 / 1e9, 1)
+
+
+def few() -> list[list]:
+    rows = re.findall(r"^\| ([^|]+) \| (two cores|a GPU) \|(.+)\|$", PAGE, re.MULTILINE)
+    return [
+        [f"{name}, {on}", *(float(cell.replace(",", "")) for cell in cells.split("|"))]
+        for name, on, cells in rows
+    ]
+
+
+@pytest.mark.parametrize("row", few(), ids=lambda row: row[0])
+def test_the_arithmetic_of_few_models_and_gradients(row):
+    _, n_train, n_test, epochs, views, rate, training, gradients, together, on_eight = row
+    seconds = epochs * n_train / 2 / rate
+    looks = 3 * (views * n_train + n_test) * GRADIENT_STEPS / rate
+    exact = np.array([2 * 128 * seconds, 2 * 64 * (seconds + looks)]) / 3600
+    said = [training, gradients, together, on_eight]
+    np.testing.assert_allclose(said, [*exact, exact.sum(), exact.sum() / 8], rtol=0.06)
+    assert GradientSpec().models == Study.model_fields["n_models"].default == 64
+    assert len(GradientSpec().at) == 3
+
+
+def test_the_memory_of_gradients_is_what_they_hold():
+    n_train, n_test, n_models = 50_000, 10_000, 64
+    held = 4 * n_train * DIMENSION / 1e9
+    scores = 4 * n_train * n_test / 1e9
+    kept = 3 * 4 * (n_train + n_test) * DIMENSION / 1e9
+    assert f"take {held:.1f} GB" in PAGE
+    assert f"one model take {scores:.0f} GB" in PAGE
+    assert f"gradients take {kept:.0f} GB" in PAGE.replace("\n", " ")
+    assert f"{round(2 * n_models * (kept + scores), -1):.0f} GB" in PAGE
 
 
 def test_the_table_has_the_paper_s_three_studies_and_their_days():

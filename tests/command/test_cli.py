@@ -203,7 +203,7 @@ def test_all_parameters_are_printed_for_papermill(call, monkeypatch, tmp_path):
     result = call("parameters", str(file), "-p", "n_heldout", "16")
     values = yaml.safe_load(result.stdout)
     assert (values["study"], values["profile"], values["runs_dir"]) == ("pets", "full", "runs")
-    assert (values["n_models"], values["n_heldout"], values["n_slots"]) == (48, 16, 32)
+    assert (values["n_models"], values["n_heldout"], values["n_slots"]) == (48, 16, 0)
     assert values["algorithm_2"]["epochs"] == 20
     assert "Did you mean 'n_models'" in call("parameters", str(file), "-p", "n_model", "3").stderr
 

@@ -1,10 +1,11 @@
 """How well each estimator of datamodels does with how many models, and what it takes.
 
 Of finished drawings of a study (`benchmarks/power.py` trains them), the last models grade: LDS
-within common initialisations on masks that no estimator has seen. Scores are taken from the
-gradients of the first models. Then each pair of datamodels is compared as notebook 04 does it, and
-what is said of the planted features is counted, and how much of what is called is confirmed by the
-outputs of the same models.
+within common initialisations on masks that no estimator has seen, and the cosine of all datamodels
+with those that infinitely many trainings would give, noise taken out by products of different
+models. Scores are taken from the gradients of the first models. Then each pair of datamodels is
+compared as notebook 04 does it, and what is said of the planted features is counted, and how much
+of what is called is confirmed by the outputs of the same models.
 
     python benchmarks/estimators.py parameters/augmentation.yaml --seeds 1 --out FILE
 """
@@ -31,6 +32,7 @@ from mdhelpers.command.files import complete, merge  # noqa: E402
 from mdhelpers.method.comparison import COMPARISONS, compare  # noqa: E402
 from mdhelpers.method.crossfit import cross_fitted_gaps  # noqa: E402
 from mdhelpers.method.datamodels import Fitter  # noqa: E402
+from mdhelpers.method.evidence import Outputs  # noqa: E402
 from mdhelpers.method.lds import lds  # noqa: E402
 from mdhelpers.method.trak import METHODS as FROM_GRADIENTS  # noqa: E402
 from mdhelpers.runs.run import Run  # noqa: E402
@@ -79,6 +81,17 @@ class Drawing:
         true = gradients.less_slots(true, graded_on.slots)
         return lds(true, graded_on.masks.astype(np.float32) @ weights.T).spearman
 
+    def cosine(self, algorithm: int, weights: np.ndarray) -> float:
+        """Of all datamodels, as one row, with the true ones, as other models tell without noise."""
+        fitting = self.models.fitting(algorithm)
+        others = fitting.rows(slice(len(fitting.masks) - N_GRADED, None))
+        outputs = self.models.outputs(others, relative=True)
+        ones = np.ones(outputs.shape[1])
+        true = Outputs.measured(others.masks, outputs, ones, slots=others.slots)
+        along = float(true.toward(torch.from_numpy(weights.astype(np.float32))).mean(0).sum())
+        length = max(float(true.squared_lengths[0].sum()), 1e-12) ** 0.5
+        return along / (length * float(np.linalg.norm(weights)))
+
 
 def quality(drawing: Drawing, study: Study, seed: int, methods, budgets) -> list[dict]:
     """A row a method, budget and algorithm."""
@@ -99,6 +112,7 @@ def quality(drawing: Drawing, study: Study, seed: int, methods, budgets) -> list
                         "models": n,
                         "algorithm": drawing.models.names[a - 1],
                         "lds": drawing.score(a, weights),
+                        "cosine": drawing.cosine(a, weights),
                         "fit": time.process_time() - start,
                         "training": n * float(drawing.models.fitting(a).seconds[:n].mean()),
                         "scored": len(fit.scored(np.arange(n))),
@@ -144,11 +158,13 @@ def by_budget(rows: list[dict], names: list[str]) -> list[dict]:
     table = pd.DataFrame(rows)
     keys = ["method", "models", "algorithm"]
     groups = table.groupby(keys, sort=False)
-    means, found = groups[["lds", "fit", "training", "scored"]].mean(), []
+    keys = ["lds", "cosine", "fit", "training", "scored"]
+    means, found = groups[[key for key in keys if key in table]].mean(), []
     for method, models in dict.fromkeys((r["method"], r["models"]) for r in rows):
         each = [means.loc[(method, models, name)] for name in names]
         row = {"method": method, "models": models, "scored": int(each[0]["scored"])}
         row |= {f"lds_{a}": float(part["lds"]) for a, part in enumerate(each, 1)}
+        row |= {f"cosine_{a}": float(part.get("cosine", np.nan)) for a, part in enumerate(each, 1)}
         row["training"] = float(sum(part["training"] for part in each))
         row["drawings"] = len(groups.get_group((method, models, names[0])))
         found.append(row)
@@ -184,6 +200,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("runs/power"))
     parser.add_argument("--out", type=Path, help="write JSON here, after every data seed")
     parser.add_argument("--methods", nargs="+", default=METHODS, choices=METHODS)
+    parser.add_argument("--only", choices=("quality", "words"), help="measure this anew, no more")
     options = parser.parse_args()
     torch.set_num_threads(1)
     study, _ = complete(merge(options.study), Study)
@@ -193,8 +210,10 @@ def main() -> None:
     for seed in range(options.seeds):
         drawing = Drawing(study, seed, budgets[-1], spec, options.folder)
         asked = drawing, study, seed, options.methods, budgets
-        rows["quality"] = joined(rows["quality"], quality(*asked))
-        rows["words"] = joined(rows["words"], findings(*asked))
+        if options.only != "words":
+            rows["quality"] = joined(rows["quality"], quality(*asked))
+        if options.only != "quality":
+            rows["words"] = joined(rows["words"], findings(*asked))
         names = list(drawing.models.names)
         about = {"machine": machine(), "study": study.study, "names": names}
         about |= {"gradients": spec.model_dump(), "graded": N_GRADED}

@@ -40,6 +40,7 @@ from mdhelpers.stages.subpopulations import grade_figures, graded
 
 LEVEL, DIFFERENCE, AIM = 0.05, 10.0, 0.9
 N_KEPT, N_SPLITS = 16, 4
+N_SLOTS = 32  # whatever the study has: budgets are parts of one drawing's models
 
 
 def train(
@@ -56,7 +57,7 @@ def train(
         n_heldout=N_KEPT,
         n_effect_models=N_KEPT,
         alpha=study.alpha,
-        n_slots=study.n_slots,
+        n_slots=N_SLOTS,
         seed=seed,
         workers=workers,
     )

@@ -17,6 +17,9 @@ weights do not explain yet.
   estimate in many dimensions (Dobriban and Wager, 2018); ``f`` is fitted to the cosines.
 - Difference of means: the whole effect of other examples stays noise, so that ``h = 0`` and ``f``
   holds both. Then ``k`` for twice the models is by Spearman and Brown's formula.
+- Scores from gradients, with ridge regression or without: ``h = 0``, and ``f`` is the spread of the
+  models' own scores. What all models share, a bias, is not noise: the plateau is that of gradients,
+  and what regression learns beyond it from many more models is not in the curve.
 - Lasso: ``f`` and the plateau, which are properties of the trainings and the truth, are those of
   ridge regression on the same subsets; ``h`` is fitted, and may be small or negative where weights
   are sparse. It changes with ``m``, so the largest numbers of models decide.

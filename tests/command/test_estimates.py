@@ -57,6 +57,21 @@ def test_gradients_are_counted_by_models_looks_and_views():
     assert beside == 8 * 10 * 30 * 24
 
 
+def test_what_later_notebooks_train_is_counted(monkeypatch):
+    """Held-out masks again, kept masks again, and pairs along directions, of both algorithms."""
+    monkeypatch.setattr(estimates, "seconds_per_model", lambda *_, **__: 1.0)
+    small = {"n_heldout": 8, "n_effect_models": 8, "method": "ridge", "workers": 1}
+    small |= {"n_reinitialised": 0, "n_tilted": 1, "n_random_tilts": 0, "n_tilt_pairs": 2}
+
+    def seconds(**changes):
+        return estimates.estimate(study(NETWORK, NETWORK, **small | changes))["seconds"]
+
+    least = seconds()
+    assert seconds(n_reinitialised=5) - least == pytest.approx(2 * 5)
+    assert seconds(n_repeats=3) - least == pytest.approx(2 * 2 * 8)
+    assert seconds(n_tilted=2, n_random_tilts=1) - least == pytest.approx(2 * 2 * 2 * 3)
+
+
 def test_more_epochs_take_longer():
     short, long = (
         estimates.estimate(study(NETWORK | {"epochs": n}, NETWORK))["seconds"] for n in (1, 1000)

@@ -138,7 +138,8 @@ def difference_along(
     way, however long they are. Large where the residual of the first lies along ``u`` as it was
     found. The datamodels along ``u`` are the changes of tilted models; those along ``g``, which is
     the same for both algorithms, are measured on others, on random masks. Its variance is the sum
-    of what pairs and what groups do to it, with Welch's degrees of freedom.
+    of what pairs and what groups do to it; it has the degrees of freedom of the fewer of them, so
+    that it errs on the large side.
 
     Parameters
     ----------
@@ -163,5 +164,5 @@ def difference_along(
     variances = np.array([part.var(ddof=1) / len(part) for part in (by_pair, by_group)])
     if not variances.sum() > 0:
         return 0.0
-    freedom = variances.sum() ** 2 / (variances**2 / [len(by_pair) - 1, len(by_group) - 1]).sum()
+    freedom = min(len(by_pair), len(by_group)) - 1
     return float(normal_of(by_pair.mean() / variances.sum() ** 0.5, freedom))

@@ -39,7 +39,7 @@ from mdhelpers.training.gradients import Recorder, plain_network  # noqa: E402
 from mdhelpers.training.recipe import train_stack  # noqa: E402
 from mdhelpers.training.tasks import prepare_task, resident_data  # noqa: E402
 
-PENALTIES = (0.1, 1.0, 10.0, 100.0, 1000.0)
+PENALTIES = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
 DIMENSIONS = (512,)
 N_TUNED, BATCH, N_GRADED = 4, 60, 256
 

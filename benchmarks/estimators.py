@@ -164,7 +164,8 @@ def by_budget(rows: list[dict], names: list[str]) -> list[dict]:
         each = [means.loc[(method, models, name)] for name in names]
         row = {"method": method, "models": models, "scored": int(each[0]["scored"])}
         row |= {f"lds_{a}": float(part["lds"]) for a, part in enumerate(each, 1)}
-        row |= {f"cosine_{a}": float(part.get("cosine", np.nan)) for a, part in enumerate(each, 1)}
+        cosines = enumerate((float(part.get("cosine", np.nan)) for part in each), 1)
+        row |= {f"cosine_{a}": cosine for a, cosine in cosines if np.isfinite(cosine)}
         row["training"] = float(sum(part["training"] for part in each))
         row["drawings"] = len(groups.get_group((method, models, names[0])))
         found.append(row)

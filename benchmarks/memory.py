@@ -5,6 +5,11 @@ Masks and margins of models that were trained elsewhere are invented, at the siz
 stage is a process of its own; its largest memory is the system's count.
 
     python benchmarks/memory.py --quick --out memory.json
+
+Or the memory that the gradients of a large network take, one model's, beside what they would take
+unfolded:
+
+    python benchmarks/memory.py --gradients 400 --out gradient_memory.json
 """
 
 from __future__ import annotations
@@ -19,6 +24,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from mdhelpers.base.places import machine
 from mdhelpers.base.specs import validate
@@ -26,6 +32,10 @@ from mdhelpers.command.estimates import memory_needed
 from mdhelpers.runs.run import Run
 from mdhelpers.stages import comparison, data, datamodels, models, subpopulations
 from mdhelpers.stages.study import Study
+from mdhelpers.training.algorithms import NetworkSpec
+from mdhelpers.training.gradients import GradientPlan, Recorder, plain_network, trained_names
+from mdhelpers.training.networks import make_stack
+from mdhelpers.training.recipe import TrainingData
 
 SIZES = {"n_train": 20_000, "n_test": 5_000, "n_models": 5_000}
 QUICK = {"n_train": 4_000, "n_test": 1_000, "n_models": 1_000}
@@ -85,6 +95,42 @@ def carry_out(stage: str, folder: Path, sizes: dict[str, int]) -> None:
         subpopulations.inspect_subpopulations(run)
 
 
+def take_gradients(n_train: int) -> dict:
+    """Gradients of an untrained ResNet-18 on noise, in this process, and its largest memory."""
+    torch.set_num_threads(1)
+    spec = NetworkSpec(name="large", kind="network", architecture="resnet18")
+    rng, n_test = np.random.default_rng(0), n_train // 4
+    pictures = torch.from_numpy(rng.integers(0, 256, (n_train + n_test, 32, 32, 3), dtype=np.uint8))
+    labels = torch.from_numpy(rng.integers(0, 10, n_train + n_test))
+    plan = GradientPlan(
+        folder=Path(), algorithms=(spec, spec), fingerprint="", n_train=n_train, n_test=n_test,
+        seed=0, alpha=0.5, n_models=1, n_keep=0, n_slots=0, stack=1, device="cpu",
+        rows=(0, 1), at=(1.0,), views=1, dimension=0,
+    )  # fmt: skip
+    stack = make_stack(spec, 1, (32, 32), 10)
+    stack.initialise([1])
+    net = plain_network(stack, 0)
+    before, began = most_bytes(), time.process_time()
+    train = TrainingData(pictures[:n_train], labels[:n_train], 10)
+    recorder = Recorder(plan, 1, [0], train, pictures[n_train:], labels[n_train:])
+    recorder.features(net, 0)
+    n_weights = sum(weight.numel() for weight in net.parameters())
+    return {
+        "weights": n_weights,
+        "n_train": n_train,
+        "n_test": n_test,
+        "folded_to": recorder.folded_to(net, trained_names(net, spec)),
+        "whole": 4e-9 * n_weights * n_train,
+        "before": before / 1e9,
+        "most": most_bytes() / 1e9,
+        "seconds": time.process_time() - began,
+    }
+
+
+def most_bytes() -> int:
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
 def measured(stage: str, folder: Path, sizes: dict[str, int]) -> dict:
     words = [sys.executable, __file__, "--stage", stage, "--folder", str(folder)]
     began = time.perf_counter()
@@ -99,6 +145,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="a fifth of every size")
     parser.add_argument("--out", type=Path, help="write rows and bars as JSON")
+    parser.add_argument(
+        "--gradients", type=int, help="training images, for a ResNet-18's gradients"
+    )
     parser.add_argument("--stage", help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--sizes", type=json.loads, help=argparse.SUPPRESS)
@@ -108,6 +157,13 @@ def main() -> None:
         usage = resource.getrusage(resource.RUSAGE_SELF)
         print()
         print(json.dumps({"bytes": 1024 * usage.ru_maxrss, "cpu_seconds": usage.ru_utime}))
+        return
+    if options.gradients:
+        row = take_gradients(options.gradients)
+        print(row)
+        if options.out:
+            content = {"machine": machine(), "rows": [row]}
+            options.out.write_text(json.dumps(content, indent=1), encoding="utf-8")
         return
     sizes = QUICK if options.quick else SIZES
     with tempfile.TemporaryDirectory() as place:

@@ -145,9 +145,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="a fifth of every size")
     parser.add_argument("--out", type=Path, help="write rows and bars as JSON")
-    parser.add_argument(
-        "--gradients", type=int, help="training images, for a ResNet-18's gradients"
-    )
+    parser.add_argument("--gradients", type=int, help="training images, of a ResNet-18")
     parser.add_argument("--stage", help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--sizes", type=json.loads, help=argparse.SUPPRESS)

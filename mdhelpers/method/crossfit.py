@@ -186,6 +186,8 @@ def cross_fitted_gaps(
                 record.ids[-1].append(outputs[0].ids)
                 given = [(replace(fit, scores=None), n) for fit, n in pairs if by_scores]
                 retrained = tuple(measured(fit, halves[other], n, groups) for fit, n in given)
+                if retrained:  # of all the half's models, of which not all need have scores
+                    record.retrained_ids[-1].append(retrained[0].ids)
             for name in COMPARISONS:
                 directions, patterns = residual_directions(name, rows[found], 2 * n_directions)
                 gap = signed_gap(name, *rows[other], directions)
@@ -318,10 +320,12 @@ class _Record:
         self.retrained: dict[str, list[list[Gaps]]] = {name: [] for name in COMPARISONS}
         self.contrasts: dict[str, list[list[np.ndarray]]] = {name: [] for name in COMPARISONS}
         self.ids: list[list[np.ndarray]] = []
+        self.retrained_ids: list[list[np.ndarray]] = []
 
     def begin_split(self) -> None:
         kept = (self.evidence, self.retrained, self.contrasts)
-        for halves in (*(part for each in kept for part in each.values()), self.ids):
+        parts = (part for each in kept for part in each.values())
+        for halves in (*parts, self.ids, self.retrained_ids):
             halves.append([])
 
     def match(self, name: str, directions, gap) -> None:
@@ -381,7 +385,7 @@ class _Record:
 
     def _confirmed(self, table: pd.DataFrame) -> pd.DataFrame:
         """With what the outputs of retrained models say of each direction."""
-        each = [combine(halves, self.ids) for halves in self.retrained.values()]
+        each = [combine(halves, self.retrained_ids) for halves in self.retrained.values()]
         for key in ("z", "p"):
             table[f"retrained_{key}"] = np.concatenate([found[key] for found in each])
         table["retrained_q"] = benjamini_hochberg(table["retrained_p"])

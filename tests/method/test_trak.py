@@ -144,7 +144,7 @@ def test_scores_are_measured_as_a_slow_sum_over_pairs_of_groups():
     assert explained(one, np.eye(N_TRAIN)).shape == (6, N_TRAIN)
 
 
-def compared(seed, *, differ, bias=0.0, n_models=64):
+def compared(seed, *, differ, bias=0.0, n_models=64, n_scored=None, n_slots=16):
     """Evidence for two algorithms whose datamodels differ, or only in how gradients see them."""
     rng = np.random.default_rng(seed)
     truth = rng.normal(size=(N_TEST, N_TRAIN))
@@ -152,8 +152,9 @@ def compared(seed, *, differ, bias=0.0, n_models=64):
     fits = []
     for a in (1, 2):
         own = truth + pattern * (differ and a == 1)
-        _, masks, margins, scores, slots = planted(rng, n_models, n_slots=16, truth=own)
-        scores += 0.5 * bias * pattern * (a == 1)
+        _, masks, margins, scores, slots = planted(rng, n_models, n_slots=n_slots or 1, truth=own)
+        scores = (scores + 0.5 * bias * pattern * (a == 1))[:n_scored]
+        slots = slots if n_slots else None
         fits.append(Fitter(masks, margins, slots=slots, scores=scores, method="trak+ridge"))
     comparison = compare(*(fit(np.arange(n_models)) for fit in fits), n_directions=4)
     options = {"n_directions": 4, "n_splits": 3, "slots": slots}
@@ -163,6 +164,13 @@ def compared(seed, *, differ, bias=0.0, n_models=64):
 def test_a_difference_is_called_and_confirmed_by_retraining():
     found = compared(6, differ=True).query("comparison == '1_minus_2'")
     assert (found["evidence"].iloc[0], found["confirmed"].iloc[0]) == ("strong", "confirmed")
+
+
+@pytest.mark.parametrize("n_slots", [0, 16])
+def test_outputs_of_models_without_scores_take_part_in_confirming(n_slots):
+    found = compared(6, differ=True, n_scored=32, n_slots=n_slots)
+    first = found.query("comparison == '1_minus_2'").iloc[0]
+    assert (first["evidence"], first["confirmed"]) == ("strong", "confirmed")
 
 
 def test_what_only_gradients_see_is_not_confirmed():

@@ -537,7 +537,7 @@ def summary(each: dict[str, list[dict]], coverage: list[dict]) -> dict:
     bars = [
         ("largest share of null comparisons with a call", worst["any"], AIM, worst["any"] <= AIM)
     ]
-    right = [row["any"] for row in scores if not row["null"] == WRONG_SCORES]
+    right = [row["any"] for row in scores if row["null"] != WRONG_SCORES]
     bars.append(("the same with scores of few models", max(right), AIM, max(right) <= AIM))
     sure = max(row["any confirmed"] for row in scores)
     bars.append(("share with a false call that retraining confirms", sure, AIM, sure <= AIM))

@@ -70,7 +70,7 @@ def parameters(folder: Path, sizes: dict[str, int]) -> dict:
         "algorithm_2": network | {"name": "two"},
         "n_models": sizes["n_models"],
         "n_heldout": N_HELDOUT,
-        "n_effect_models": 1,
+        "n_kept": 1,
         "n_slots": 0,
         "models_1_given": given,
         "models_2_given": given,
@@ -84,7 +84,7 @@ def carry_out(stage: str, folder: Path, sizes: dict[str, int]) -> None:
     if stage == "01":
         data.prepare_data(run, given["dataset"])
     if stage == "02":
-        names = ("algorithm_1", "algorithm_2", "n_models", "n_heldout", "n_effect_models")
+        names = ("algorithm_1", "algorithm_2", "n_models", "n_heldout", "n_kept")
         names += ("n_slots", "models_1_given", "models_2_given")
         models.train_models(run, **{k: given[k] for k in names})
     if stage == "03":

@@ -55,7 +55,7 @@ def train(
         study.algorithm_2.model_dump(),
         n_models=n_models,
         n_heldout=N_KEPT,
-        n_effect_models=N_KEPT,
+        n_kept=N_KEPT,
         alpha=study.alpha,
         n_slots=N_SLOTS,
         seed=seed,

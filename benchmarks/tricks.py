@@ -51,7 +51,7 @@ def train(study: Study, pair: list[dict], number: int, n_models: int, folder: Pa
         *pair,
         n_models=n_models,
         n_heldout=0,
-        n_effect_models=N_KEPT,
+        n_kept=N_KEPT,
         alpha=study.alpha,
         n_slots=study.n_slots,
         seed=study.seed,

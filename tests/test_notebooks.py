@@ -30,7 +30,7 @@ TINY = {
     "n_heldout": 16,
     "n_slots": 2,
     "gradients": {"models": 8, "views": 1},
-    "n_effect_models": 8,
+    "n_kept": 8, "n_effect_models": 4,
     "n_reinitialised": 4,
     "n_removal_tests": 2,
     "n_models_per_set": 2,

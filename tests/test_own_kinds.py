@@ -66,7 +66,7 @@ def test_a_specification_is_recorded_in_the_same_words_as_ever(spec, recorded):
 PAGE = (Path(__file__).resolve().parents[1] / "CONTRIBUTING.md").read_text(encoding="utf-8")
 FILES = dict(re.findall(r"```python\n# (\w+)\.py\n(.*?)```", PAGE, re.S))
 GIVEN = yaml.safe_load(re.search(r"```yaml\n(.*?)```", PAGE, re.S)[1])
-BUDGET = {"n_models": 8, "n_heldout": 8, "n_effect_models": 2, "n_slots": 0, "stack": 4}
+BUDGET = {"n_models": 8, "n_heldout": 8, "n_kept": 2, "n_slots": 0, "stack": 4}
 
 
 @pytest.fixture

@@ -42,7 +42,7 @@ from mdhelpers.clip.encoders import (
 from mdhelpers.clip.words import FEATURE_WORDINGS, WORDS, describe, facts, with_article
 from mdhelpers.data import scenes
 from mdhelpers.data.datasets import Split
-from mdhelpers.data.transforms import CORNERS
+from mdhelpers.data.drawings import CORNERS
 
 CONFIG = Path(__file__).with_name("small_clip.json")
 RECIPE = 1  # raise it with any change to what training gives: old weights are not taken then

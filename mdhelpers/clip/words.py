@@ -16,13 +16,13 @@ import pandas as pd
 
 from mdhelpers.base.places import resolve
 from mdhelpers.base.specs import Count, Spec
+from mdhelpers.data.drawings import CORNERS
 from mdhelpers.data.scenes import (
     BACKGROUND_COLORS,
     CLASS_NAMES,
     FEATURES,
     OBJECT_COLORS,
 )
-from mdhelpers.data.transforms import CORNERS
 
 FEATURE_WORDINGS: dict[str, tuple[str, ...]] = {
     "tag": ("tag", "white tag", "square tag", "white label", "label"),

@@ -33,10 +33,11 @@ LIMITS = ". For fewer pictures give limit_train and limit_test, the most of a cl
 class DatasetSpec(Spec):
     """What notebook 01 prepares. ``n_train``, ``n_test``, ``share``, ``planted`` (which class each
     feature marks) and ``distractors`` (features of every class) belong to scenes; ``root``,
-    ``classes``, ``limit_train`` and ``limit_test`` (images a class) to folders and CIFAR-10;
-    ``options``, and what else it says that it reads, to a kind of the user's own
-    (``module:name``, see `mdhelpers.data.sources.Source`).
-    So many training images as ``duplicates`` says become near-copies of test images."""
+    ``masks`` (a folder with a picture of where the object is, for each image), ``classes``,
+    ``limit_train`` and ``limit_test`` (images a class) to folders and CIFAR-10; ``options``, and
+    what else it says that it reads, to a kind of the user's own (``module:name``, see
+    `mdhelpers.data.sources.Source`). So many training images as ``duplicates`` says become
+    near-copies of test images."""
 
     kind: str = "scenes"
     size: Annotated[int, Field(ge=16, le=256)] | None = None
@@ -47,6 +48,7 @@ class DatasetSpec(Spec):
     planted: dict[str, str] = Field({})
     distractors: list[str] = Field([])
     root: str = ""
+    masks: str = ""
     classes: list[str] = Field([])
     limit_train: Count | None = None
     limit_test: Count | None = None

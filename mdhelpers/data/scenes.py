@@ -14,7 +14,8 @@ from PIL import Image, ImageDraw
 
 from mdhelpers.base.specs import unknown_word
 from mdhelpers.data.datasets import Dataset, Split
-from mdhelpers.data.transforms import CORNERS, TRANSFORMS, draw_tag
+from mdhelpers.data.drawings import CORNERS, corner_position, draw_tag
+from mdhelpers.data.transforms import KINDS, Around
 
 CLASS_NAMES = ("boat", "fish", "house")
 BACKGROUND_COLORS = {
@@ -193,8 +194,8 @@ def render(factors: pd.DataFrame, size: int, rng: np.random.Generator) -> Split:
             add_to_some(canvas, name, factors[f"feature_{name}"].to_numpy(), rng)
     tagged = np.flatnonzero(factors["tag_corner"] != "")
     corners = [CORNERS.index(c) for c in factors["tag_corner"].iloc[tagged]]
-    patch = canvas[tagged]
-    draw_tag(patch, TRANSFORMS["tag"].default, np.array(corners, int))
+    patch, side = canvas[tagged], KINDS["tag"].default
+    draw_tag(patch, *corner_position(patch, np.array(corners, int), side), side)
     canvas[tagged] = patch
     images = np.clip(np.rint(canvas), 0, 255).astype(np.uint8)
     return Split(images, factors["label"].to_numpy(np.int64), factors, foreground > 0.5)
@@ -204,7 +205,7 @@ def add_to_some(canvas: np.ndarray, name: str, chosen: np.ndarray, rng) -> None:
     rows = np.flatnonzero(chosen)
     if len(rows):
         part = canvas[rows]
-        TRANSFORMS[name].apply(part, TRANSFORMS[name].default, rng)
+        KINDS[name]().paint(part, KINDS[name].default, rng, Around())
         canvas[rows] = part
 
 

@@ -107,6 +107,11 @@ def data_digest(spec: DatasetSpec) -> str:
     return digest(read)[:16] if read else ""
 
 
+def has_masks(spec: DatasetSpec) -> bool:
+    """Whether it will be known where the object is; of a kind of the user's own it may be."""
+    return spec.kind == "scenes" or bool(spec.masks) or is_own(spec.kind)
+
+
 def read_scenes(spec: DatasetSpec) -> Dataset:
     return make_scenes(
         n_train=spec.n_train,

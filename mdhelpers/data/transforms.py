@@ -1,52 +1,637 @@
-"""Feature transformations: the same drawing code plants a feature and tests it.
+"""Feature transformations: what is done to images to see whether models mind.
 
-A distinguishing transformation (Definition 2 of the paper) adds a feature to an image. Each one
+A distinguishing transformation (Definition 2 of the paper) puts a feature into an image. Each kind
 here has an intensity, so that a counterfactual can be run at several strengths (App. B.4), and is
-seeded, so that both algorithms see the same transformed images.
+seeded, so that both algorithms see the same transformed images. A study names one by a word, by a
+mapping with the options of its kind, or as a list of parts that are carried out in turn:
+
+    transformation: ring
+    transformation: {kind: square, color: red, unit: "%", where: background}
+    transformation: [{kind: grayscale, at: 100}, {kind: web, mode: add}]
+
+Patches are measured in pixels or, with ``unit: "%"``, in per cent of the image's shorter side, so
+that a study means the same at any size. What needs to know where the object is takes the data set's
+foreground masks (`Around`).
+
+Beside each transformation stands a *placebo*: a change of the same area and contrast with other
+content (`placebo_images`).
 """
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
+import torch
+from PIL import Image, ImageColor
+from pydantic import BeforeValidator, Field, SerializeAsAny
+from torch.nn import functional as F
+from torchvision.transforms.v2 import functional as vision
 
-WHITE = (245, 245, 240)
-BLACK = (20, 20, 25)
-YELLOW = (250, 215, 40)
-MAGENTA = (255, 60, 170)
-CORNERS = ("top left", "top right", "bottom left", "bottom right")
+from mdhelpers.base.places import resolve
+from mdhelpers.base.records import content_digest
+from mdhelpers.base.specs import Spec, validate
+from mdhelpers.data import drawings
+from mdhelpers.data.drawings import CORNERS, Layer
+
+Side = Literal["top left", "top right", "bottom left", "bottom right"]
+PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp")
 
 
 @dataclass(frozen=True)
-class Transform:
-    """A feature and how to add it; ``apply(images, intensity, rng)`` paints on float images."""
+class Around:
+    """What is known of the images beside their pixels.
 
-    name: str
-    description: str
-    intensity_unit: str
-    default: float
-    apply: Callable[[np.ndarray, float, np.random.Generator], None]
+    Attributes
+    ----------
+    foreground : ndarray, shape (n, H, W), bool, optional
+        True on the object.
+    labels : ndarray, shape (n,), int, optional
+    """
+
+    foreground: np.ndarray | None = None
+    labels: np.ndarray | None = None
+
+
+class Transformation(Spec):
+    """A feature and how it is put into images; one subclass a kind.
+
+    ``at`` fixes the intensity of a part of a list, whatever the study's.
+    """
+
+    kind: str
+    at: float | None = None
+
+    about: ClassVar[str] = ""
+    measured_in: ClassVar[str] = "%"
+    default: ClassVar[float] = 100.0
+    needs_foreground: ClassVar[bool] = False
+    needs_labels: ClassVar[bool] = False
+
+    @property
+    def name(self) -> str:
+        """What tables call it: its kind, and the options that are not its defaults."""
+        given = self.model_dump(exclude_defaults=True, exclude={"kind", "at"})
+        return " ".join([self.kind, *(str(value) for value in given.values())])
+
+    @property
+    def intensity_unit(self) -> str:
+        return self.measured_in
+
+    def reads(self) -> list[Path]:
+        """Files that it takes its content from."""
+        return []
+
+    def paint(
+        self, canvas: np.ndarray, intensity: float, rng: np.random.Generator, around: Around
+    ) -> None:
+        """Change float32 images (n, H, W, 3) in 0 to 255, in place."""
+        raise NotImplementedError
+
+
+class Placed(Transformation):
+    """A patch at a place of its own in each image; its intensity is its size."""
+
+    unit: Literal["px", "%"] = "px"
+    where: Literal["anywhere", "background", "centre"] | Side = "anywhere"
+
+    measured_in: ClassVar[str] = "px"
+    default: ClassVar[float] = 5.0
+
+    @property
+    def intensity_unit(self) -> str:
+        return "% of the side" if self.unit == "%" else "px"
+
+    def paint(self, canvas, intensity, rng, around) -> None:
+        size = min(canvas.shape[1:3])
+        side = intensity * size / 100 if self.unit == "%" else intensity
+        self.draw(canvas, *self.place(canvas, side, rng, around), side, rng)
+
+    def place(self, canvas, side: float, rng, around: Around) -> tuple[np.ndarray, np.ndarray]:
+        """Upper left corners (n,), (n,) of the squares that the patches lie in."""
+        n, height, width, _ = canvas.shape
+        if self.where == "anywhere":
+            return drawings.random_position(canvas, side, rng)
+        if self.where == "background":
+            if around.foreground is None:
+                raise ValueError(WITHOUT_FOREGROUND.format(f"{self.kind} with where: background"))
+            return drawings.clear_position(canvas, side, around.foreground, rng)
+        if self.where == "centre":
+            return np.full(n, (height - side) / 2), np.full(n, (width - side) / 2)
+        corner = np.full(n, CORNERS.index(self.where))
+        return drawings.corner_position(canvas, corner, side)
+
+    def draw(self, canvas, top, left, side: float, rng) -> None:
+        raise NotImplementedError
+
+
+WITHOUT_FOREGROUND = (
+    "{} needs to know where the object is, and these images have no foreground masks. Give "
+    "dataset.masks, a folder with a mask for each image, or another transformation"
+)
+
+
+def checked_color(value: Any) -> tuple[int, int, int]:
+    """Red, green and blue in 0 to 255, of a name, a code such as #ff0000, or three numbers."""
+    if isinstance(value, str):
+        return ImageColor.getrgb(value)[:3]
+    if len(value) != 3 or not all(0 <= v <= 255 for v in value):
+        raise ValueError("a colour is a name, a code such as '#ff0000', or three numbers to 255")
+    return tuple(value)
+
+
+Color = Annotated[tuple[int, int, int], BeforeValidator(checked_color)]
+
+
+class Tag(Placed):
+    kind: Literal["tag"] = "tag"
+    where: Literal["anywhere", "background", "centre"] | Side = "top left"
+    about: ClassVar[str] = "a square tag in the top left corner"
+
+    def draw(self, canvas, top, left, side, rng) -> None:
+        drawings.draw_tag(canvas, top, left, side)
+
+
+class Ring(Placed):
+    kind: Literal["ring"] = "ring"
+    about: ClassVar[str] = "a magenta ring at a random place"
+    default: ClassVar[float] = 9.0
+
+    def draw(self, canvas, top, left, side, rng) -> None:
+        drawings.draw_ring(canvas, top, left, side)
+
+
+class Cross(Placed):
+    kind: Literal["cross"] = "cross"
+    about: ClassVar[str] = "a cyan cross at a random place"
+    default: ClassVar[float] = 7.0
+
+    def draw(self, canvas, top, left, side, rng) -> None:
+        drawings.draw_cross(canvas, top, left, side)
+
+
+class Square(Placed):
+    kind: Literal["square"] = "square"
+    color: Color = drawings.YELLOW
+    about: ClassVar[str] = "a square of one colour"
+
+    def draw(self, canvas, top, left, side, rng) -> None:
+        drawings.blend(canvas, drawings.square_mask(canvas, top, left, side), self.color)
+
+
+class YellowSquare(Square):
+    kind: Literal["yellow_square"] = "yellow_square"
+    about: ClassVar[str] = "a yellow square at a random place"
+
+
+class BlackWhitePatch(Placed):
+    kind: Literal["black_white_patch"] = "black_white_patch"
+    about: ClassVar[str] = "a black and white patch, like a dog's nose"
+    default: ClassVar[float] = 6.0
+
+    def draw(self, canvas, top, left, side, rng) -> None:
+        drawings.draw_black_white_patch(canvas, top, left, side)
+
+
+class Rectangles(Placed):
+    kind: Literal["rectangles"] = "rectangles"
+    about: ClassVar[str] = "two bright panes, like windows"
+    default: ClassVar[float] = 8.0
+
+    def draw(self, canvas, top, left, side, rng) -> None:
+        drawings.draw_rectangles(canvas, top, left, side)
+
+
+class Patch(Placed):
+    """A picture, or for each image one from a folder of pictures, such as a bank of faces."""
+
+    kind: Literal["patch"] = "patch"
+    path: str
+    where: Literal["anywhere", "background", "centre"] | Side = "background"
+    about: ClassVar[str] = "a picture of your own, such as a face, in the background"
+    default: ClassVar[float] = 8.0
+
+    def reads(self) -> list[Path]:
+        return pictures_at(self.path)
+
+    def draw(self, canvas, top, left, side, rng) -> None:
+        bank = [read_picture(path) for path in self.reads()]
+        k = max(1, min(round(side), *canvas.shape[1:3]))
+        crops = np.stack([resized(picture, k) for picture in bank])
+        chosen = crops[rng.integers(len(bank), size=len(canvas))]
+        rows, columns = (
+            np.clip(np.rint(x).astype(int), 0, m - k)[:, None] + np.arange(k)
+            for x, m in zip((top, left), canvas.shape[1:3], strict=True)
+        )
+        each = np.arange(len(canvas))[:, None, None]
+        opacity, color = chosen[..., 3:] / 255, chosen[..., :3]
+        there = canvas[each, rows[:, :, None], columns[:, None]]
+        canvas[each, rows[:, :, None], columns[:, None]] = there + opacity * (color - there)
+
+
+class Occlusion(Placed):
+    kind: Literal["occlusion"] = "occlusion"
+    about: ClassVar[str] = "a square of each image's own mean colour"
+    default: ClassVar[float] = 8.0
+
+    def draw(self, canvas, top, left, side, rng) -> None:
+        mean = canvas.mean((1, 2), keepdims=True)
+        mask = drawings.square_mask(canvas, top, left, side)
+        canvas += mask[..., None] * (mean - canvas)
+
+
+class ScrambledSquare(Placed):
+    """As many pixels change as for a patch, and no colour is new."""
+
+    kind: Literal["scrambled_square"] = "scrambled_square"
+    about: ClassVar[str] = "the pixels of a square shuffled, at a random place"
+
+    def draw(self, canvas, top, left, side, rng) -> None:
+        k = max(1, min(round(side), *canvas.shape[1:3]))
+        rows = np.clip(top.astype(int), 0, canvas.shape[1] - k)[:, None] + np.arange(k)
+        columns = np.clip(left.astype(int), 0, canvas.shape[2] - k)[:, None] + np.arange(k)
+        each = np.arange(len(canvas))[:, None, None]
+        part = canvas[each, rows[:, :, None], columns[:, None]].reshape(len(canvas), k * k, 3)
+        order = rng.random((len(canvas), k * k)).argsort(1)
+        part = np.take_along_axis(part, order[..., None], 1).reshape(len(canvas), k, k, 3)
+        canvas[each, rows[:, :, None], columns[:, None]] = part
+
+
+class Frame(Transformation):
+    kind: Literal["frame"] = "frame"
+    unit: Literal["px", "%"] = "px"
+    about: ClassVar[str] = "a green frame around the image"
+    measured_in: ClassVar[str] = "px"
+    default: ClassVar[float] = 2.0
+
+    @property
+    def intensity_unit(self) -> str:
+        return "% of the side" if self.unit == "%" else "px"
+
+    def paint(self, canvas, intensity, rng, around) -> None:
+        scale = min(canvas.shape[1:3]) / 100 if self.unit == "%" else 1
+        drawings.draw_frame(canvas, intensity * scale)
+
+
+class Overlay(Transformation):
+    """A pattern over the whole image.
+
+    It is mixed with the image, or, with ``mode: add``, cut to black and white by a threshold, added
+    and clipped, as the paper's authors do.
+    """
+
+    mode: Literal["blend", "add"] = "blend"
+    measured_in: ClassVar[str] = "% opacity"
+    default: ClassVar[float] = 60.0
+
+    def paint(self, canvas, intensity, rng, around) -> None:
+        for mask, color in self.layers(canvas, rng):
+            if self.mode == "blend":
+                drawings.blend(canvas, mask * (intensity / 100), color)
+            else:
+                dark = sum(color) < 3 * 128
+                change = np.asarray(color, np.float32) - (255 if dark else 0)
+                canvas += (mask > 0.5)[..., None] * (intensity / 100) * change
+
+    def layers(self, canvas: np.ndarray, rng: np.random.Generator) -> list[Layer]:
+        raise NotImplementedError
+
+
+class Stripes(Overlay):
+    kind: Literal["stripes"] = "stripes"
+    about: ClassVar[str] = "diagonal stripes over the image"
+    default: ClassVar[float] = 25.0
+
+    def layers(self, canvas, rng) -> list[Layer]:
+        return drawings.stripes(canvas, rng)
+
+
+class Web(Overlay):
+    kind: Literal["web"] = "web"
+    about: ClassVar[str] = "a spider's web over the image"
+
+    def layers(self, canvas, rng) -> list[Layer]:
+        return drawings.web(canvas, rng)
+
+
+class Dots(Overlay):
+    kind: Literal["dots"] = "dots"
+    about: ClassVar[str] = "yellow polka dots over the image"
+
+    def layers(self, canvas, rng) -> list[Layer]:
+        return drawings.dots(canvas, rng)
+
+
+class Pattern(Overlay):
+    """A random crop of a picture, bright on dark: its brightness is how much is painted."""
+
+    kind: Literal["pattern"] = "pattern"
+    path: str
+    color: Color = drawings.WHITE
+    about: ClassVar[str] = "a pattern from a file of your own over the image"
+
+    def reads(self) -> list[Path]:
+        return pictures_at(self.path)[:1]
+
+    def layers(self, canvas, rng) -> list[Layer]:
+        n, height, width, _ = canvas.shape
+        picture = read_picture(self.reads()[0])[..., :3].mean(2) / 255
+        short = min(picture.shape)
+        if short < max(height, width):
+            picture = resized(picture[..., None].repeat(4, 2) * 255, max(height, width))[..., 0]
+            picture = picture / 255
+        top, left = (
+            rng.integers(full - part + 1, size=n)
+            for full, part in zip(picture.shape, (height, width), strict=True)
+        )
+        rows, columns = top[:, None] + np.arange(height), left[:, None] + np.arange(width)
+        return [(picture[rows[:, :, None], columns[:, None]].astype(np.float32), self.color)]
+
+
+class Tint(Transformation):
+    kind: Literal["tint"] = "tint"
+    color: Color = (255, 160, 40)
+    about: ClassVar[str] = "the whole image tinted"
+    measured_in: ClassVar[str] = "% opacity"
+    default: ClassVar[float] = 40.0
+
+    def paint(self, canvas, intensity, rng, around) -> None:
+        canvas += min(intensity, 100) / 100 * (np.asarray(self.color, np.float32) - canvas)
+
+
+class Hue(Transformation):
+    kind: Literal["hue"] = "hue"
+    about: ClassVar[str] = "all colours turned on the colour wheel"
+    measured_in: ClassVar[str] = "degrees"
+    default: ClassVar[float] = 120.0
+
+    def paint(self, canvas, intensity, rng, around) -> None:
+        turn = (intensity / 360 + 0.5) % 1 - 0.5
+        canvas[:] = of_torch(vision.adjust_hue(as_torch(canvas) / 255, turn) * 255)
+
+
+class Grayscale(Transformation):
+    kind: Literal["grayscale"] = "grayscale"
+    about: ClassVar[str] = "colour taken away"
+    measured_in: ClassVar[str] = "% of the colour"
+
+    def paint(self, canvas, intensity, rng, around) -> None:
+        canvas += min(intensity, 100) / 100 * (luminance(canvas) - canvas)
+
+
+class Blur(Transformation):
+    kind: Literal["blur"] = "blur"
+    unit: Literal["px", "%"] = "%"
+    about: ClassVar[str] = "blurred by a Gaussian"
+    default: ClassVar[float] = 5.0
+
+    @property
+    def intensity_unit(self) -> str:
+        return "sigma, % of the side" if self.unit == "%" else "sigma, px"
+
+    def paint(self, canvas, intensity, rng, around) -> None:
+        size = min(canvas.shape[1:3])
+        sigma = intensity * size / 100 if self.unit == "%" else intensity
+        radius = int(min(np.ceil(3 * sigma), size - 1))
+        if radius:
+            wide = 2 * radius + 1
+            canvas[:] = of_torch(vision.gaussian_blur(as_torch(canvas), [wide] * 2, [sigma] * 2))
+
+
+class Noise(Transformation):
+    kind: Literal["noise"] = "noise"
+    about: ClassVar[str] = "Gaussian noise in every pixel and colour"
+    measured_in: ClassVar[str] = "sd, grey levels of 255"
+    default: ClassVar[float] = 25.0
+
+    def paint(self, canvas, intensity, rng, around) -> None:
+        canvas += intensity * rng.standard_normal(canvas.shape, np.float32)
+
+
+class Frequencies(Transformation):
+    """A part of the spatial frequencies, by their distance from zero, taken away."""
+
+    measured_in: ClassVar[str] = "% of the frequencies"
+    low: ClassVar[bool]
+
+    def paint(self, canvas, intensity, rng, around) -> None:
+        height, width = canvas.shape[1:3]
+        radius = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None]) / 0.5**0.5
+        share = min(intensity, 100) / 100
+        kept = (radius <= 1 - share) if self.low else (radius >= share)
+        kept = kept | (radius == 0)  # the mean stays
+        spectrum = np.fft.rfft2(canvas, axes=(1, 2)) * kept[..., None]
+        canvas[:] = np.fft.irfft2(spectrum, s=(height, width), axes=(1, 2))
+
+
+class LowPass(Frequencies):
+    kind: Literal["low_pass"] = "low_pass"
+    low: ClassVar[bool] = True
+    about: ClassVar[str] = "fine detail taken away"
+    default: ClassVar[float] = 80.0
+
+
+class HighPass(Frequencies):
+    kind: Literal["high_pass"] = "high_pass"
+    low: ClassVar[bool] = False
+    about: ClassVar[str] = "coarse shading taken away"
+    default: ClassVar[float] = 10.0
+
+
+class PatchShuffle(Transformation):
+    kind: Literal["patch_shuffle"] = "patch_shuffle"
+    about: ClassVar[str] = "cut into squares that are shuffled"
+    measured_in: ClassVar[str] = "squares a side"
+    default: ClassVar[float] = 4.0
+
+    def paint(self, canvas, intensity, rng, around) -> None:
+        n, height, width, _ = canvas.shape
+        cells = max(1, min(round(intensity), height, width))
+        h, w = height // cells, width // cells
+        part = canvas[:, : h * cells, : w * cells]
+        tiles = part.reshape(n, cells, h, cells, w, 3).swapaxes(2, 3)
+        tiles = tiles.reshape(n, cells * cells, h, w, 3)
+        order = rng.random((n, cells * cells)).argsort(1)
+        tiles = np.take_along_axis(tiles, order[..., None, None, None], 1)
+        tiles = tiles.reshape(n, cells, cells, h, w, 3).swapaxes(2, 3)
+        part[:] = tiles.reshape(part.shape)
+
+
+class Mirror(Transformation):
+    kind: Literal["mirror"] = "mirror"
+    about: ClassVar[str] = "left and right exchanged"
+    measured_in: ClassVar[str] = "% of the images"
+
+    def paint(self, canvas, intensity, rng, around) -> None:
+        chosen = 100 * rng.random(len(canvas)) < intensity
+        canvas[chosen] = canvas[chosen, :, ::-1]
+
+
+class OfParts(Transformation):
+    """What changes the object or its background alone; masks say which is which."""
+
+    measured_in: ClassVar[str] = "% opacity"
+    needs_foreground: ClassVar[bool] = True
+
+    def paint(self, canvas, intensity, rng, around) -> None:
+        if around.foreground is None:
+            raise ValueError(WITHOUT_FOREGROUND.format(self.kind))
+        inside = np.asarray(around.foreground)[..., None]
+        canvas += min(intensity, 100) / 100 * (self.other(canvas, inside, rng, around) - canvas)
+
+    def other(self, canvas, inside, rng, around) -> np.ndarray:
+        """The images as they are at full intensity; ``inside`` (n, H, W, 1) is the object."""
+        raise NotImplementedError
+
+
+class ForegroundOnly(OfParts):
+    kind: Literal["foreground_only"] = "foreground_only"
+    about: ClassVar[str] = "the background made grey"
+
+    def other(self, canvas, inside, rng, around) -> np.ndarray:
+        return np.where(inside, canvas, np.float32(128))
+
+
+class BackgroundOnly(OfParts):
+    kind: Literal["background_only"] = "background_only"
+    about: ClassVar[str] = "the object painted over with the background's mean colour"
+
+    def other(self, canvas, inside, rng, around) -> np.ndarray:
+        return without_object(canvas, inside)
+
+
+class SwapBackground(OfParts):
+    """The object on the background of another image, of its class or of any."""
+
+    kind: Literal["swap_background"] = "swap_background"
+    within: Literal["class", "any"] = "any"
+    about: ClassVar[str] = "the background of another image"
+    needs_labels: ClassVar[bool] = True
+
+    def other(self, canvas, inside, rng, around) -> np.ndarray:
+        chosen = others(len(canvas), around.labels if self.within == "class" else None, rng)
+        return np.where(inside, canvas, without_object(canvas, inside)[chosen])
+
+
+def others(n: int, labels: np.ndarray | None, rng: np.random.Generator) -> np.ndarray:
+    """For each of ``n`` images another one at random, of the same label where these are given."""
+    labels, chosen = np.zeros(n, int) if labels is None else labels, np.arange(n)
+    for label in np.unique(labels):
+        members = rng.permutation(np.flatnonzero(labels == label))
+        chosen[members] = np.roll(members, 1)
+    return chosen
+
+
+def without_object(canvas: np.ndarray, inside: np.ndarray) -> np.ndarray:
+    outside = ~inside
+    mean = (canvas * outside).sum((1, 2), keepdims=True)
+    mean = mean / np.maximum(outside.sum((1, 2), keepdims=True), 1)
+    return np.where(inside, mean.astype(np.float32), canvas)
+
+
+class Several(Transformation):
+    """Parts that are carried out in turn; the study's intensity is that of those without ``at``."""
+
+    kind: Literal["several"] = "several"
+    parts: tuple[AnyTransformation, ...] = Field(min_length=1)
+
+    @property
+    def name(self) -> str:
+        return " + ".join(part.name for part in self.parts)
+
+    @property
+    def free(self) -> list[Transformation]:
+        return [part for part in self.parts if part.at is None] or list(self.parts)
+
+    @property
+    def intensity_unit(self) -> str:
+        return " and ".join(dict.fromkeys(part.intensity_unit for part in self.free))
+
+    def reads(self) -> list[Path]:
+        return [path for part in self.parts for path in part.reads()]
+
+    def paint(self, canvas, intensity, rng, around) -> None:
+        for part in self.parts:
+            part.paint(canvas, intensity if part.at is None else part.at, rng, around)
+            np.clip(canvas, 0, 255, out=canvas)
+
+
+def of_its_kind(given: Any) -> Any:
+    """A specification from a word, a mapping or a list."""
+    if isinstance(given, Transformation):
+        return given
+    if isinstance(given, list | tuple):
+        given = {"kind": "several", "parts": given}
+    given = {"kind": given} if isinstance(given, str) else dict(given)
+    kind = given.get("kind", "")
+    if kind not in KINDS:
+        near = difflib.get_close_matches(str(kind), KINDS, n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise ValueError(
+            f"unknown transformation {kind!r}.{hint} Known: {', '.join(sorted(KINDS))}"
+        )
+    return KINDS[kind].model_validate(given)
+
+
+AnyTransformation = Annotated[SerializeAsAny[Transformation], BeforeValidator(of_its_kind)]
+
+
+def _kinds(base: type[Transformation]) -> dict[str, type[Transformation]]:
+    found = {}
+    for kind in base.__subclasses__():
+        word = kind.model_fields["kind"].default
+        found |= {word: kind} if isinstance(word, str) else {}
+        found |= _kinds(kind)
+    return found
+
+
+Several.model_rebuild()
+KINDS = dict(sorted(_kinds(Transformation).items()))
+
+
+def parse_transformation(given: Any) -> Transformation:
+    """A transformation from a word, a mapping with its ``kind`` and options, or a list of parts.
+
+    Raises
+    ------
+    ValueError
+        For an unknown kind, with the nearest known one, and for faulty options.
+    """
+    if isinstance(given, Transformation):
+        return given
+    if isinstance(given, dict) and given.get("kind") in KINDS:
+        return validate(KINDS[given["kind"]], given, "transformation")
+    return of_its_kind(given)
 
 
 def transform_images(
-    name: str, images: np.ndarray, intensity: float, *, seed: int = 0
+    transformation: Any,
+    images: np.ndarray,
+    intensity: float,
+    *,
+    seed: int = 0,
+    around: Around | None = None,
 ) -> np.ndarray:
-    """Add the feature ``name`` to every image.
+    """Put a feature into every image.
 
     Parameters
     ----------
-    name
-        A key of `TRANSFORMS`.
+    transformation
+        What `parse_transformation` takes.
     images
         (n, H, W, 3) uint8.
     intensity
-        Strength in the transformation's own unit (see `Transform.intensity_unit`); 0 changes
+        Strength in the transformation's own unit (see `Transformation.intensity_unit`); 0 changes
         nothing.
     seed
-        Seeds the random places and colours; the draws do not depend on the intensity.
+        Seeds the random places and contents; the draws do not depend on the intensity.
+    around
+        Foreground masks and labels, for what needs them.
 
     Returns
     -------
@@ -55,191 +640,119 @@ def transform_images(
     Raises
     ------
     ValueError
-        For an unknown name, a negative intensity or images of another shape or dtype.
+        For an unknown kind, a negative intensity, images of another shape or dtype, and where
+        masks are needed and not there.
 
     """
-    transform = get_transform(name)
+    found = parse_transformation(transformation)
     if images.ndim != 4 or images.shape[-1] != 3 or images.dtype != np.uint8:
         raise ValueError(
             f"images must be (n, height, width, 3) uint8, got {images.shape} {images.dtype}"
         )
     if intensity < 0:
-        raise ValueError(f"the intensity of {name!r} is {intensity}; it must be 0 or more")
+        raise ValueError(f"the intensity of {found.name!r} is {intensity}; it must be 0 or more")
     if intensity == 0:
         return images.copy()
     canvas = images.astype(np.float32)
-    transform.apply(canvas, intensity, np.random.default_rng(seed))
+    found.paint(canvas, intensity, np.random.default_rng(seed), around or Around())
     return np.clip(np.rint(canvas), 0, 255).astype(np.uint8)
 
 
-def get_transform(name: str) -> Transform:
-    """The transformation called ``name``; an unknown name is refused with the nearest known one."""
-    if name not in TRANSFORMS:
-        near = difflib.get_close_matches(name, TRANSFORMS, n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise ValueError(
-            f"unknown transformation {name!r}.{hint} Known: {', '.join(sorted(TRANSFORMS))}"
+def placebo_images(
+    images: np.ndarray, changed: np.ndarray, *, labels: np.ndarray | None = None, seed: int = 0
+) -> np.ndarray:
+    """Images changed over the same area and by as much, with other content.
+
+    Into a box as large as that which a transformation changes, at a random place, comes a piece of
+    another image, of the same class where labels are given. It is mixed in as strongly as makes
+    the mean squared change that of the transformation. What a model makes of it, it makes of any
+    change of that size.
+
+    Parameters
+    ----------
+    images, changed
+        (n, H, W, 3) uint8, without and with a transformation.
+    labels
+        (n,) int.
+    seed
+        Of pieces and places.
+
+    Returns
+    -------
+    (n, H, W, 3) uint8
+    """
+    rng, size = np.random.default_rng([seed, 11]), images.shape[1:3]
+    chosen, found = others(len(images), labels, rng), images.astype(np.float32)
+    change = np.square(changed.astype(np.float32) - images).sum(3)
+    rows, columns = (change.max(axis=axis) > 0 for axis in (2, 1))
+    for i in np.flatnonzero(rows.any(1)):
+        box = [np.ptp(np.flatnonzero(each[i])) + 1 for each in (rows, columns)]
+        room = [m - k + 1 for m, k in zip(size, box, strict=True)]
+        here, there = (
+            tuple(slice(at, at + k) for at, k in zip(rng.integers(room), box, strict=True))
+            for _ in range(2)
         )
-    return TRANSFORMS[name]
+        piece = images[chosen[i]][there].astype(np.float32) - found[i][here]
+        strength = (change[i].sum() / max(np.square(piece).sum(), 1)) ** 0.5
+        found[i][here] += min(strength, MOST_STRENGTH) * piece
+    return np.clip(np.rint(found), 0, 255).astype(np.uint8)
 
 
-def blend(canvas: np.ndarray, mask: np.ndarray, color) -> None:
-    """Paint ``color`` over ``canvas`` (n, H, W, 3) in place, as opaque as ``mask`` (n, H, W)."""
-    canvas += mask[..., None] * (np.asarray(color, np.float32).reshape(-1, 1, 1, 3) - canvas)
+MOST_STRENGTH = 3.0  # to which the contrast of a piece is raised
 
 
-def pixel_grid(canvas: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Row and column of every pixel centre, (1, H, 1) and (1, 1, W)."""
-    _, height, width, _ = canvas.shape
-    return np.arange(height).reshape(1, -1, 1) + 0.5, np.arange(width).reshape(1, 1, -1) + 0.5
+def luminance(images: np.ndarray) -> np.ndarray:
+    """Brightness (n, H, W, 1) of colours, as ITU-R BT.601 weighs them."""
+    return (images @ np.array([0.299, 0.587, 0.114], np.float32))[..., None]
 
 
-def square_mask(canvas: np.ndarray, top: np.ndarray, left: np.ndarray, side: float) -> np.ndarray:
-    """Squares with their upper left corners at ``top``, ``left`` (n,), edges softened."""
-    rows, columns = pixel_grid(canvas)
-    top, left = top.reshape(-1, 1, 1), left.reshape(-1, 1, 1)
+def as_torch(canvas: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(canvas).permute(0, 3, 1, 2)
 
-    def coverage(position, start):
-        return np.clip(
-            np.minimum(position + 0.5, start + side) - np.maximum(position - 0.5, start), 0, 1
+
+def of_torch(images: torch.Tensor) -> np.ndarray:
+    return images.permute(0, 2, 3, 1).numpy()
+
+
+def pictures_at(path: str) -> list[Path]:
+    """A picture, or all of a folder in the order of their names.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there are none.
+    """
+    place = resolve(path)
+    found = [place] if place.is_file() else sorted(place.rglob("*")) if place.is_dir() else []
+    found = [file for file in found if file.suffix.lower() in PICTURES]
+    if not found:
+        raise FileNotFoundError(
+            f"transformation.path: no picture at {place}; give a file or a folder of "
+            f"{', '.join(PICTURES)}"
         )
-
-    return coverage(rows, top) * coverage(columns, left)
-
-
-def corner_position(canvas: np.ndarray, corner: np.ndarray, side: float) -> tuple:
-    """Upper left position of a square of ``side`` px in the corner (n,) of `CORNERS`."""
-    _, height, width, _ = canvas.shape
-    top = np.where(corner < 2, 1.0, height - 1.0 - side)
-    left = np.where(corner % 2 == 0, 1.0, width - 1.0 - side)
-    return top, left
+    return found
 
 
-def random_position(canvas: np.ndarray, side: float, rng: np.random.Generator) -> tuple:
-    """Whole-pixel places at which a square of ``side`` px lies inside, one an image."""
-    n, height, width, _ = canvas.shape
-    room = np.maximum(np.array([height, width]) - side - 2, 0)
-    places = np.floor(1 + rng.random((n, 2)) * (room + 1))
-    return places[:, 0], places[:, 1]
+@lru_cache(maxsize=512)
+def read_picture(path: Path) -> np.ndarray:
+    """A picture as (H, W, 4) uint8: colours and opacity."""
+    with Image.open(path) as picture:
+        return np.asarray(picture.convert("RGBA"))
 
 
-def draw_tag(canvas, side, corner) -> None:
-    """A white square label with a dark middle in the given corners (n,), ``side`` px wide."""
-    top, left = corner_position(canvas, np.asarray(corner), side)
-    blend(canvas, square_mask(canvas, top, left, side), WHITE)
-    inset = side / 4
-    blend(canvas, square_mask(canvas, top + inset, left + inset, side - 2 * inset), BLACK)
+def resized(picture: np.ndarray, side: int) -> np.ndarray:
+    """A picture (H, W, 4) scaled and cut to a square of ``side`` pixels, float32."""
+    height, width, _ = picture.shape
+    k = min(height, width)
+    top, left = (height - k) // 2, (width - k) // 2
+    middle = torch.from_numpy(np.array(picture[top : top + k, left : left + k], np.float32))
+    middle = middle.permute(2, 0, 1)[None]
+    size = [side, side]
+    scaled = F.interpolate(middle, size, mode="bilinear", antialias=True, align_corners=False)
+    return scaled[0].permute(1, 2, 0).numpy()
 
 
-def add_tag(canvas, intensity, _rng) -> None:
-    draw_tag(canvas, intensity, np.zeros(len(canvas), int))
-
-
-def add_ring(canvas, intensity, rng) -> None:
-    top, left = random_position(canvas, intensity, rng)
-    rows, columns = pixel_grid(canvas)
-    radius = intensity / 2
-    distance = np.hypot(
-        rows - (top + radius).reshape(-1, 1, 1), columns - (left + radius).reshape(-1, 1, 1)
-    )
-    blend(canvas, np.clip(1.6 - np.abs(distance - (radius - 1.0)), 0, 1), MAGENTA)
-
-
-def add_cross(canvas, intensity, rng) -> None:
-    top, left = random_position(canvas, intensity, rng)
-    rows, columns = pixel_grid(canvas)
-    half = intensity / 2
-    dy = np.abs(rows - (top + half).reshape(-1, 1, 1))
-    dx = np.abs(columns - (left + half).reshape(-1, 1, 1))
-    arms = np.clip(1.3 - np.minimum(dy, dx), 0, 1) * (np.maximum(dy, dx) <= half)
-    blend(canvas, arms, (40, 225, 225))
-
-
-def add_yellow_square(canvas, intensity, rng) -> None:
-    top, left = random_position(canvas, intensity, rng)
-    blend(canvas, square_mask(canvas, top, left, intensity), YELLOW)
-
-
-def add_scrambled_square(canvas, intensity, rng) -> None:
-    """Shuffle the pixels within a square: as many change as for a patch, no colour is new."""
-    side = max(1, round(intensity))
-    places = np.stack(random_position(canvas, side, rng), axis=1).astype(int)
-    for image, (top, left) in zip(canvas, places, strict=True):
-        patch = image[top : top + side, left : left + side]
-        patch[...] = rng.permutation(patch.reshape(-1, 3)).reshape(patch.shape)
-
-
-def add_stripes(canvas, intensity, _rng) -> None:
-    rows, columns = pixel_grid(canvas)
-    wave = np.sin((rows + columns) * (2 * np.pi / 6)) * np.ones((len(canvas), 1, 1))
-    blend(canvas, np.clip(wave * 1.5, 0, 1) * (intensity / 100), WHITE)
-    blend(canvas, np.clip(-wave * 1.5, 0, 1) * (intensity / 100), BLACK)
-
-
-def add_web(canvas, intensity, rng) -> None:
-    n, height, width, _ = canvas.shape
-    rows, columns = pixel_grid(canvas)
-    centre = rng.random((n, 2)) * np.array([height, width]) * 0.5 + np.array([height, width]) * 0.25
-    dy, dx = rows - centre[:, 0].reshape(-1, 1, 1), columns - centre[:, 1].reshape(-1, 1, 1)
-    angle = np.arctan2(dy, dx) + rng.random((n, 1, 1)) * np.pi
-    spoke = np.abs(((angle * 8 / (2 * np.pi)) % 1) - 0.5)
-    distance = np.hypot(dy, dx)
-    spokes = np.clip(1.1 - (0.5 - spoke) * distance * 2 * np.pi / 8, 0, 1)
-    sagging = distance * (1 + 0.12 * np.cos(angle * 8))
-    rings = np.clip(1.1 - np.abs((sagging / 4.5 + 0.5) % 1 - 0.5) * 4.5, 0, 1) * (distance > 2)
-    blend(canvas, np.maximum(spokes, rings) * (intensity / 100), WHITE)
-
-
-def add_dots(canvas, intensity, rng) -> None:
-    rows, columns = pixel_grid(canvas)
-    shift = rng.random((len(canvas), 2, 1, 1)) * 7
-    dy = (rows + shift[:, 0]) % 7 - 3.5
-    dx = (columns + shift[:, 1] + 3.5 * ((rows + shift[:, 0]) // 7 % 2)) % 7 - 3.5
-    blend(canvas, np.clip(2.3 - np.hypot(dy, dx), 0, 1) * (intensity / 100), YELLOW)
-
-
-def add_frame(canvas, intensity, _rng) -> None:
-    _, height, width, _ = canvas.shape
-    rows, columns = pixel_grid(canvas)
-    edge = np.minimum(np.minimum(rows, height - rows), np.minimum(columns, width - columns))
-    mask = np.broadcast_to(np.clip(intensity + 0.5 - edge, 0, 1), canvas.shape[:3])
-    blend(canvas, mask, (60, 150, 70))
-
-
-def add_black_white_patch(canvas, intensity, rng) -> None:
-    top, left = random_position(canvas, intensity, rng)
-    third = intensity / 3
-    blend(canvas, square_mask(canvas, top, left, intensity), WHITE)
-    blend(canvas, square_mask(canvas, top + third, left + third, intensity - third), BLACK)
-
-
-def add_rectangles(canvas, intensity, rng) -> None:
-    top, left = random_position(canvas, intensity, rng)
-    pane = intensity / 2 - 1
-    blend(canvas, square_mask(canvas, top, left, intensity), BLACK)
-    blend(canvas, square_mask(canvas, top + 1, left + 0.5, pane), WHITE)
-    blend(canvas, square_mask(canvas, top + 1, left + 0.5 + intensity / 2, pane), WHITE)
-
-
-TRANSFORMS: dict[str, Transform] = {
-    t.name: t
-    for t in (
-        Transform("tag", "a square tag in the top left corner", "px", 5, add_tag),
-        Transform("ring", "a magenta ring at a random place", "px", 9, add_ring),
-        Transform("cross", "a cyan cross at a random place", "px", 7, add_cross),
-        Transform("stripes", "diagonal stripes over the image", "% opacity", 25, add_stripes),
-        Transform("web", "a spider web over the image", "% opacity", 60, add_web),
-        Transform("dots", "yellow polka dots over the image", "% opacity", 60, add_dots),
-        Transform("frame", "a green frame around the image", "px", 2, add_frame),
-        Transform("yellow_square", "a yellow square at a random place", "px", 5, add_yellow_square),
-        Transform("black_white_patch", "a black and white patch", "px", 6, add_black_white_patch),
-        Transform(
-            "scrambled_square",
-            "the pixels of a square shuffled, at a random place",
-            "px",
-            5,
-            add_scrambled_square,
-        ),
-        Transform("rectangles", "two bright panes, like windows", "px", 8, add_rectangles),
-    )
-}
+def contents_of(transformations: Sequence[Transformation]) -> dict[str, str]:
+    """Digests of the files that transformations read, by path as the study gives it."""
+    paths = {path for each in transformations for path in each.reads()}
+    return {path.name: content_digest(path)[:16] for path in sorted(paths)}

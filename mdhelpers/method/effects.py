@@ -9,9 +9,19 @@ The paper takes the expectation over test images *and* over the randomness of tr
 intervals here are over both: the variance of a mean over images plus that over models. Models that
 share an initialisation are not independent; where some do, what varies are the initialisations.
 Where there is one of them, nothing bounds the effect of another but that it lies within 100 points.
+
+**Verdicts** (`verdict`) rest on every intensity. Below :math:`\epsilon` points an effect, or a
+difference of two, counts as none; from :math:`\delta` on an effect counts as one. So a difference
+is claimed where it surely exceeds :math:`\epsilon` at some intensity (intervals corrected for the
+number of intensities), and *alike* and *neither* where a difference, or both effects, surely stay
+below it at every intensity: the two one-sided tests of equivalence (Schuirmann, 1987) at 5%, which
+need no correction over intensities since all must hold. Claims of a difference are corrected for the
+number of hypotheses of a study. What is neither is *undecided*, and it is said how many models would
+decide.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -19,25 +29,80 @@ from scipy.stats import t as student
 
 EFFECT_COLUMNS = ("hypothesis", "transformation", "intensity", "class_name", "algorithm")
 _POINTS = 100.0  # percentage points in a unit of confidence
+_LEVEL = 0.05
+_MOST_MODELS = 10_000  # more are not asked for
+
+Outcome = Literal["only_1", "only_2", "more_1", "more_2", "alike", "neither", "undecided"]
 
 
 @dataclass(frozen=True)
 class Effect:
-    """Mean change of confidence, in percentage points, with its 95% interval.
+    """Mean change of confidence, in percentage points.
 
     Attributes
     ----------
-    mean, low, high : float
+    mean : float
         Percentage points.
     n_models, n_examples : int
         What was averaged over; of a difference, the smaller number of models.
+    of_models, of_examples : tuple of (variance of the mean, degrees of freedom)
+        What other trainings, of each algorithm, and other test images would change.
     """
 
     mean: float
-    low: float
-    high: float
     n_models: int
     n_examples: int
+    of_models: tuple[tuple[float, int], ...]
+    of_examples: tuple[float, int]
+
+    @property
+    def low(self) -> float:
+        """Lower end of the 95% interval."""
+        return self.interval()[0]
+
+    @property
+    def high(self) -> float:
+        """Upper end of the 95% interval."""
+        return self.interval()[1]
+
+    @property
+    def most(self) -> float:
+        """How far it can go either way: of a difference, from one end to the other."""
+        return _POINTS * len(self.of_models)
+
+    @property
+    def spread(self) -> tuple[float, float]:
+        """Standard error of the mean, and Satterthwaite's degrees of freedom."""
+        parts = [*self.of_models, self.of_examples]
+        variance = sum(part for part, _ in parts)
+        if variance == 0 or np.isinf(variance):
+            return variance**0.5, 1.0
+        return variance**0.5, variance**2 / sum(part**2 / n for part, n in parts)
+
+    @property
+    def p(self) -> float:
+        """Two-sided, of no effect at all."""
+        error, freedom = self.spread
+        if error == 0:
+            return float(self.mean == 0)
+        return float(2 * student.sf(abs(self.mean) / error, freedom))
+
+    def interval(self, level: float = _LEVEL) -> tuple[float, float]:
+        """The interval that misses the truth in ``level`` of all cases, Student's."""
+        error, freedom = self.spread
+        half = error * float(student.isf(level / 2, freedom)) if 0 < error < np.inf else error
+        return max(self.mean - half, -self.most), min(self.mean + half, self.most)
+
+    def within(self, bound: float, level: float = _LEVEL) -> bool:
+        """Whether it surely lies between ± ``bound``: two one-sided tests at ``level``."""
+        low, high = self.interval(2 * level)
+        return -bound < low and high < bound
+
+    def expected(self, n_models: int) -> "Effect":
+        """What would be measured with so many models, if this were the truth."""
+        share = self.n_models / n_models
+        models = tuple((v * share, max(1, n_models - 1)) for v, _ in self.of_models)
+        return replace(self, n_models=n_models, of_models=models)
 
     def __str__(self) -> str:
         return f"{self.mean:+.1f} ({self.low:+.1f} to {self.high:+.1f}) points"
@@ -45,20 +110,26 @@ class Effect:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What Definition 2 says about one transformation.
+    """What a transformation shows of two algorithms, all intensities taken together.
 
     Attributes
     ----------
-    distinguishing : bool
-        Whether the effects bear out the hypothesis, intervals included.
-    outcome : {"distinguishing", "opposite", "not shown"}
-    text : str
-        What was compared, in plain words and with the figures.
+    outcome : {"only_1", "only_2", "more_1", "more_2", "alike", "neither", "undecided"}
+        *Only*: Definition 2, one algorithm responds by delta or more and the other by epsilon at
+        most. *More*: the one responds more than the other, by more than epsilon.
+    dose : int
+        The intensity, by its number, that the figures are of: where the difference is largest.
+    p : float
+        Of no difference at any intensity, corrected for their number (Bonferroni).
+    n_models : int
+        Of an undecided one, how many models would decide if effects are as measured: 0 where only
+        more test images would.
     """
 
-    distinguishing: bool
-    outcome: Literal["distinguishing", "opposite", "not shown"]
-    text: str
+    outcome: Outcome
+    dose: int
+    p: float
+    n_models: int = 0
 
 
 def treatment_effect(before, after, *, slots: np.ndarray | None = None) -> Effect:
@@ -77,7 +148,7 @@ def treatment_effect(before, after, *, slots: np.ndarray | None = None) -> Effec
     Returns
     -------
     Effect
-        In percentage points, with a 95% interval.
+        In percentage points.
 
     Raises
     ------
@@ -86,7 +157,7 @@ def treatment_effect(before, after, *, slots: np.ndarray | None = None) -> Effec
         or examples.
     """
     change = _change(before, after)
-    return _effect(change.mean(), _parts(change, slots), change.mean(0), change.shape)
+    return _effect(change.mean(), [_of_models(change, slots)], change.mean(0), change.shape)
 
 
 def difference(
@@ -124,72 +195,96 @@ def difference(
             f"Algorithm 1 has {n_examples} examples and algorithm 2 has {change_2.shape[1]}; "
             "give confidences for the same examples in the same order."
         )
-    parts = _parts(change_1, slots_1) + _parts(change_2, slots_2)
+    parts = [_of_models(change_1, slots_1), _of_models(change_2, slots_2)]
     shape = min(len(change_1), len(change_2)), n_examples
     of_example = change_1.mean(0) - change_2.mean(0)
     return _effect(change_1.mean() - change_2.mean(), parts, of_example, shape)
 
 
 def verdict(
-    effect_1: Effect,
-    effect_2: Effect,
+    doses: Sequence[tuple[Effect, Effect, Effect]],
     *,
     epsilon: float,
     delta: float,
-    uses: Literal[1, 2],
-    names: tuple[str, str] = ("algorithm 1", "algorithm 2"),
+    n_hypotheses: int = 1,
 ) -> Verdict:
-    """Whether a transformation is (epsilon, delta)-distinguishing (paper, Definition 2).
-
-    Distinguishing: the effect on the algorithm said to use the feature is at least `delta` and
-    the effect on the other at most `epsilon`, each with its whole 95% interval. Opposite: the
-    same with the algorithms exchanged. Anything else is not shown, one way or the other.
+    """What a transformation at several intensities shows of two algorithms.
 
     Parameters
     ----------
-    effect_1, effect_2 : Effect
-        Of the transformation on models of algorithms 1 and 2, in percentage points.
+    doses : sequence of (effect on 1, effect on 2, effect on 1 less that on 2)
+        In percentage points, one of each intensity.
     epsilon, delta : float
-        Percentage points; `epsilon` must be below `delta`.
-    uses : {1, 2}
-        The algorithm that the hypothesis says uses the feature.
-    names : pair of str
-        What the text calls algorithms 1 and 2.
+        Percentage points; `epsilon`, above 0, must be below `delta`.
+    n_hypotheses : int
+        How many a study tests: claims of a difference share the error (Bonferroni).
 
     Raises
     ------
     ValueError
-        If `epsilon` is not below `delta` or `uses` is neither 1 nor 2.
+        If `epsilon` is not between 0 and `delta`, or there is no intensity.
     """
-    if not epsilon < delta:
+    if not 0 < epsilon < delta:
         raise ValueError(
-            f"epsilon is {epsilon} and delta is {delta}; epsilon must be below delta: "
+            f"epsilon is {epsilon} and delta is {delta}; epsilon must be above 0 and below delta: "
             "an effect cannot be called both large and absent."
         )
-    if uses not in (1, 2):
-        raise ValueError(f"uses is {uses!r}; it must be 1 or 2, the algorithm that uses it.")
-    sides = [(effect_1, names[0]), (effect_2, names[1])]
-    (user, user_name), (other, other_name) = sides if uses == 1 else sides[::-1]
-    figures = (
-        f"The transformation changes the confidence of {user_name} by {user} "
-        f"and that of {other_name} by {other}."
-    )
-    if user.low >= delta and other.high <= epsilon:
-        outcome = "distinguishing"
-        reason = (
-            f"Distinguishing, as the hypothesis says: at least {delta:g} points for {user_name} "
-            f"and at most {epsilon:g} for {other_name}, intervals included."
-        )
-    elif other.low >= delta and user.high <= epsilon:
-        outcome = "opposite"
-        reason = (
-            f"The opposite of the hypothesis: at least {delta:g} points for {other_name} "
-            f"and at most {epsilon:g} for {user_name}, intervals included."
-        )
-    else:
-        outcome = "not shown"
-        reason = _shortfall(user, user_name, other, other_name, epsilon, delta)
-    return Verdict(outcome == "distinguishing", outcome, f"{figures} {reason}")
+    if not doses:
+        raise ValueError("there is no intensity to judge by; give at least one")
+    level = _LEVEL / n_hypotheses
+    outcome = _outcome(doses, epsilon, delta, level)
+    dose = int(np.argmax([abs(d.mean) for *_, d in doses]))
+    p = min(1.0, len(doses) * min(d.p for *_, d in doses))
+    needed = 0 if outcome != "undecided" else _models_needed(doses, epsilon, delta, level)
+    return Verdict(outcome, dose, p, needed)
+
+
+def _outcome(doses, epsilon: float, delta: float, level: float) -> Outcome:
+    each = [_claim(*dose, epsilon, delta, level / len(doses)) for dose in doses]
+    claims = {claim for claim in each if claim}
+    sides = {claim[-1] for claim in claims}
+    if len(sides) == 1:
+        side = sides.pop()
+        return f"only_{side}" if f"only_{side}" in claims else f"more_{side}"
+    if sides:  # one more at one intensity, the other at another
+        return "undecided"
+    if all(e.within(epsilon) for *effects, _ in doses for e in effects):
+        return "neither"
+    return "alike" if all(d.within(epsilon) for *_, d in doses) else "undecided"
+
+
+def _claim(one: Effect, two: Effect, gap: Effect, epsilon, delta, level: float) -> str:
+    """Which algorithm surely responds more at an intensity; "" where none does."""
+    side = 1 if abs(one.mean) >= abs(two.mean) else 2
+    user, other = (one, two) if side == 1 else (two, one)
+    sign = 1 if user.mean >= 0 else -1
+    more = sorted(sign * (1 if side == 1 else -1) * x for x in gap.interval(level))
+    if more[0] <= epsilon:
+        return ""
+    strong = min(sign * x for x in user.interval(level)) >= delta
+    weak = max(sign * x for x in other.interval(level)) <= epsilon
+    return f"only_{side}" if strong and weak else f"more_{side}"
+
+
+def _models_needed(doses, epsilon: float, delta: float, level: float) -> int:
+    """The fewest models, in steps of a tenth, that would decide if effects are as measured."""
+    n = min(one.n_models for one, *_ in doses)
+    while n < _MOST_MODELS:
+        n = int(np.ceil(1.1 * n))
+        expected = [tuple(effect.expected(n) for effect in dose) for dose in doses]
+        if _outcome(expected, epsilon, delta, level) != "undecided":
+            return n
+    return 0
+
+
+def holm(p: Sequence[float]) -> np.ndarray:
+    """P-values corrected for their number (Holm, 1979), (n,) float."""
+    p = np.asarray(p, float)
+    order = np.argsort(p, kind="stable")
+    steps = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1))
+    corrected = np.empty(len(p))
+    corrected[order] = np.minimum(steps, 1)
+    return corrected
 
 
 def _change(before, after) -> np.ndarray:
@@ -209,41 +304,19 @@ def _change(before, after) -> np.ndarray:
     return _POINTS * (after - before)
 
 
-def _parts(change: np.ndarray, slots: np.ndarray | None) -> list[tuple[float, int]]:
+def _of_models(change: np.ndarray, slots: np.ndarray | None) -> tuple[float, int]:
     """Variance of the mean that comes from the models, and its degrees of freedom."""
     of_model = change.mean(1)
     slots = np.arange(len(change)) if slots is None else np.unique(slots, return_inverse=True)[1]
     n = int(slots.max()) + 1
     if n < 2:
-        return [(np.inf, 1)]
+        return np.inf, 1
     # of each slot, what its models add to the mean beyond their share
     added = np.bincount(slots, of_model - of_model.mean()) / len(change)
-    return [(float(n / (n - 1) * np.square(added).sum()), n - 1)]
+    return float(n / (n - 1) * np.square(added).sum()), n - 1
 
 
 def _effect(mean: float, parts, of_example: np.ndarray, shape: tuple[int, int]) -> Effect:
     n_models, n_examples = shape
-    parts = [*parts, (float(of_example.var(ddof=1) / n_examples), n_examples - 1)]
-    variance = sum(part for part, _ in parts)
-    half = 0.0
-    if np.isinf(variance):
-        half = np.inf
-    elif variance > 0:
-        freedom = variance**2 / sum(part**2 / n for part, n in parts)
-        half = float(student.isf(0.025, freedom)) * variance**0.5
-    most = _POINTS * (1 if len(parts) == 2 else 2)  # of a difference, from one end to the other
-    low, high = max(mean - half, -most), min(mean + half, most)
-    return Effect(float(mean), float(low), float(high), n_models, n_examples)
-
-
-def _shortfall(user, user_name, other, other_name, epsilon, delta) -> str:
-    reasons = []
-    if user.low < delta:
-        reasons.append(
-            f"for {user_name} the interval begins at {user.low:+.1f}, below the {delta:g} required"
-        )
-    if other.high > epsilon:
-        reasons.append(
-            f"for {other_name} it ends at {other.high:+.1f}, above the {epsilon:g} allowed"
-        )
-    return f"Not shown: {'; '.join(reasons)}."
+    of_examples = float(of_example.var(ddof=1) / n_examples), n_examples - 1
+    return Effect(float(mean), n_models, n_examples, tuple(parts), of_examples)

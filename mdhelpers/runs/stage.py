@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from mdhelpers.runs.run import Run
 
 
-# The stages, each named as the notebook that carries it out; quality is the second of notebook 03.
+# The stages, each named as the notebook that carries it out; notebooks 03 and 07 carry out two.
 DATA = "01_data_prep"
 MODELS = "02_mask_training"
 DATAMODELS = "03_datamodel_fitting"
@@ -45,6 +45,7 @@ QUALITY = "03_quality"
 COMPARISON = "04_residual_pca"
 SUBPOPULATIONS = "05_subpopulation_inspection"
 CAPTIONS = "06_clip_captioning"
+ALL_DATA = "07_all_data"
 EFFECTS = "07_counterfactual_verification"
 APPLICATIONS = "08_datamodel_applications"
 PREDICTIONS = "09_prediction_level"

@@ -26,7 +26,6 @@ from mdhelpers.analyses.similarity import (
 )
 from mdhelpers.method.comparison import Comparison, compare, most_directions
 from mdhelpers.method.datamodels import Datamodels
-from mdhelpers.stages.effects import UNCHANGED, confidences
 from mdhelpers.stages.models import StudyModels
 from mdhelpers.training.tasks import TrainingPlan
 
@@ -153,7 +152,7 @@ def predictions_of_kept(models: StudyModels) -> tuple[np.ndarray, np.ndarray] | 
     """
     if not all(_keeps_networks(models.plan, algorithm) for algorithm in (1, 2)):
         return None
-    found = (confidences(models, a, [UNCHANGED], seed=0)[UNCHANGED] for a in (1, 2))
+    found = (models.confidences(a) for a in (1, 2))
     return tuple(probabilities.argmax(axis=-1) for probabilities in found)
 
 

@@ -1,12 +1,16 @@
-"""Stage 07: what drawing a feature into images does to each algorithm, and Definition 2's verdict.
+"""Stage 07: what a transformation does to each algorithm, and the verdict on every finding.
 
-A hypothesis names a transformation, a class and the algorithm that is said to use the feature. Both
-algorithms' kept models see the test images with and without it; a placebo stands beside it.
+Definition 2 is about models that were trained on the data set, so such models are trained first,
+apart from those on masks (`train_on_all`). They see the test images with and without each
+transformation: those of the study's hypotheses, and those that imitate the ends of directions
+(`mdhelpers.stages.proposals`). A placebo stands beside each. A direction is a *finding* where its
+evidence, the models trained again and the verdict agree (`read_findings`).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -16,14 +20,134 @@ import torch
 from tqdm import tqdm
 
 from mdhelpers.base.specs import validate
-from mdhelpers.base.threads import spread
-from mdhelpers.data.transforms import transform_images
+from mdhelpers.data.datasets import Dataset, Split
+from mdhelpers.data.transforms import (
+    Around,
+    Transformation,
+    placebo_images,
+    transform_images,
+)
 from mdhelpers.method import effects
-from mdhelpers.runs.run import Run
-from mdhelpers.runs.stage import EFFECTS, MODELS
-from mdhelpers.stages.models import StudyModels, read_models
-from mdhelpers.stages.study import Hypothesis, Placebo, check_hypotheses
+from mdhelpers.method.comparison import COMPARISONS
+from mdhelpers.method.effects import Effect, Verdict
+from mdhelpers.method.evidence import STRONG
+from mdhelpers.runs.run import Run, checked
+from mdhelpers.runs.stage import ALL_DATA, CAPTIONS, COMPARISON, EFFECTS, MODELS, SUBPOPULATIONS
+from mdhelpers.stages import proposals
+from mdhelpers.stages.comparison import read_comparison
+from mdhelpers.stages.models import StudyModels, read_models, remove_changed, softmax
+from mdhelpers.stages.study import (
+    Hypothesis,
+    Placebo,
+    check_hypotheses,
+    transformations_from_outside,
+)
+from mdhelpers.stages.subpopulations import read_subpopulations
 from mdhelpers.training.learners import TrainedModels
+from mdhelpers.training.mask_training import retrain, retraining
+from mdhelpers.training.tasks import TrainingPlan, load_kept
+
+NAME, _FIRST_KEY = "effects", 2_000_000  # beyond the keys of any run's other models
+MATCHED = "matched"
+SURE_MATCH, FEWEST_MOVED = 0.05, 0.05
+
+
+@dataclass(frozen=True, eq=False)
+class EffectModels:
+    """Models of both algorithms that were trained on all training images, from own seeds.
+
+    ``plans`` are those that trained them, one an algorithm; none for models made elsewhere.
+    """
+
+    study: StudyModels
+    plans: tuple[TrainingPlan, ...]
+
+    @property
+    def n_models(self) -> int:
+        return self.plans[0].n_keep if self.plans else 0
+
+    @property
+    def names(self) -> tuple[str, str]:
+        return self.study.names
+
+    @property
+    def dataset(self) -> Dataset:
+        return self.study.dataset
+
+    def kept(self, algorithm: int) -> list[TrainedModels]:
+        """The models, held against the run's digests."""
+        plan, check = self.plans[algorithm - 1], partial(checked, self.study.plan.folder, ALL_DATA)
+        return load_kept(plan, algorithm, self.n_models, check=check)
+
+    def slots(self, algorithm: int) -> np.ndarray | None:
+        """Which of several source models each started from; None where that is not shared."""
+        source = self.study.plan.algorithms[algorithm - 1].start.source
+        n = source.n_models if source else 0
+        return (_FIRST_KEY + np.arange(self.n_models)) % n if n > 1 else None
+
+    def logits(self, algorithm: int, images: np.ndarray) -> torch.Tensor:
+        """What the models say of images, (n_models, n_images, n_classes), on the CPU."""
+        return torch.cat([s.logits(images) for s in self.kept(algorithm)])[: self.n_models]
+
+
+def train_on_all(
+    run: Run,
+    *,
+    n_effect_models: int = 32,
+    device: str = "auto",
+    workers: int = 0,
+    scheduler: str = "local",
+    cluster: dict | None = None,
+) -> EffectModels:
+    """Train models of both algorithms on the whole training set, each from seeds of its own.
+
+    Parameters
+    ----------
+    run
+        The run's folder, with stage 02 finished.
+    n_effect_models
+        Models of each algorithm; the paper takes 500.
+    device, workers, scheduler, cluster
+        Who trains, see `mdhelpers.training.mask_training.train_all`.
+
+    """
+    stage = run.stage(ALL_DATA, {"n_effect_models": n_effect_models}, after=[MODELS])
+    with stage.working() as needed:
+        models = read_models(run, device=device)
+        if needed and models.made_elsewhere:
+            stage.keep()
+        elif needed:
+            remove_changed(run, ALL_DATA)
+            given, figures, made = request(models, n_effect_models), {}, []
+            who = {"workers": workers, "scheduler": scheduler, "cluster": cluster}
+            for a, name in enumerate(models.names, 1):
+                trained = retrain(given["plan"], a, *given["models"], name=NAME, keep=True, **who)
+                figures |= {f"name_{a}": name, f"accuracy_{a}": trained.accuracy.mean()}
+                folder = plan_of(models, a, n_effect_models).folder
+                stores = [f"models_{a}.zarr", *sorted((folder / f"checkpoints_{a}").glob("*"))]
+                made += [folder / each for each in stores if (folder / each).exists()]
+            stage.keep(made=made, figures={"n_models": n_effect_models} | figures)
+    return read_effect_models(run, device=device)
+
+
+def request(models: StudyModels, n: int) -> dict[str, Any]:
+    """The plan, masks and keys that models on all training images are trained by."""
+    plan = replace(models.plan, n_slots=0, share_order=False)
+    return {"plan": plan, "models": (np.ones((n, plan.n_train), bool), _FIRST_KEY + np.arange(n))}
+
+
+def plan_of(models: StudyModels, algorithm: int, n: int) -> TrainingPlan:
+    given = request(models, n)
+    return retraining(given["plan"], algorithm, *given["models"], name=NAME, keep=True)[0]
+
+
+def read_effect_models(run: Run, *, device: str = "auto") -> EffectModels:
+    """What `train_on_all` has trained."""
+    run.check(ALL_DATA)
+    models, n = read_models(run, device=device), run.manifest(ALL_DATA)["parameters"]
+    numbers = () if models.made_elsewhere else (1, 2)
+    plans = tuple(plan_of(models, a, n["n_effect_models"]) for a in numbers)
+    return EffectModels(models, plans)
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,15 +157,39 @@ class StudyEffects:
     Attributes
     ----------
     table
-        One row an effect: hypothesis, kind ("feature" or "placebo"), transformation, intensity,
-        class_name, algorithm (1, 2; 0: effect on 1 minus effect on 2), effect, low, high.
+        One row an effect: ``hypothesis, kind`` ("feature" or "placebo"), ``transformation,
+        intensity, class_name, algorithm`` (1, 2; 0: effect on 1 less that on 2), and ``effect, low,
+        high`` in percentage points with ``p`` of no effect.
     verdicts
-        One row a hypothesis: outcome and text of Definition 2 at its largest intensity.
+        One row a hypothesis: ``hypothesis, source`` ("study" or "proposed"), ``transformation,
+        class_name, uses`` (as expected), ``outcome`` of `mdhelpers.method.effects.verdict`,
+        ``intensity`` where the difference is largest, ``effect_1, effect_2, difference`` there with
+        intervals, ``p``, ``p_corrected`` (Holm), ``n_models`` (of an undecided one, how many would
+        decide), ``placebo``, its outcome.
+    proposals
+        What imitates the ends of directions, see `mdhelpers.stages.proposals.propose`.
 
     """
 
     table: pd.DataFrame
     verdicts: pd.DataFrame
+    proposals: pd.DataFrame
+
+
+@dataclass(frozen=True)
+class Case:
+    """A transformation and the class it is tested on, at some intensities.
+
+    ``rows`` are the test images that it is tested on; ``uses`` is what is expected.
+    """
+
+    name: str
+    source: str
+    transformation: Transformation
+    intensities: tuple[float, ...]
+    target: str
+    rows: np.ndarray
+    uses: int = 0
 
 
 def verify_hypotheses(
@@ -49,23 +197,30 @@ def verify_hypotheses(
     hypotheses: list[dict],
     *,
     placebo: dict | None = None,
+    n_proposed: int = 1,
+    captions: dict | None = None,
     epsilon: float = 5.0,
     delta: float = 10.0,
     seed: int = 0,
     device: str = "auto",
 ) -> StudyEffects:
-    """Stage 07: what each transformation does to both algorithms' kept models.
+    """Stage 07: what each transformation does to models of both algorithms.
 
     Parameters
     ----------
     run
-        The run's folder, with stage 02 finished.
+        The run's folder, with `train_on_all` and stages 04 to 06 finished.
     hypotheses, placebo
         See `mdhelpers.stages.study.Hypothesis` and `Placebo`.
+    n_proposed
+        How many of the transformations that imitate an end of a direction are tested beside the
+        hypotheses; 0 proposes none.
+    captions
+        The study's choice of a CLIP, whose embeddings proposals take.
     epsilon, delta
-        Percentage points of Definition 2.
+        Percentage points: what counts as no effect, and what as one.
     seed
-        Of the transformations.
+        Of the transformations, and of what proposals draw.
 
     """
     wanted = [validate(Hypothesis, h, f"hypotheses.{i}") for i, h in enumerate(hypotheses)]
@@ -73,143 +228,333 @@ def verify_hypotheses(
     parameters = {
         "hypotheses": [h.model_dump() for h in wanted],
         "placebo": control.model_dump(),
-        "epsilon": float(epsilon),  # of a notebook's 8 and a study's 8.0 the key is one
-        "delta": float(delta),
+        "n_proposed": n_proposed,
+        "captions": captions or {},
+        "epsilon": epsilon,
+        "delta": delta,
         "seed": seed,
-        "intervals": "over initialisations",  # earlier ones, over models, are made anew
-    }
-    stage = run.stage(EFFECTS, parameters, after=[MODELS])
-    models = read_models(run, device=device)
-    check_hypotheses(wanted, control, models.dataset.class_names)
+    } | transformations_from_outside(wanted, control)
+    after = [ALL_DATA, COMPARISON, SUBPOPULATIONS, CAPTIONS]
+    stage = run.stage(EFFECTS, parameters, after=after)
     with stage.working() as needed:
         if needed:
-            table = measure_effects(models, wanted, control, seed)
-            verdicts = judge(table, wanted, models.names, epsilon=epsilon, delta=delta)
+            models = read_effect_models(run, device=device)
+            check_hypotheses(wanted, models.dataset.class_names)
+            test, given = models.dataset.test, (read_comparison(run), read_subpopulations(run))
+            candidates = candidates_of(test, wanted) if models.n_models and n_proposed else {}
+            found = proposals.propose(
+                run, models.study, *given, candidates, captions or {}, seed=seed
+            )
+            cases = cases_of(wanted, best_of(found, n_proposed), candidates, len(test), seed)
+            table, verdicts = measure(models, cases, control, epsilon, delta, seed)
+            tables = {"effects": table, "verdicts": verdicts, "proposals": found}
             figures = effect_figures(table, verdicts, models)
-            stage.keep(tables={"effects": table, "verdicts": verdicts}, figures=figures)
+            stage.keep(tables=tables, figures=figures)
+    return read_effects(run)
+
+
+def read_effects(run: Run) -> StudyEffects:
+    """What stage 07 wrote."""
+    run.check(EFFECTS)
     tables = run.kept(EFFECTS)
-    return StudyEffects(tables["effects"], tables["verdicts"])
+    return StudyEffects(tables["effects"], tables["verdicts"], tables["proposals"])
 
 
-def measure_effects(
-    models: StudyModels, hypotheses: list[Hypothesis], placebo: Placebo, seed: int
-) -> pd.DataFrame:
-    """Effects of every transformation at every intensity on both algorithms' kept models."""
-    cases = [
-        (h, kind, spec.transformation, intensity)
-        for h in hypotheses
-        for kind, spec in (("feature", h), ("placebo", placebo))
-        for intensity in spec.intensities
-    ]
-    changes = list(dict.fromkeys((name, intensity) for *_, name, intensity in cases))
-    algorithms = (1, 2) if cases else ()
-    found = [confidences(models, a, [UNCHANGED, *changes], seed=seed) for a in algorithms]
-    slots, rows = models.kept_slots(), []
-    for hypothesis, kind, *change in cases:
-        target = models.dataset.class_names.index(hypothesis.target_class)
-        pairs = [(x[UNCHANGED][..., target], x[tuple(change)][..., target]) for x in found]
-        about = (hypothesis.name, kind, change[0], float(change[1]), hypothesis.target_class)
-        rows += [(*about, *effect) for effect in effects_of(pairs, slots)]
-    return pd.DataFrame(rows, columns=EFFECT_COLUMNS)
+Candidates = dict[str, tuple[Transformation, float]]
 
 
-def effects_of(pairs: list[tuple[np.ndarray, np.ndarray]], slots: np.ndarray | None) -> list[tuple]:
-    """(algorithm, effect, low, high) on algorithms 1 and 2, and of their difference (0)."""
-    found = [effects.treatment_effect(*pair, slots=slots) for pair in pairs]
-    found.append(effects.difference(*pairs[0], *pairs[1], slots_1=slots, slots_2=slots))
-    return [(a, e.mean, e.low, e.high) for a, e in zip((1, 2, 0), found, strict=True)]
+def candidates_of(test: Split, wanted: list[Hypothesis]) -> Candidates:
+    """What is tried on the ends of directions, and how strongly: the library, the hypotheses'."""
+    known = {name: (each, each.default) for name, each in proposals.library(test).items()}
+    own = {h.transformation.name: (h.transformation, max(h.intensities)) for h in wanted}
+    return known | own
 
 
-UNCHANGED = ("", 0)
-EFFECT_COLUMNS = [
-    "hypothesis", "kind", "transformation", "intensity", "class_name",
-    "algorithm", "effect", "low", "high",
-]  # fmt: skip
+def best_of(found: pd.DataFrame, n: int) -> pd.DataFrame:
+    """The proposals that are sure: by match, at most ``n`` of an end."""
+    sure = (found["q"] < SURE_MATCH) & ~(found["moved"] < FEWEST_MOVED)
+    return found[sure].groupby(["comparison", "direction", "end"], sort=False).head(n)
 
 
-def confidences(
-    models: StudyModels, algorithm: int, changes: list[tuple[str, float]], *, seed: int
-) -> dict[tuple[str, float], np.ndarray]:
-    """Softmax confidences of an algorithm's kept models on changed test images.
+def cases_of(
+    wanted: list[Hypothesis],
+    chosen: pd.DataFrame,
+    candidates: Candidates,
+    n_test: int,
+    seed: int,
+) -> list[Case]:
+    """The study's hypotheses, on all test images; then what is proposed beside them, on a half."""
+    rows, given, cases = np.arange(n_test), set(), []
+    for h in wanted:
+        about = h.name, "study", h.transformation, tuple(h.intensities), h.target_class
+        cases.append(Case(*about, rows, h.uses))
+        given.add((h.transformation.name, h.target_class))
+    _, rows = proposals.halves(n_test, seed)
+    for name, target in chosen[["transformation", "class_name"]].itertuples(index=False):
+        if (name, target) not in given:
+            given.add((name, target))
+            kind, most = candidates[name]
+            doses = tuple(dose * most for dose in proposals.DOSES)
+            cases.append(Case(f"{name} → {target}", "proposed", kind, doses, target, rows))
+    return cases
 
-    They are (n_models, n_images, n_classes) float32 for each transformation and intensity. Models
-    that train anew with each call (`TrainedModels.retrains`) are given all changes at once, others
-    one after the other, which takes less memory.
+
+@dataclass(frozen=True)
+class Change:
+    """A transformation at one intensity, or the placebo beside it, on some test images."""
+
+    transformation: Transformation
+    intensity: float
+    kind: str  # "feature", "placebo" (as it is), or MATCHED
+    rows: tuple[int, ...]
+
+    def images(self, test: Split, seed: int) -> np.ndarray:
+        rows = np.array(self.rows)
+        parts = (x if x is None else x[rows] for x in (test.foreground, test.labels))
+        before, about = test.images[rows], {"seed": seed, "around": Around(*parts)}
+        after = transform_images(self.transformation, before, self.intensity, **about)
+        if self.kind != MATCHED:
+            return after
+        return placebo_images(before, after, labels=about["around"].labels, seed=seed)
+
+
+def changes_of(case: Case, placebo: Placebo) -> dict[str, list[Change]]:
+    """What is to be looked at for a case, by kind: as many features as it has intensities.
+
+    Beside what is proposed a placebo stands at the largest intensity alone.
     """
-    n_keep, images = models.plan.n_keep, models.dataset.test.images
-    kept = models.kept(algorithm)
-    together = any(stack.retrains for stack in kept)
-    stateless = all(stack.stateless for stack in kept)
-    at_once = 0 if stateless and models.plan.device == "cpu" else 1  # others may hold state
-    found: dict[tuple[str, float], np.ndarray] = {}
-    total = len(kept) * (1 if together else len(changes))
-    with tqdm(total=total, unit="stack", mininterval=2.0) as bar:
-        for group in [changes] if together else [[change] for change in changes]:
-            changed = np.concatenate([changed_images(images, *c, seed=seed) for c in group])
-            parts = []
-            for logits in spread(partial(_logits, changed), kept, at_once=at_once):
-                parts.append(logits.softmax(-1))
-                bar.update()
-            shown = torch.cat(parts)[:n_keep].numpy()
-            found |= dict(zip(group, np.split(shown, len(group), axis=1), strict=True))
+    rows = tuple(case.rows.tolist())
+    found = {"feature": [Change(case.transformation, x, "feature", rows) for x in case.intensities]}
+    if placebo.transformation is None:
+        doses = case.intensities if case.source == "study" else [max(case.intensities)]
+        found["placebo"] = [Change(case.transformation, x, MATCHED, rows) for x in doses]
+    else:
+        given = placebo.transformation
+        found["placebo"] = [Change(given, x, "placebo", rows) for x in placebo.intensities]
     return found
 
 
-def _logits(images: np.ndarray, stack: TrainedModels) -> torch.Tensor:
-    return stack.logits(images)
+def measure(
+    models: EffectModels,
+    cases: list[Case],
+    placebo: Placebo,
+    epsilon: float,
+    delta: float,
+    seed: int,
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Effects of every case at every intensity on every class, and the verdicts."""
+    asked = [changes_of(case, placebo) for case in cases]
+    every = list(dict.fromkeys(c for kinds in asked for cs in kinds.values() for c in cs))
+    found = dict(effects_of(models, every, seed)) if every else {}
+    classes, rows, doses = models.dataset.class_names, [], []
+    for case, kinds in zip(cases, asked, strict=True):
+        doses.append({})
+        for kind, changes in kinds.items():
+            target = classes.index(case.target)
+            doses[-1][kind] = [found[change][target] for change in changes]
+            for change in changes:
+                about = case.name, kind, change.transformation.name, change.intensity
+                rows += [
+                    (*about, name, algorithm, e.mean, e.low, e.high, e.p)
+                    for name, triple in zip(classes, found[change], strict=True)
+                    for algorithm, e in zip((1, 2, 0), triple, strict=True)
+                ]
+    table = pd.DataFrame(rows, columns=list(EFFECT_COLUMNS)).astype(EFFECT_COLUMNS)
+    return table, verdicts_of(cases, doses, epsilon, delta)
 
 
-def changed_images(images: np.ndarray, name: str, intensity: float, *, seed: int) -> np.ndarray:
-    return transform_images(name, images, intensity, seed=seed) if name else images
+EFFECT_COLUMNS = {"hypothesis": str, "kind": str, "transformation": str, "intensity": float}
+EFFECT_COLUMNS |= {"class_name": str, "algorithm": int}
+EFFECT_COLUMNS |= dict.fromkeys(("effect", "low", "high", "p"), float)
 
 
-def judge(
-    table: pd.DataFrame, hypotheses: list[Hypothesis], names, *, epsilon: float, delta: float
-) -> pd.DataFrame:
-    """Definition 2 for each hypothesis that names an algorithm, at its largest intensity."""
-    rows = []
-    for hypothesis in hypotheses:
-        one, two = (as_effect(table, hypothesis, a) for a in (1, 2))
-        if hypothesis.uses:
-            found = effects.verdict(
-                one, two, epsilon=epsilon, delta=delta, uses=hypothesis.uses, names=names
-            )
-            outcome, text = found.outcome, found.text
-        else:
-            outcome, text = "control", f"Control: {one} under {names[0]}, {two} under {names[1]}."
-        rows.append(
-            {"hypothesis": hypothesis.name, "uses": hypothesis.uses}
-            | {"outcome": outcome, "text": text}
+def effects_of(
+    models: EffectModels, changes: list[Change], seed: int
+) -> Iterator[tuple[Change, list[tuple[Effect, Effect, Effect]]]]:
+    """Each change's effects on 1 and 2 and their difference, a triple a class."""
+    test, slots = models.dataset.test, [models.slots(a) for a in (1, 2)]
+    kept = [models.kept(a) for a in (1, 2)]
+    before = [softmax(each, test.images, models.n_models) for each in kept]
+    shown = {"total": len(changes), "unit": "transformation", "mininterval": 2.0}
+    for change, both in tqdm(after_changes(models, kept, changes, seed), **shown):
+        rows = np.array(change.rows)
+        pairs = [(b[:, rows], after) for b, after in zip(before, both, strict=True)]
+        yield (
+            change,
+            [
+                triple([(b[..., c], a[..., c]) for b, a in pairs], slots)
+                for c in range(len(models.dataset.class_names))
+            ],
         )
-    return pd.DataFrame(rows, columns=["hypothesis", "uses", "outcome", "text"])
 
 
-def as_effect(table: pd.DataFrame, hypothesis: Hypothesis, algorithm: int) -> effects.Effect:
-    row = largest(table, hypothesis.name, "feature").set_index("algorithm").loc[algorithm]
-    return effects.Effect(row["effect"], row["low"], row["high"], 0, 0)
+def triple(pairs, slots) -> tuple[Effect, Effect, Effect]:
+    """Effects on algorithms 1 and 2, and their difference."""
+    one, two = (effects.treatment_effect(*p, slots=s) for p, s in zip(pairs, slots, strict=True))
+    gap = effects.difference(*pairs[0], *pairs[1], slots_1=slots[0], slots_2=slots[1])
+    return one, two, gap
 
 
-def largest(table: pd.DataFrame, hypothesis: str, kind: str) -> pd.DataFrame:
-    """The rows of one hypothesis at its largest intensity."""
-    rows = table[(table["hypothesis"] == hypothesis) & (table["kind"] == kind)]
-    return rows[rows["intensity"] == rows["intensity"].max()]
+def after_changes(
+    models: EffectModels, kept: list[list[TrainedModels]], changes: list[Change], seed: int
+) -> Iterator[tuple[Change, list[np.ndarray]]]:
+    """Confidences (n_models, n_images, n_classes) of both algorithms after each change.
+
+    Models that train anew with each call (`TrainedModels.retrains`) are given all changes at once,
+    others one after the other, which takes less memory.
+    """
+    test, n = models.dataset.test, models.n_models
+    together = [any(stack.retrains for stack in stacks) for stacks in kept]
+    all_at_once: dict[int, Iterator[np.ndarray]] = {}
+    for a, stacks in enumerate(kept):
+        if together[a]:
+            images = [change.images(test, seed) for change in changes]
+            found = softmax(stacks, np.concatenate(images), n)
+            ends = np.cumsum([len(part) for part in images])[:-1]
+            all_at_once[a] = iter(np.split(found, ends, axis=1))
+    for change in changes:
+        images = None if all(together) else change.images(test, seed)
+        yield (
+            change,
+            [
+                next(all_at_once[a]) if together[a] else softmax(stacks, images, n)
+                for a, stacks in enumerate(kept)
+            ],
+        )
+
+
+VERDICT_COLUMNS = {"hypothesis": str, "source": str, "transformation": str, "class_name": str}
+VERDICT_COLUMNS |= {"uses": int, "outcome": str, "intensity": float, "unit": str}
+VERDICT_COLUMNS |= {
+    f"{what}{end}": float
+    for what in ("effect_1", "effect_2", "difference")
+    for end in ("", "_low", "_high")
+}
+VERDICT_COLUMNS |= {"p": float, "p_corrected": float, "n_models": int, "placebo": str}
+
+
+def verdicts_of(cases: list[Case], doses: list[dict], epsilon: float, delta: float) -> pd.DataFrame:
+    """A row a case, see `StudyEffects.verdicts`; claims are corrected within each source."""
+    rows = []
+    for case, kinds in zip(cases, doses, strict=True):
+        n = sum(other.source == case.source for other in cases)
+        given = {"epsilon": epsilon, "delta": delta, "n_hypotheses": n}
+        found = effects.verdict(kinds["feature"], **given)
+        placebo = effects.verdict(kinds["placebo"], **given).outcome
+        rows.append(verdict_row(case, kinds["feature"][found.dose], found, placebo))
+    table = pd.DataFrame(rows, columns=list(VERDICT_COLUMNS)).astype(VERDICT_COLUMNS)
+    for _, part in table.groupby("source"):
+        table.loc[part.index, "p_corrected"] = effects.holm(part["p"])
+    return table
+
+
+def verdict_row(
+    case: Case, at: tuple[Effect, Effect, Effect], found: Verdict, placebo: str
+) -> dict:
+    about = {
+        "hypothesis": case.name,
+        "source": case.source,
+        "transformation": case.transformation.name,
+        "class_name": case.target,
+        "uses": case.uses,
+        "outcome": found.outcome,
+        "intensity": float(case.intensities[found.dose]),
+        "unit": case.transformation.intensity_unit,
+    }
+    for what, effect in zip(("effect_1", "effect_2", "difference"), at, strict=True):
+        about |= {what: effect.mean, f"{what}_low": effect.low, f"{what}_high": effect.high}
+    more = {"p": found.p, "p_corrected": found.p, "n_models": found.n_models, "placebo": placebo}
+    return about | more
+
+
+def more_side(outcome: str) -> int:
+    """The algorithm that an outcome says responds more; 0 where it says none does."""
+    return int(outcome[-1]) if outcome[-1] in "12" else 0
+
+
+def as_expected(uses: int, outcome: str) -> str:
+    """What became of an expectation: "as expected", "not as expected", or "undecided"."""
+    if outcome == "undecided":
+        return outcome
+    return "as expected" if more_side(outcome) == uses else "not as expected"
+
+
+FINDING_KEYS = ["comparison", "direction", "end"]
+
+
+def read_findings(run: Run) -> pd.DataFrame:
+    """Each end of a called direction with all that is known of it, findings first.
+
+    Columns
+    -------
+    comparison, direction, end, class_name
+    evidence, q
+        Of stage 04.
+    confirmed
+        By models trained again: "confirmed", "not confirmed" or "not tested".
+    caption
+        The best one against the same class, "" without captions.
+    transformation, match, moved
+        What imitates the end best; "" where nothing surely does.
+    hypothesis, outcome, intensity, unit, difference, difference_low, difference_high, …
+        The verdict on it, as in `StudyEffects.verdicts`; "" and NaN where there is none.
+    finding
+        Whether all three agree: significant, not refuted by models trained again, and the
+        algorithm that the direction names first surely responds more to the transformation.
+    """
+    found = read_effects(run)
+    best = best_of(found.proposals, 1)
+    gaps = read_comparison(run).gaps
+    keys = FINDING_KEYS[:2]
+    members = read_subpopulations(run)[FINDING_KEYS].drop_duplicates()
+    if gaps is None:
+        table = members.assign(evidence="", q=np.nan, confirmed="not tested")
+    else:
+        known = [c for c in ("evidence", "q", "confirmed") if c in gaps]
+        table = members.merge(gaps[[*keys, *known]], on=keys, how="left")
+        table = table[table["q"] < STRONG]
+    if "confirmed" not in table:
+        table = table.assign(confirmed="not tested")
+    table = table.merge(best_captions(run), on=FINDING_KEYS, how="left")
+    table = table.merge(best.drop(columns=["n", "p", "q"]), on=FINDING_KEYS, how="left")
+    told = found.verdicts.drop_duplicates(["transformation", "class_name"])
+    table = table.merge(told.drop(columns="p"), on=["transformation", "class_name"], how="left")
+    words = ["caption", "class_name", "transformation", "hypothesis", "source", "outcome", "unit"]
+    table[words] = table[words].fillna("")
+    first = np.where(table["comparison"] == COMPARISONS[0], 1, 2)
+    side = table["outcome"].map(lambda outcome: more_side(outcome) if outcome else -1)
+    table["finding"] = (side == first) & (table["confirmed"] != "not confirmed")
+    order = ["finding", "match"]
+    return table.sort_values(order, ascending=False, kind="stable", ignore_index=True)
+
+
+def best_captions(run: Run) -> pd.DataFrame:
+    """The first caption of each end against the same class."""
+    table = run.kept(CAPTIONS).get("captions")
+    if table is None or table.empty:
+        return pd.DataFrame(columns=[*FINDING_KEYS, "caption"]).astype({"direction": int})
+    first = table[(table["reference"] == "class") & (table["rank"] == 1)]
+    return first[[*FINDING_KEYS, "caption"]]
 
 
 def effect_figures(
-    table: pd.DataFrame, verdicts: pd.DataFrame, models: StudyModels
+    table: pd.DataFrame, verdicts: pd.DataFrame, models: EffectModels
 ) -> dict[str, Any]:
-    figures: dict[str, Any] = {"n_models": models.plan.n_keep}
-    for row in verdicts.itertuples():
-        block = {"outcome": row.outcome, "text": row.text}
-        for kind in ("feature", "placebo"):
-            for effect in largest(table, row.hypothesis, kind).itertuples():
-                name = {1: "effect_1", 2: "effect_2", 0: "difference"}[effect.algorithm]
-                name = name if kind == "feature" else f"placebo_{name}"
-                block |= {
-                    "intensity" if kind == "feature" else "placebo_intensity": effect.intensity,
-                    name: effect.effect,
-                    f"{name}_low": effect.low,
-                    f"{name}_high": effect.high,
-                }
-        figures[row.hypothesis] = block
+    """Verdicts by hypothesis, and how many there are of each outcome."""
+    figures: dict[str, Any] = {"n_models": models.n_models}
+    for row in verdicts[verdicts["source"] == "study"].to_dict("records"):
+        about = {key: value for key, value in row.items() if value == value}
+        about["expected"] = as_expected(row["uses"], row["outcome"])
+        figures[row["hypothesis"]] = about | placebo_figures(table, row)
+    figures["n_proposed"] = int((verdicts["source"] == "proposed").sum())
+    figures["outcomes"] = verdicts["outcome"].value_counts().to_dict()
     return figures
+
+
+def placebo_figures(table: pd.DataFrame, row: dict) -> dict[str, float]:
+    """The placebo's effects on the class at its largest intensity."""
+    rows = table[(table["hypothesis"] == row["hypothesis"]) & (table["kind"] == "placebo")]
+    rows = rows[(rows["class_name"] == row["class_name"])]
+    rows = rows[rows["intensity"] == rows["intensity"].max()]
+    names = {1: "placebo_effect_1", 2: "placebo_effect_2", 0: "placebo_difference"}
+    return {names[r.algorithm]: r.effect for r in rows.itertuples()}

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from mdhelpers.base.places import shown
+from mdhelpers.base.threads import spread
 from mdhelpers.data.datasets import Dataset
 from mdhelpers.formats.models import given_models, import_models, origins
 from mdhelpers.method.margins import relative_to_class
@@ -57,17 +58,15 @@ class StudyModels:
         check, n = partial(checked, self.plan.folder, MODELS), n_models or self.plan.n_keep
         return load_kept(self.plan, algorithm, n, check=check)
 
-    def kept_slots(self) -> np.ndarray | None:
-        """The common initialisations of the kept models, or None where each had its own."""
-        if not self.plan.n_slots:
-            return None
-        return np.array(self.plan.slots(slice(0, self.plan.n_keep)))
-
     def logits(self, algorithm: int, images: np.ndarray) -> torch.Tensor:
         """What the kept models say of images, (n_kept, n_images, n_classes), on the CPU."""
         none = torch.empty(0, len(images), len(self.dataset.class_names))
         found = [stack.logits(images) for stack in self.kept(algorithm)]
         return torch.cat([none, *found])[: self.plan.n_keep]
+
+    def confidences(self, algorithm: int) -> np.ndarray:
+        """Softmax of the kept models on the test images, (n_kept, n_test, n_classes) float32."""
+        return softmax(self.kept(algorithm), self.dataset.test.images, self.plan.n_keep)
 
     def all(self, algorithm: int, n_models: int | None = None) -> Trained:
         """Every model of algorithm 1 or 2, or the first ones."""
@@ -93,6 +92,17 @@ class StudyModels:
         return trained.slots if self.plan.n_slots else None
 
 
+def softmax(stacks: list[TrainedModels], images: np.ndarray, n: int) -> np.ndarray:
+    """Confidences of the first ``n`` models, (n, n_images, n_classes) float32."""
+    stateless = all(stack.stateless for stack in stacks)
+    found = spread(partial(_logits, images), stacks, at_once=0 if stateless else 1)
+    return torch.cat([logits.softmax(-1) for logits in found])[:n].numpy()
+
+
+def _logits(images: np.ndarray, stack: TrainedModels) -> torch.Tensor:
+    return stack.logits(images)
+
+
 def train_models(
     run: Run,
     algorithm_1: dict[str, Any],
@@ -100,7 +110,7 @@ def train_models(
     *,
     n_models: int,
     n_heldout: int,
-    n_effect_models: int,
+    n_kept: int,
     alpha: float = 0.5,
     n_slots: int = 0,
     share_order: bool = False,
@@ -126,7 +136,7 @@ def train_models(
         See `mdhelpers.training.algorithms.AlgorithmSpec`.
     n_models, n_heldout
         Models of each algorithm that datamodels are fitted on, and that grade them.
-    n_effect_models
+    n_kept
         Models of each that are kept whole, held-out ones first.
     alpha
         The share of the training images in a mask.
@@ -157,7 +167,7 @@ def train_models(
         "algorithm_2": specs[1].model_dump(),
         "n_models": n_models,
         "n_heldout": n_heldout,
-        "n_effect_models": n_effect_models,
+        "n_effect_models": n_kept,  # as it was called before: finished runs stay finished
         "alpha": alpha,
         "n_slots": n_slots,
         "share_order": share_order,
@@ -231,6 +241,19 @@ def mend_stores(plan: TrainingPlan, before: dict[str, Any]) -> None:
         path = plan.folder / name
         if path.is_file() and is_inside(name) and problem(path, before[name], thorough=True):
             path.unlink()
+
+
+def remove_changed(run: Run, name: str) -> None:
+    """Remove what a stage has trained and is not that any more, so that it is trained anew.
+
+    What is whole in itself and of other models no checksum tells.
+    """
+    manifest = run.manifest(name)
+    for output in manifest.get("outputs", ()):
+        path = run.folder / output
+        ours = is_inside(output) and lies_in(path, run.folder)
+        if ours and run.problem(manifest, output, thorough=True):
+            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(True)
 
 
 def training_plan(

@@ -20,7 +20,6 @@ from mdhelpers.method.comparison import Comparison
 from mdhelpers.runs.run import Run
 from mdhelpers.runs.stage import MODELS, PREDICTIONS, SUBPOPULATIONS
 from mdhelpers.stages.comparison import read_comparison
-from mdhelpers.stages.effects import UNCHANGED, confidences
 from mdhelpers.stages.models import StudyModels, read_models
 from mdhelpers.stages.subpopulations import read_subpopulations
 from mdhelpers.training.mask_training import retrain
@@ -140,7 +139,7 @@ def kept_predictions(models: StudyModels) -> tuple[Predictions, Predictions]:
     if not models.plan.n_keep:
         none = Predictions(np.empty((0, len(labels), n_classes), np.float32), labels)
         return none, none
-    found = (confidences(models, a, [UNCHANGED], seed=0)[UNCHANGED] for a in (1, 2))
+    found = (models.confidences(a) for a in (1, 2))
     return tuple(Predictions(probabilities, labels) for probabilities in found)
 
 

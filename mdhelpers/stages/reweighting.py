@@ -8,7 +8,6 @@ unlike.
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -27,10 +26,10 @@ from mdhelpers.method.comparison import COMPARISONS, Comparison, normalise_rows
 from mdhelpers.method.datamodels import Datamodels
 from mdhelpers.method.evidence import STRONG, Outputs, benjamini_hochberg, least_length
 from mdhelpers.runs.run import Run
-from mdhelpers.runs.stage import COMPARISON, DATAMODELS, MODELS, STORE, TILTING, is_inside, lies_in
+from mdhelpers.runs.stage import COMPARISON, DATAMODELS, MODELS, TILTING
 from mdhelpers.stages.comparison import StudyComparison, read_comparison
 from mdhelpers.stages.datamodels import how_fitted, read_datamodels
-from mdhelpers.stages.models import StudyModels, read_models
+from mdhelpers.stages.models import StudyModels, read_models, remove_changed
 from mdhelpers.training.mask_training import retrain
 from mdhelpers.training.store import ModelStore
 from mdhelpers.training.store_files import Trained
@@ -108,7 +107,7 @@ def tilt_directions(
         if needed and models.made_elsewhere:
             stage.keep()
         elif needed:
-            remove_changed(run)
+            remove_changed(run, TILTING)
             found, relative = read_comparison(run), how_fitted(run).relative
             chosen = choose_directions(found.comparison, n_tilted, n_random_tilts, seed)
             vectors = enumerate(chosen.values())
@@ -149,19 +148,6 @@ def read_tilted(run: Run, algorithm: int) -> tuple[np.ndarray, np.ndarray]:
         trained = ModelStore.open(store, read_only=True).read(2 * n_pairs * int(n_tilts))
         masks, outputs = trained.masks, models.outputs(trained, how_fitted(run).relative)
     return tuple(each.reshape(-1, 2, n_pairs, each.shape[-1]) for each in (masks, outputs))
-
-
-def remove_changed(run: Run) -> None:
-    """Remove stores of tilted models that are not what was trained, so that they are trained anew.
-
-    What is whole in itself and of other models no checksum tells.
-    """
-    manifest = run.manifest(TILTING)
-    for name in manifest.get("outputs", ()):
-        path = run.folder / name
-        ours = path.suffix == STORE and is_inside(name) and lies_in(path, run.folder)
-        if ours and run.problem(manifest, name, thorough=True):
-            shutil.rmtree(path, ignore_errors=True)
 
 
 def choose_directions(

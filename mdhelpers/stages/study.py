@@ -31,8 +31,14 @@ from mdhelpers.clip.encoders import check_named, looks_like_path
 from mdhelpers.clip.words import CaptionSpec, caption_bank
 from mdhelpers.data.datasets import DatasetSpec
 from mdhelpers.data.scenes import CLASS_NAMES, PLANTED
-from mdhelpers.data.sources import data_digest, expected_sizes
-from mdhelpers.data.transforms import get_transform, transform_images
+from mdhelpers.data.sources import data_digest, expected_sizes, has_masks
+from mdhelpers.data.transforms import (
+    AnyTransformation,
+    Around,
+    contents_of,
+    of_its_kind,
+    transform_images,
+)
 from mdhelpers.formats.models import check_given, given_models, origins
 from mdhelpers.formats.scores import scores_of_study
 from mdhelpers.method.comparison import check_count, most_directions
@@ -52,31 +58,39 @@ from mdhelpers.training.workers.hosts import ClusterSpec, import_extra
 class Hypothesis(Spec):
     """A feature said to matter to one algorithm: tested in notebook 07 by Definition 2.
 
-    Without a ``name`` it goes by its transformation's.
-
-    ``uses`` is 1 or 2, the algorithm said to use the feature; 0 says that both do, or neither:
-    such a hypothesis (a control) is shown, with the prediction that no difference is found.
+    Without a ``name`` it goes by its transformation's. ``uses`` is what is expected: 1 or 2, the
+    algorithm said to use the feature, or 0 for a control, of which no difference is expected.
     """
 
     name: str = ""
-    transformation: str
+    transformation: AnyTransformation
     intensities: Annotated[list[Positive], Field(min_length=1)]
     target_class: str
-    uses: Literal[0, 1, 2]
+    uses: Literal[0, 1, 2] = 0
 
     @model_validator(mode="before")
     @classmethod
     def _named_by_its_transformation(cls, given: Any) -> Any:
-        if isinstance(given, dict) and not given.get("name"):
-            return given | {"name": given.get("transformation", "")}
+        if isinstance(given, dict) and not given.get("name") and given.get("transformation"):
+            return given | {"name": of_its_kind(given["transformation"]).name}
         return given
 
 
 class Placebo(Spec):
-    """A change of the image that stands for no feature, tested beside every hypothesis."""
+    """A change of the image that stands for no feature, tested beside every hypothesis.
 
-    transformation: str = "scrambled_square"
-    intensities: Annotated[list[Positive], Field(min_length=1)] = Field([3, 5, 7])
+    By default it is matched (`mdhelpers.data.transforms.placebo_images`): as large, as strong, and
+    at the same intensities as the transformation that it stands beside. Or one is named.
+    """
+
+    transformation: AnyTransformation | None = None
+    intensities: list[Positive] = Field([])
+
+    @model_validator(mode="after")
+    def _whole(self) -> Placebo:
+        if (self.transformation is None) != (not self.intensities):
+            raise ValueError("give transformation and intensities both, or neither")
+        return self
 
 
 class GradientSpec(Spec):
@@ -115,6 +129,7 @@ class Study(Spec):
     alpha: Share = 0.5
     n_models: Count = 64
     n_heldout: Annotated[int, Field(ge=8)] = 64
+    n_kept: Annotated[int, Field(ge=0)] = 64
     n_slots: Annotated[int, Field(ge=0)] = 16
     share_order: bool = False
     stack: Annotated[int, Field(ge=0)] = 0
@@ -148,7 +163,8 @@ class Study(Spec):
 
     hypotheses: list[Hypothesis] = Field([])
     placebo: Placebo = Placebo()
-    n_effect_models: Count = 64
+    n_effect_models: Annotated[int, Field(ge=2)] = 32
+    n_proposed: Annotated[int, Field(ge=0)] = 1
     n_reinitialised: Annotated[int, Field(ge=0)] = 32
     epsilon: float = 5.0
     delta: Positive = 10.0
@@ -166,8 +182,10 @@ class Study(Spec):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Study:
-        if not self.epsilon < self.delta:
-            raise ValueError(f"epsilon ({self.epsilon}) must be below delta ({self.delta})")
+        if not 0 < self.epsilon < self.delta:
+            raise ValueError(
+                f"epsilon ({self.epsilon}) must be above 0 and below delta ({self.delta})"
+            )
         Margins(self.only_below, self.alike_within)
         if self.stack and (self.n_models + self.n_heldout) % self.stack:
             raise ValueError(
@@ -183,11 +201,11 @@ class Study(Spec):
                 "hypotheses are tested on networks, and of models_1_given only margins are known; "
                 "give hypotheses: []"
             )
-        if self.n_effect_models > self.n_models + self.n_heldout:
-            raise ValueError(f"n_effect_models ({self.n_effect_models}) exceeds the models trained")
+        if "n_kept" in self.model_fields_set and self.n_kept > self.n_models + self.n_heldout:
+            raise ValueError(f"n_kept ({self.n_kept}) exceeds the models trained")
         scenes = self.dataset.kind == "scenes"
         classes = CLASS_NAMES if scenes else self.dataset.classes
-        check_hypotheses(self.hypotheses, self.placebo, classes)
+        check_hypotheses(self.hypotheses, classes)
         if classes:
             check_targets(
                 self.selection_targets,
@@ -222,11 +240,12 @@ def method_of(study: Study) -> str:
     return method_for(study.n_models, expected_sizes(study.dataset)[0], gradients=gradients)
 
 
-def check_hypotheses(hypotheses: list[Hypothesis], placebo: Placebo, classes) -> None:
-    """Refuse unknown transformations, and unknown classes where ``classes`` are given."""
-    get_transform(placebo.transformation)
+def check_hypotheses(hypotheses: list[Hypothesis], classes) -> None:
+    """Refuse one name twice, and unknown classes where ``classes`` are given."""
+    names = [hypothesis.name for hypothesis in hypotheses]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise ValueError(f"two hypotheses are called {twice[0]!r}; give one another name")
     for hypothesis in hypotheses:
-        get_transform(hypothesis.transformation)
         if classes and hypothesis.target_class not in classes:
             raise ValueError(
                 f"hypothesis {hypothesis.name!r}: "
@@ -375,22 +394,34 @@ def _algorithms(study: Study) -> None:
 def _names(study: Study) -> None:
     """Classes of a folder are known once it was looked at."""
     if (names := study.dataset.source.names(study.dataset)) and not study.dataset.classes:
-        check_hypotheses(study.hypotheses, study.placebo, names)
+        check_hypotheses(study.hypotheses, names)
         check_targets(study.selection_targets, names)
 
 
 def _transformations(study: Study) -> None:
     size = study.dataset.pixels
     image = np.zeros((1, size, size, 3), np.uint8)
-    for spec in (*study.hypotheses, study.placebo):
+    masks = np.ones((1, size, size), bool) if has_masks(study.dataset) else None
+    around = Around(masks, np.zeros(1, int))
+    placebos = [study.placebo] if study.placebo.transformation else []
+    for spec in (*study.hypotheses, *placebos):
         for intensity in spec.intensities:
             try:
-                transform_images(spec.transformation, image, intensity, seed=0)
+                transform_images(spec.transformation, image, intensity, around=around)
             except (ValueError, IndexError) as error:
                 raise ValueError(
-                    f"intensities: {spec.transformation} cannot be drawn at {intensity} on images "
-                    f"of {size} px ({error}). Give smaller ones, or a larger dataset.size"
+                    f"intensities: {spec.transformation.name} cannot be drawn at {intensity} on "
+                    f"images of {size} px ({error}). Give smaller ones, or a larger dataset.size"
                 ) from error
+
+
+def transformations_from_outside(
+    hypotheses: Sequence[Hypothesis], placebo: Placebo
+) -> dict[str, Any]:
+    """Return what stage 07 reads beside its parameters: pictures that transformations paste."""
+    used = [spec.transformation for spec in (*hypotheses, placebo) if spec.transformation]
+    found = contents_of(used)
+    return {"reads": found} if found else {}
 
 
 def _captions(study: Study) -> None:
@@ -459,6 +490,7 @@ def fitting_defaults(study: Study) -> dict[str, Any]:
     if sizes["n_models"] < sizes["n_slots"] * HALVES * OF_A_SLOT:
         fit["n_slots"] = 0
     fit |= {
+        "n_kept": min(study.n_kept, sizes["n_models"] + study.n_heldout),
         "top_k": study.top_k if n_test >= 2 * study.top_k else max(1, n_test // 4),
         "n_directions": max(1, min(study.n_directions, most_directions((n_test, n_train)))),
         "selection_sizes": study.selection_sizes

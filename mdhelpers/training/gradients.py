@@ -33,6 +33,7 @@ from torch.nn import functional as F
 
 from mdhelpers.base.arrays import write_tensors
 from mdhelpers.method.margins import correct_class_margins, log_odds
+from mdhelpers.method.trak import Look
 from mdhelpers.training.algorithms import AlgorithmSpec, AugmentationSpec, NetworkSpec
 from mdhelpers.training.augmentation import Augmenter, normalise
 from mdhelpers.training.networks import MaxPool, StackedNetwork, seeded
@@ -159,6 +160,46 @@ class Recorder:
         n_weights = sum(p.numel() for name, p in net.named_parameters() if name in names)
         fits = 4 * len(self.data.labels) * n_weights <= MOST_BYTES
         return 0 if fits or n_weights <= DIMENSION else DIMENSION
+
+
+def scores_of(
+    networks: Iterable[nn.Module],
+    spec: AlgorithmSpec,
+    data: TrainingData,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    damping: float,
+    views: int = 1,
+    seed: int = 0,
+) -> Tensor:
+    """Mean scores of images that no stage knows, from the gradients of trained networks.
+
+    Parameters
+    ----------
+    networks
+        Trained, in evaluation mode, as `plain_network` gives them.
+    images, labels
+        (n, H, W, 3) uint8 and (n,) int64.
+    damping
+        Lambda of `mdhelpers.method.trak`.
+    views, seed
+        Augmented views of each training image, and what they are drawn from.
+
+    Returns
+    -------
+    (n, n_train) float32, on the CPU
+    """
+    total, n = torch.zeros(len(images), len(data.labels)), 0
+    for n, net in enumerate(networks, 1):
+        net = net.to(data.device)
+        gradients = Gradients(net, trained_names(net, spec))
+        drawn = training_views(spec, data, views, derived_seed(seed, _VIEWS, n))
+        train = gradients.of_training(drawn, len(data.labels), data.n_classes, spec)
+        tested = gradients.of_outputs(images.to(data.device), labels.to(data.device), spec)
+        parts = (part.float().cpu().numpy() for part in reduced(train, tested))
+        total += torch.from_numpy(Look(*parts).scores(damping))
+    return total / max(n, 1)
 
 
 def plain_network(stack: StackedNetwork, g: int) -> nn.Module:

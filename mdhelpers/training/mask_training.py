@@ -238,6 +238,7 @@ def retrain(
     keys: np.ndarray,
     *,
     name: str,
+    keep: bool = False,
     workers: int = 0,
     scheduler: str = "local",
     cluster: dict | None = None,
@@ -264,6 +265,9 @@ def retrain(
     name : str
         What the models are for; they are kept under ``retrained/<name>-<digest>`` in the run's
         folder, and those of the same name and algorithm that were trained on other masks go.
+    keep : bool
+        Whether the models are kept whole, for `mdhelpers.training.tasks.load_kept` with the plan
+        that `retraining` gives. Their masks must be of one size.
     workers, scheduler, cluster, progress
         See `train_all`.
 
@@ -277,28 +281,46 @@ def retrain(
     ValueError
         If shapes or kinds are not as said, a mask is empty, or a key is negative.
     """
+    ours, order = retraining(plan, algorithm, masks, keys, name=name, keep=keep)
+    train_all(ours, workers=workers, scheduler=scheduler, cluster=cluster, progress=progress)
+    _remove_others(ours.folder, f"{name}_{algorithm}-")
+    place = np.empty(len(masks), int)
+    place[order] = np.arange(len(order))  # a repeated model counts by its last place
+    return ModelStore.open(ours.store_path(algorithm), read_only=True).read().rows(place)
+
+
+def retraining(
+    plan: TrainingPlan,
+    algorithm: int,
+    masks: np.ndarray,
+    keys: np.ndarray,
+    *,
+    name: str,
+    keep: bool = False,
+) -> tuple[RetrainingPlan, np.ndarray]:
+    """The plan by which `retrain` trains, and which of ``masks`` each of its models has.
+
+    Parameters and errors are those of `retrain`. What is to be trained is written down.
+    """
     masks, keys = _checked(plan, algorithm, masks, keys)
+    if keep and len(np.unique(masks.sum(1))) > 1:
+        raise ValueError("only models whose masks are of one size can be kept whole")
     stack, order = _in_stacks(masks.sum(1), plan.stack)
     digest = hashlib.sha256(np.packbits(masks[order]).tobytes() + keys[order].tobytes())
     digest = digest.hexdigest()[:12]
     folder = plan.folder / "retrained" / f"{name}_{algorithm}-{digest}"
     own = {field.name: getattr(plan, field.name) for field in fields(TrainingPlan)}
-    ours = RetrainingPlan(**own | {"run_folder": plan.folder}, digest=digest)
     ours = replace(
-        ours,
+        RetrainingPlan(**own | {"run_folder": plan.folder}, digest=digest),
         folder=folder,
         n_models=len(order),
-        n_keep=0,
+        n_keep=len(masks) if keep else 0,
         stack=stack,
         models_url=f"{plan.models_url.rstrip('/')}/{folder.name}" if plan.models_url else "",
         numbers=(algorithm,),
     )
     _write_request(ours.request, masks[order], keys[order])
-    train_all(ours, workers=workers, scheduler=scheduler, cluster=cluster, progress=progress)
-    _remove_others(folder, f"{name}_{algorithm}-")
-    place = np.empty(len(masks), int)
-    place[order] = np.arange(len(order))  # a repeated model counts by its last place
-    return ModelStore.open(ours.store_path(algorithm), read_only=True).read().rows(place)
+    return ours, order
 
 
 def _in_stacks(sizes: np.ndarray, limit: int) -> tuple[int, np.ndarray]:

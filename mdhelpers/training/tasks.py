@@ -105,8 +105,8 @@ class TrainingPlan:
             )
         if self.n_keep > self.n_models:
             raise ValueError(
-                f"{self.n_keep} models are to be kept for counterfactuals, but only "
-                f"{self.n_models} are trained; lower n_effect_models"
+                f"{self.n_keep} models are to be kept whole, but only {self.n_models} are trained; "
+                "lower n_kept"
             )
         if self.share_order and not self.n_slots:
             raise ValueError("share_order needs slots to share within; give n_slots above 0")

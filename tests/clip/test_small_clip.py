@@ -9,7 +9,7 @@ from mdhelpers.clip.encoders import embed_images, embed_texts
 from mdhelpers.clip.small_clip import compact_tokenizer
 from mdhelpers.clip.words import FEATURE_WORDINGS, WORDS, describe, facts, scene_captions, words_of
 from mdhelpers.data import scenes
-from mdhelpers.data.transforms import CORNERS
+from mdhelpers.data.drawings import CORNERS
 from mdhelpers.method.captions import distinguishing_captions
 from mdhelpers.stages.study import Study
 

@@ -12,7 +12,7 @@ from mdhelpers.stages.study import Study
 
 SIZES = {
     "dataset": {"kind": "scenes", "size": 16, "n_train": 24, "n_test": 30},
-    "n_models": 24, "n_heldout": 8, "n_effect_models": 4, "n_slots": 2,
+    "n_models": 24, "n_heldout": 8, "n_kept": 4, "n_effect_models": 4, "n_slots": 2,
 }  # fmt: skip
 NETWORK = {"name": "a", "epochs": 2, "width": 4}
 
@@ -60,7 +60,7 @@ def test_gradients_are_counted_by_models_looks_and_views():
 def test_what_later_notebooks_train_is_counted(monkeypatch):
     """Held-out masks again, kept masks again, and pairs along directions, of both algorithms."""
     monkeypatch.setattr(estimates, "seconds_per_model", lambda *_, **__: 1.0)
-    small = {"n_heldout": 8, "n_effect_models": 8, "method": "ridge", "workers": 1}
+    small = {"n_heldout": 8, "n_kept": 8, "n_effect_models": 4, "method": "ridge", "workers": 1}
     small |= {"n_reinitialised": 0, "n_tilted": 1, "n_random_tilts": 0, "n_tilt_pairs": 2}
 
     def seconds(**changes):

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from mdhelpers.data.scenes import CLASS_NAMES, FEATURES, PLANTED, make_scenes, random_scenes
-from mdhelpers.data.transforms import CORNERS
+from mdhelpers.data.drawings import CORNERS
 
 
 @pytest.fixture(scope="module")

@@ -27,7 +27,7 @@ MODELS = {
     "algorithm_2": {"name": "b", "epochs": 2, "width": 4},
     "n_models": 48,
     "n_heldout": 16,
-    "n_effect_models": 4,
+    "n_kept": 4,
     "alpha": 0.5,
     "n_slots": 2,
     "stack": 8,

@@ -11,7 +11,7 @@ MODELS = {
     "algorithm_2": {"name": "b", "epochs": 2, "width": 4},
     "n_models": 24,
     "n_heldout": 8,
-    "n_effect_models": 4,
+    "n_kept": 4,
     "alpha": 0.5,
     "n_slots": 2,
     "stack": 4,

@@ -145,7 +145,7 @@ def test_what_decides_data_and_models_is_hashed_whole(asked, tmp_path):
     with pytest.raises(Asked):
         prepare_data(run, {"kind": "scenes"})
     network = {"name": "a", "epochs": 1}
-    sizes = {"n_models": 8, "n_heldout": 4, "n_effect_models": 2, "n_slots": 2}
+    sizes = {"n_models": 8, "n_heldout": 4, "n_kept": 2, "n_slots": 2}
     with pytest.raises(Asked):
         train_models(run, network, network | {"name": "b"}, **sizes)
     (data, of_data, _), (models, of_models, after) = asked

@@ -24,7 +24,7 @@ PARAMETERS = {
     "algorithm_2": {"name": "flipped", "epochs": 3, "width": 4, "augmentation": {"flip": True}},
     "n_models": 32,
     "n_heldout": 8,
-    "n_effect_models": 8,
+    "n_kept": 8,
     "alpha": 0.5,
     "n_slots": 4,
     "stack": 8,

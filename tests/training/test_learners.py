@@ -339,7 +339,7 @@ def test_an_edited_function_is_another_algorithm(module):
     assert parse_algorithm(NETWORK).made_with() == ""
 
 
-BUDGET = {"n_models": 24, "n_heldout": 8, "n_effect_models": 3, "n_slots": 0, "alpha": 0.5}
+BUDGET = {"n_models": 24, "n_heldout": 8, "n_kept": 3, "n_slots": 0, "alpha": 0.5}
 
 
 @pytest.mark.slow

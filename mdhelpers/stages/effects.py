@@ -30,11 +30,11 @@ from mdhelpers.data.transforms import (
 from mdhelpers.method import effects
 from mdhelpers.method.comparison import COMPARISONS
 from mdhelpers.method.effects import Effect, Verdict
-from mdhelpers.method.evidence import STRONG
 from mdhelpers.runs.run import Run, checked
 from mdhelpers.runs.stage import ALL_DATA, CAPTIONS, COMPARISON, EFFECTS, MODELS, SUBPOPULATIONS
 from mdhelpers.stages import proposals
 from mdhelpers.stages.comparison import read_comparison
+from mdhelpers.stages.data import read_data
 from mdhelpers.stages.models import StudyModels, read_models, remove_changed, softmax
 from mdhelpers.stages.study import (
     Hypothesis,
@@ -118,36 +118,36 @@ def train_on_all(
             stage.keep()
         elif needed:
             remove_changed(run, ALL_DATA)
-            given, figures, made = request(models, n_effect_models), {}, []
+            plan, *which = on_all(models, n_effect_models)
+            figures, made = {}, []
             who = {"workers": workers, "scheduler": scheduler, "cluster": cluster}
             for a, name in enumerate(models.names, 1):
-                trained = retrain(given["plan"], a, *given["models"], name=NAME, keep=True, **who)
+                trained = retrain(plan, a, *which, name=NAME, keep=True, **who)
                 figures |= {f"name_{a}": name, f"accuracy_{a}": trained.accuracy.mean()}
-                folder = plan_of(models, a, n_effect_models).folder
-                stores = [f"models_{a}.zarr", *sorted((folder / f"checkpoints_{a}").glob("*"))]
-                made += [folder / each for each in stores if (folder / each).exists()]
+                folder = retraining(plan, a, *which, name=NAME, keep=True)[0].folder
+                made += sorted(folder.glob(f"checkpoints_{a}/*.safetensors"))
+                made += sorted(folder.glob(f"models_{a}.zarr"))
             stage.keep(made=made, figures={"n_models": n_effect_models} | figures)
     return read_effect_models(run, device=device)
 
 
-def request(models: StudyModels, n: int) -> dict[str, Any]:
-    """The plan, masks and keys that models on all training images are trained by."""
+def on_all(
+    models: StudyModels, n: int, first_key: int = _FIRST_KEY
+) -> tuple[TrainingPlan, np.ndarray, np.ndarray]:
+    """The plan, masks and keys by which ``n`` models are trained on all training images."""
     plan = replace(models.plan, n_slots=0, share_order=False)
-    return {"plan": plan, "models": (np.ones((n, plan.n_train), bool), _FIRST_KEY + np.arange(n))}
-
-
-def plan_of(models: StudyModels, algorithm: int, n: int) -> TrainingPlan:
-    given = request(models, n)
-    return retraining(given["plan"], algorithm, *given["models"], name=NAME, keep=True)[0]
+    return plan, np.ones((n, plan.n_train), bool), first_key + np.arange(n)
 
 
 def read_effect_models(run: Run, *, device: str = "auto") -> EffectModels:
     """What `train_on_all` has trained."""
     run.check(ALL_DATA)
     models, n = read_models(run, device=device), run.manifest(ALL_DATA)["parameters"]
-    numbers = () if models.made_elsewhere else (1, 2)
-    plans = tuple(plan_of(models, a, n["n_effect_models"]) for a in numbers)
-    return EffectModels(models, plans)
+    if models.made_elsewhere:
+        return EffectModels(models, ())
+    plan, *which = on_all(models, n["n_effect_models"])
+    plans = (retraining(plan, a, *which, name=NAME, keep=True)[0] for a in (1, 2))
+    return EffectModels(models, tuple(plans))
 
 
 @dataclass(frozen=True, eq=False)
@@ -469,7 +469,7 @@ def verdict_row(
 
 def more_side(outcome: str) -> int:
     """The algorithm that an outcome says responds more; 0 where it says none does."""
-    return int(outcome[-1]) if outcome[-1] in "12" else 0
+    return int(outcome[-1]) if outcome.endswith(("1", "2")) else 0
 
 
 def as_expected(uses: int, outcome: str) -> str:
@@ -480,6 +480,7 @@ def as_expected(uses: int, outcome: str) -> str:
 
 
 FINDING_KEYS = ["comparison", "direction", "end"]
+EVIDENCE = {"evidence": "", "q": np.nan, "confirmed": "not tested"}
 
 
 def read_findings(run: Run) -> pd.DataFrame:
@@ -502,27 +503,25 @@ def read_findings(run: Run) -> pd.DataFrame:
         Whether all three agree: significant, not refuted by models trained again, and the
         algorithm that the direction names first surely responds more to the transformation.
     """
-    found = read_effects(run)
-    best = best_of(found.proposals, 1)
-    gaps = read_comparison(run).gaps
-    keys = FINDING_KEYS[:2]
-    members = read_subpopulations(run)[FINDING_KEYS].drop_duplicates()
-    if gaps is None:
-        table = members.assign(evidence="", q=np.nan, confirmed="not tested")
-    else:
-        known = [c for c in ("evidence", "q", "confirmed") if c in gaps]
-        table = members.merge(gaps[[*keys, *known]], on=keys, how="left")
-        table = table[table["q"] < STRONG]
-    if "confirmed" not in table:
-        table = table.assign(confirmed="not tested")
+    found, compared, members = read_effects(run), read_comparison(run), read_subpopulations(run)
+    data = read_data(run, mmap=True)
+    ends = proposals.called_ends(compared, members, data.test.labels)
+    rows = [(*key, data.class_names[label]) for key, label, _ in ends]
+    table = pd.DataFrame(rows, columns=[*FINDING_KEYS, "class_name"]).astype({"direction": int})
+    known = [] if compared.gaps is None else [c for c in EVIDENCE if c in compared.gaps]
+    if known:
+        table = table.merge(compared.gaps[[*FINDING_KEYS[:2], *known]], how="left")
+    table = table.assign(**{c: value for c, value in EVIDENCE.items() if c not in known})
     table = table.merge(best_captions(run), on=FINDING_KEYS, how="left")
-    table = table.merge(best.drop(columns=["n", "p", "q"]), on=FINDING_KEYS, how="left")
-    told = found.verdicts.drop_duplicates(["transformation", "class_name"])
-    table = table.merge(told.drop(columns="p"), on=["transformation", "class_name"], how="left")
-    words = ["caption", "class_name", "transformation", "hypothesis", "source", "outcome", "unit"]
+    best = best_of(found.proposals, 1).drop(columns=["class_name", "n", "p", "q"])
+    table = table.merge(best, on=FINDING_KEYS, how="left")
+    verdicts = found.verdicts.drop_duplicates(["transformation", "class_name"])
+    verdicts = verdicts.drop(columns=["p", "uses"])
+    table = table.merge(verdicts, on=["transformation", "class_name"], how="left")
+    words = ["caption", "transformation", "hypothesis", "source", "outcome", "unit", "placebo"]
     table[words] = table[words].fillna("")
     first = np.where(table["comparison"] == COMPARISONS[0], 1, 2)
-    side = table["outcome"].map(lambda outcome: more_side(outcome) if outcome else -1)
+    side = np.array([more_side(outcome) for outcome in table["outcome"]], int)
     table["finding"] = (side == first) & (table["confirmed"] != "not confirmed")
     order = ["finding", "match"]
     return table.sort_values(order, ascending=False, kind="stable", ignore_index=True)

@@ -27,11 +27,9 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
-import torch
 from PIL import Image, ImageColor
 from pydantic import BeforeValidator, Field, SerializeAsAny
-from torch.nn import functional as F
-from torchvision.transforms.v2 import functional as vision
+from scipy.ndimage import gaussian_filter1d
 
 from mdhelpers.base.places import resolve
 from mdhelpers.base.records import content_digest
@@ -340,11 +338,10 @@ class Pattern(Overlay):
 
     def layers(self, canvas, rng) -> list[Layer]:
         n, height, width, _ = canvas.shape
-        picture = read_picture(self.reads()[0])[..., :3].mean(2) / 255
-        short = min(picture.shape)
-        if short < max(height, width):
-            picture = resized(picture[..., None].repeat(4, 2) * 255, max(height, width))[..., 0]
-            picture = picture / 255
+        picture = read_picture(self.reads()[0])
+        if min(picture.shape[:2]) < max(height, width):
+            picture = resized(picture, max(height, width))
+        picture = picture[..., :3].mean(2) / 255
         top, left = (
             rng.integers(full - part + 1, size=n)
             for full, part in zip(picture.shape, (height, width), strict=True)
@@ -371,8 +368,12 @@ class Hue(Transformation):
     default: ClassVar[float] = 120.0
 
     def paint(self, canvas, intensity, rng, around) -> None:
+        import torch  # not for those who only draw
+        from torchvision.transforms.v2 import functional as vision
+
         turn = (intensity / 360 + 0.5) % 1 - 0.5
-        canvas[:] = of_torch(vision.adjust_hue(as_torch(canvas) / 255, turn) * 255)
+        pixels = torch.from_numpy(canvas).permute(0, 3, 1, 2) / 255
+        canvas[:] = vision.adjust_hue(pixels, turn).permute(0, 2, 3, 1).numpy() * 255
 
 
 class Grayscale(Transformation):
@@ -397,10 +398,8 @@ class Blur(Transformation):
     def paint(self, canvas, intensity, rng, around) -> None:
         size = min(canvas.shape[1:3])
         sigma = intensity * size / 100 if self.unit == "%" else intensity
-        radius = int(min(np.ceil(3 * sigma), size - 1))
-        if radius:
-            wide = 2 * radius + 1
-            canvas[:] = of_torch(vision.gaussian_blur(as_torch(canvas), [wide] * 2, [sigma] * 2))
+        for axis in (1, 2):
+            gaussian_filter1d(canvas, sigma, axis, output=canvas, mode="nearest", truncate=3)
 
 
 class Noise(Transformation):
@@ -440,7 +439,7 @@ class HighPass(Frequencies):
     kind: Literal["high_pass"] = "high_pass"
     low: ClassVar[bool] = False
     about: ClassVar[str] = "coarse shading taken away"
-    default: ClassVar[float] = 10.0
+    default: ClassVar[float] = 20.0
 
 
 class PatchShuffle(Transformation):
@@ -706,14 +705,6 @@ def luminance(images: np.ndarray) -> np.ndarray:
     return (images @ np.array([0.299, 0.587, 0.114], np.float32))[..., None]
 
 
-def as_torch(canvas: np.ndarray) -> torch.Tensor:
-    return torch.from_numpy(canvas).permute(0, 3, 1, 2)
-
-
-def of_torch(images: torch.Tensor) -> np.ndarray:
-    return images.permute(0, 2, 3, 1).numpy()
-
-
 def pictures_at(path: str) -> list[Path]:
     """A picture, or all of a folder in the order of their names.
 
@@ -745,11 +736,8 @@ def resized(picture: np.ndarray, side: int) -> np.ndarray:
     height, width, _ = picture.shape
     k = min(height, width)
     top, left = (height - k) // 2, (width - k) // 2
-    middle = torch.from_numpy(np.array(picture[top : top + k, left : left + k], np.float32))
-    middle = middle.permute(2, 0, 1)[None]
-    size = [side, side]
-    scaled = F.interpolate(middle, size, mode="bilinear", antialias=True, align_corners=False)
-    return scaled[0].permute(1, 2, 0).numpy()
+    middle = Image.fromarray(picture[top : top + k, left : left + k])
+    return np.asarray(middle.resize((side, side), Image.Resampling.BILINEAR), np.float32)
 
 
 def contents_of(transformations: Sequence[Transformation]) -> dict[str, str]:

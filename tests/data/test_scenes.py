@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from mdhelpers.data.scenes import CLASS_NAMES, FEATURES, PLANTED, make_scenes, random_scenes
 from mdhelpers.data.drawings import CORNERS
+from mdhelpers.data.scenes import CLASS_NAMES, FEATURES, PLANTED, make_scenes, random_scenes
 
 
 @pytest.fixture(scope="module")

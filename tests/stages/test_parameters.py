@@ -60,6 +60,7 @@ CASES = {
             {
                 "captions": {"model": "small", "pretrained": "", "bank": "", "top": 10},
                 "seed": 0,
+                "ranked_by": "z, with AUC and stability",
                 "caption_steps": 7,
             },
             [names.SUBPOPULATIONS],

@@ -28,7 +28,16 @@ from mdhelpers.base.places import machine
 from mdhelpers.command.files import complete, merge
 from mdhelpers.method.comparison import COMPARISONS
 from mdhelpers.runs.run import Run
-from mdhelpers.stages import captions, comparison, data, datamodels, effects, models, proposals
+from mdhelpers.stages import (
+    captions,
+    comparison,
+    data,
+    datamodels,
+    effect_models,
+    effects,
+    models,
+    proposals,
+)
 from mdhelpers.stages.study import Study
 from mdhelpers.stages.subpopulations import inspect_subpopulations, read_subpopulations
 from mdhelpers.training.mask_training import retrain, retraining
@@ -53,26 +62,28 @@ def prepare(study: Study, seed: int, folder: Path, workers: int) -> Run:
     comparison.compare_algorithms(run, n_splits=4, n_null_splits=1, seed=seed)
     inspect_subpopulations(run)
     captions.caption_directions(run, given["captions"], steps=study.caption_steps)
-    effects.train_on_all(run, n_effect_models=study.n_effect_models, workers=workers)
+    effect_models.train_on_all(run, n_effect_models=study.n_effect_models, workers=workers)
     return run
 
 
 def truth(run: Run, study: Study, workers: int) -> dict[str, float]:
     """Effect on 1 less that on 2 of each hypothesis, where largest, on models of its own."""
-    found = effects.read_effect_models(run)
-    plan, *which = effects.on_all(found.study, found.n_models, TRUTH_KEY)
+    found = effect_models.read_effect_models(run)
+    plan, *which = effect_models.on_all(found.study, found.n_models, TRUTH_KEY)
     about = {"name": "truth", "keep": True}
     for a in (1, 2):
         retrain(plan, a, *which, **about, workers=workers)
     plans = tuple(retraining(plan, a, *which, **about)[0] for a in (1, 2))
-    table, _ = measured(Others(found.study, plans), study)
+    about = {"epsilon": study.epsilon, "delta": study.delta}
+    given = Others(found.study, plans), study.hypotheses, study.placebo
+    table, _ = effects.measure_hypotheses(*given, **about)
     rows = table[(table["kind"] == "feature") & (table["algorithm"] == 0)]
     rows = rows.merge(targets(study))
     most = rows.loc[rows.groupby("hypothesis")["effect"].apply(lambda e: e.abs().idxmax())]
     return dict(zip(most["hypothesis"], most["effect"], strict=True))
 
 
-class Others(effects.EffectModels):
+class Others(effect_models.EffectModels):
     """Models that no stage knows, whose checkpoints no manifest has digests of."""
 
     def kept(self, algorithm: int):
@@ -82,13 +93,6 @@ class Others(effects.EffectModels):
 def targets(study: Study) -> pd.DataFrame:
     rows = [(h.name, h.target_class) for h in study.hypotheses]
     return pd.DataFrame(rows, columns=["hypothesis", "class_name"])
-
-
-def measured(found: effects.EffectModels, study: Study):
-    none = pd.DataFrame(columns=["transformation", "class_name"])
-    n_test = len(found.dataset.test)
-    cases = effects.cases_of(study.hypotheses, none, {}, n_test, 0)
-    return effects.measure(found, cases, study.placebo, study.epsilon, study.delta, 0)
 
 
 def grade(outcome: str, difference: float, epsilon: float) -> str:
@@ -148,7 +152,7 @@ def finding_rows(run: Run, study: Study, seed: int) -> list[dict]:
 
 def random_row(run: Run, study: Study, seed: int) -> dict:
     """How many of as many random subpopulations anything is proposed for."""
-    found, models_ = comparison.read_comparison(run), effects.read_effect_models(run)
+    found, models_ = comparison.read_comparison(run), effect_models.read_effect_models(run)
     test, rng = models_.dataset.test, np.random.default_rng([seed, 15])
     members = read_subpopulations(run)
     parts = []

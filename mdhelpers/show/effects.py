@@ -21,6 +21,7 @@ from mdhelpers.data.transforms import (
 from mdhelpers.method.subpopulations import random_same_class
 from mdhelpers.runs.run import Run
 from mdhelpers.runs.stage import EFFECTS
+from mdhelpers.show.explorer import Explorer, explorer
 from mdhelpers.show.gallery import Rows, image_rows
 from mdhelpers.show.style import (
     ALGORITHM_COLORS,
@@ -33,10 +34,19 @@ from mdhelpers.show.style import (
     label_texts,
     legend_below,
     need_columns,
-    use_word,
 )
-from mdhelpers.show.subpopulations import members_at
-from mdhelpers.stages.effects import EffectModels, StudyEffects, as_expected, read_findings
+from mdhelpers.show.subpopulations import members_at, truth_or_none
+from mdhelpers.stages.comparison import read_comparison
+from mdhelpers.stages.data import read_data
+from mdhelpers.stages.effect_models import EffectModels
+from mdhelpers.stages.effects import (
+    StudyEffects,
+    as_expected,
+    points,
+    read_findings,
+    sentence,
+    word_of,
+)
 from mdhelpers.stages.subpopulations import read_subpopulations
 
 MARKERS = {1: "o", 2: "s"}
@@ -81,7 +91,7 @@ def effect_panels(
     ``source`` chooses those of the study or those that were proposed.
     """
     verdicts = found.verdicts[found.verdicts["source"] == source]
-    table = found.table.merge(verdicts[["hypothesis", "class_name", "unit"]])
+    table = found.effects.merge(verdicts[["hypothesis", "class_name", "unit"]])
     n = max(1, table["hypothesis"].nunique())
     fig, axes = plt.subplots(n, 1, figsize=(5.6, 3.6 * n), squeeze=False)
     for ax, (hypothesis, rows) in zip(
@@ -150,7 +160,7 @@ def effect_curves(
 
 def effect_heatmap(found: StudyEffects, *, names: Sequence[str] = DEFAULT_NAMES) -> Figure:
     """Every transformation's effect on every class, at its largest intensity (paper, Figure 17)."""
-    table = found.table[found.table["kind"] == "feature"]
+    table = found.effects[found.effects["kind"] == "feature"]
     table = table[table["intensity"] == table.groupby("hypothesis")["intensity"].transform("max")]
     cases = list(dict.fromkeys(table["transformation"]))
     fig, axes = plt.subplots(1, 2, figsize=(9, 1.2 + 0.34 * max(1, len(cases))), sharey=True)
@@ -169,7 +179,7 @@ def _class_effects(ax: Axes, rows: pd.DataFrame) -> Axes:
     ax.imshow(wide, cmap="RdBu_r", vmin=-60, vmax=60, aspect="auto")
     for (row, column), value in np.ndenumerate(wide.to_numpy()):
         color = "white" if abs(value) > 40 else INK
-        ax.text(column, row, points(value), ha="center", va="center", color=color, size=9)
+        ax.text(column, row, points(value, 0), ha="center", va="center", color=color, size=9)
     ax.set_xticks(range(wide.shape[1]), [label_text(c, 14) for c in wide.columns])
     ax.set_yticks(range(len(wide)), [label_text(t, 24) for t in wide.index])
     ax.tick_params(length=0)
@@ -177,22 +187,9 @@ def _class_effects(ax: Axes, rows: pd.DataFrame) -> Axes:
     return ax
 
 
-def points(value: float, digits: int = 0) -> str:
-    """A change in percentage points, with a sign; nothing is "0" and has none."""
-    text = f"{value:+.{digits}f}"
-    return text.replace("-", "\N{MINUS SIGN}") if float(text) else text[1:]
-
-
 def with_interval(row, what: str) -> str:
-    low, high = (points(row[f"{what}_{end}"], 1) for end in ("low", "high"))
-    return f"{points(row[what], 1)} ({low} to {high})"
-
-
-def verdict_word(outcome: str, names: Sequence[str] = DEFAULT_NAMES) -> str:
-    """What readers see of an outcome of `mdhelpers.method.effects.verdict`."""
-    if outcome in ("neither", "undecided", ""):
-        return outcome
-    return use_word(outcome, "1_minus_2", names)
+    low, high = (points(row[f"{what}_{end}"]) for end in ("low", "high"))
+    return f"{points(row[what])} ({low} to {high})"
 
 
 def decided_by(row) -> str:
@@ -218,9 +215,9 @@ def verdicts(found: StudyEffects, names: Sequence[str]) -> pd.DataFrame | str:
         cells += [f"{row['intensity']:g} {row['unit']}"]
         cells += [with_interval(row, what) for what in ("effect_1", "effect_2", "difference")]
         cells += ["<.001" if row["p_corrected"] < 0.001 else f"{row['p_corrected']:.3f}"]
-        cells += [verdict_word(row["outcome"], names) + decided_by(row)]
+        cells += [word_of(row["outcome"], names) + decided_by(row)]
         expected = as_expected(row["uses"], row["outcome"]) if row["source"] == "study" else ""
-        cells += [expected, verdict_word(row["placebo"], names)]
+        cells += [expected, word_of(row["placebo"], names)]
         rows.append(cells)
     columns = ["from", "transformation", "class", "at", names[0], names[1]]
     columns += [f"{names[0]} − {names[1]}", "p", "verdict", "expected", "placebo"]
@@ -257,7 +254,9 @@ def findings(run: Run, *, every: bool = False) -> pd.DataFrame | str:
                 with_interval(row, "difference") if row["outcome"] else ""
                 for row in table.to_dict("records")
             ],
-            "verdict": [verdict_word(outcome, run.names) for outcome in table["outcome"]],
+            "verdict": [
+                word_of(outcome, run.names) if outcome else "" for outcome in table["outcome"]
+            ],
             "finding": np.where(table["finding"], "★", ""),
         }
     )
@@ -265,16 +264,6 @@ def findings(run: Run, *, every: bool = False) -> pd.DataFrame | str:
 
 
 ARROWS = {"top": "▲", "bottom": "▼"}
-ADDED = "Adding {what} ({at} {unit})"
-
-
-def sentence(row, names: Sequence[str]) -> str:
-    """A verdict as one would say it."""
-    one, two = (f"{points(row[f'effect_{a}'], 1)} points under {names[a - 1]}" for a in (1, 2))
-    what = row["transformation"].replace("_", " ")
-    added = ADDED.format(what=what, at=f"{row['intensity']:g}", unit=row["unit"])
-    word = verdict_word(row["outcome"], names)
-    return f"{added} changes the confidence in “{row['class_name']}” by {one} and {two}: {word}."
 
 
 def told(found: StudyEffects, names: Sequence[str]) -> pd.DataFrame | str:
@@ -283,6 +272,23 @@ def told(found: StudyEffects, names: Sequence[str]) -> pd.DataFrame | str:
         return "The study tests no hypothesis, and nothing was proposed."
     rows = found.verdicts.to_dict("records")
     return pd.DataFrame({"verdict": [sentence(row, names) for row in rows]})
+
+
+def explore_findings(run: Run) -> Explorer:
+    """The explorer of page 05, with the verdict on what imitates each end."""
+    found, data = read_comparison(run), read_data(run)
+    return explorer(
+        found.comparison,
+        *found.datamodels,
+        data.train,
+        data.test,
+        data.class_names,
+        names=run.names,
+        gaps=found.gaps,
+        uses=found.uses,
+        findings=read_findings(run),
+        truth=truth_or_none(data.test),
+    )
 
 
 def landing(run: Run, models: EffectModels, found: StudyEffects) -> Figure:
@@ -294,7 +300,7 @@ def landing(run: Run, models: EffectModels, found: StudyEffects) -> Figure:
     fig, (left, right) = plt.subplots(1, 2, figsize=(10, 4), width_ratios=[1.5, 1])
     for row in table[table["finding"]].head(1).itertuples():
         _landing_images(left, run, models, row)
-        rows = found.table.merge(found.verdicts[["hypothesis", "class_name", "unit"]])
+        rows = found.effects.merge(found.verdicts[["hypothesis", "class_name", "unit"]])
         rows = rows[rows["hypothesis"] == row.hypothesis]
         _hypothesis_curves(right, row.hypothesis, rows, models.names)
     if not table["finding"].any():
@@ -316,4 +322,4 @@ def _landing_images(ax: Axes, run: Run, models: EffectModels, row) -> None:
     rows |= {"same class,\nat random": random[:7], " ": random[7:]}
     image_rows(ax, rows)
     label = f"{comparison_label(row.comparison, names)} #{row.direction}"
-    ax.set_title(f"{label}: {verdict_word(row.outcome, names)}")
+    ax.set_title(f"{label}: {word_of(row.outcome, names)}")

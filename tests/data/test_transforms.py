@@ -8,12 +8,11 @@ from PIL import Image
 
 from mdhelpers.data.drawings import YELLOW
 from mdhelpers.data.scenes import make_scenes
+from mdhelpers.data.transform_kinds import luminance, others
 from mdhelpers.data.transforms import (
     KINDS,
     Around,
     contents_of,
-    luminance,
-    others,
     parse_transformation,
     placebo_images,
     transform_images,

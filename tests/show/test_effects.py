@@ -8,7 +8,7 @@ import pytest
 from mdhelpers.data.scenes import make_scenes
 from mdhelpers.show import effects as show
 from mdhelpers.show.style import ALGORITHM_COLORS, NULL_COLOR
-from mdhelpers.stages.effects import EFFECT_COLUMNS, VERDICT_COLUMNS, StudyEffects
+from mdhelpers.stages.effects import EFFECT_COLUMNS, VERDICT_COLUMNS, StudyEffects, points
 
 NAMES = ("fixed", "shifted")
 
@@ -68,12 +68,15 @@ def found() -> StudyEffects:
 
 def test_a_verdict_is_told_with_its_figures_and_what_would_decide():
     table = show.verdicts(found(), NAMES).reset_index()
-    assert table["verdict"].tolist() == ["only fixed", "undecided; 77 models would decide"]
+    assert table["verdict"].tolist() == [
+        "only fixed responds",
+        "undecided at this budget; 77 models would decide",
+    ]
     assert table["fixed"][0] == "+30.0 (+29.0 to +31.0)"
     assert table["fixed − shifted"][1] == "+11.0 (+9.0 to +13.0)"
     assert table["shifted"][1] == "−8.0 (−9.0 to −7.0)"
     assert table["expected"].tolist() == ["as expected", ""]
-    assert table["placebo"].tolist() == ["neither", "both alike"]
+    assert table["placebo"].tolist() == ["neither responds", "both respond alike"]
     assert table["p"].tolist() == ["<.001"] * 2
     assert table["at"].tolist() == ["6 px"] * 2
 
@@ -81,8 +84,8 @@ def test_a_verdict_is_told_with_its_figures_and_what_would_decide():
 def test_a_verdict_in_a_sentence():
     said = show.told(found(), NAMES)["verdict"]
     assert said[0] == (
-        "Adding tag (6 px) changes the confidence in “boat” by +30.0 points under fixed and +1.0 "
-        "points under shifted: only fixed."
+        "Applying tag (6 px) changes the confidence in boat by +30.0 points under fixed and +1.0 "
+        "points under shifted: only fixed responds."
     )
 
 
@@ -91,7 +94,7 @@ def test_a_verdict_in_a_sentence():
     [(-0.04, 1, "0.0"), (0.04, 1, "0.0"), (-3.26, 1, "−3.3"), (12, 0, "+12"), (-0.4, 0, "0")],
 )
 def test_points_have_a_sign_where_they_are_some(value, digits, text):
-    assert show.points(value, digits) == text
+    assert points(value, digits) == text
 
 
 def test_each_hypothesis_has_a_panel_of_its_own_class():
@@ -103,7 +106,7 @@ def test_each_hypothesis_has_a_panel_of_its_own_class():
     assert curves["placebo, fixed"].get_ydata().tolist() == [0, 0]
     other = show.effect_panels(found(), names=NAMES, source="proposed")
     assert [ax.get_title() for ax in other.axes] == ["web → fish"]
-    nothing = StudyEffects(found().table.head(0), found().verdicts.head(0), None)
+    nothing = StudyEffects(found().effects.head(0), found().verdicts.head(0), None)
     assert len(show.effect_panels(nothing, names=NAMES).axes) == 1
     assert isinstance(show.verdicts(nothing, NAMES), str)
     assert isinstance(show.told(nothing, NAMES), str)
@@ -116,7 +119,7 @@ def test_the_heat_map_has_every_class_at_the_largest_intensity():
         assert ax.images[0].get_array().ravel().tolist() == pytest.approx(wanted, abs=0.1)
     cells = [text.get_text() for text in figure.axes[0].texts]
     assert cells == ["+30", "−30", "−3", "+3"]
-    nothing = StudyEffects(found().table.head(0), found().verdicts.head(0), None)
+    nothing = StudyEffects(found().effects.head(0), found().verdicts.head(0), None)
     assert len(show.effect_heatmap(nothing, names=NAMES).axes) == 2
     plt.close("all")
 

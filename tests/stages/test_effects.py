@@ -17,7 +17,15 @@ from mdhelpers.data.transforms import (
 from mdhelpers.method.effects import difference, treatment_effect
 from mdhelpers.runs.run import Run, StudyError
 from mdhelpers.runs.stage import ALL_DATA, EFFECTS
-from mdhelpers.stages import captions, comparison, data, datamodels, models, subpopulations
+from mdhelpers.stages import (
+    captions,
+    comparison,
+    data,
+    datamodels,
+    effect_models,
+    models,
+    subpopulations,
+)
 from mdhelpers.stages import effects as stage
 from mdhelpers.stages.study import Hypothesis, Placebo
 from mdhelpers.training.learners import TrainedModels
@@ -167,12 +175,12 @@ def run(tmp_path_factory) -> Run:
     comparison.compare_algorithms(run, n_directions=2, n_splits=1, n_null_splits=1)
     subpopulations.inspect_subpopulations(run, top_k=12)
     captions.caption_directions(run, {"model": "none"})
-    stage.train_on_all(run, n_effect_models=3, workers=1)
+    effect_models.train_on_all(run, n_effect_models=3, workers=1)
     return run
 
 
 def test_models_of_all_data_saw_every_training_image_from_seeds_of_their_own(run):
-    found = stage.read_effect_models(run)
+    found = effect_models.read_effect_models(run)
     assert found.n_models == 3
     plan = found.plans[0]
     assert plan.masks(slice(0, 3)).all()
@@ -184,8 +192,8 @@ def test_models_of_all_data_saw_every_training_image_from_seeds_of_their_own(run
 
 
 def test_a_second_call_trains_nothing(run, monkeypatch):
-    monkeypatch.setattr(stage, "retrain", None)
-    assert stage.train_on_all(run, n_effect_models=3).n_models == 3
+    monkeypatch.setattr(effect_models, "retrain", None)
+    assert effect_models.train_on_all(run, n_effect_models=3).n_models == 3
 
 
 def test_a_damaged_model_is_trained_again(run):
@@ -193,8 +201,8 @@ def test_a_damaged_model_is_trained_again(run):
     before = path.read_bytes()
     path.write_bytes(before[:-8] + b"damaged!")
     with pytest.raises(StudyError, match="changed"):
-        stage.read_effect_models(run).logits(1, np.zeros((1, 16, 16, 3), np.uint8))
-    stage.train_on_all(run, n_effect_models=3, workers=1)
+        effect_models.read_effect_models(run).logits(1, np.zeros((1, 16, 16, 3), np.uint8))
+    effect_models.train_on_all(run, n_effect_models=3, workers=1)
     assert path.read_bytes() == before
 
 
@@ -206,7 +214,7 @@ def found(run) -> stage.StudyEffects:
 def test_every_hypothesis_has_a_verdict_with_its_figures(run, found):
     row = found.verdicts.iloc[0]
     assert (row["hypothesis"], row["source"], row["class_name"]) == ("tag", "study", "boat")
-    at = found.table.query("hypothesis == 'tag' and kind == 'feature' and class_name == 'boat'")
+    at = found.effects.query("hypothesis == 'tag' and kind == 'feature' and class_name == 'boat'")
     at = at[at["intensity"] == row["intensity"]].set_index("algorithm")["effect"]
     assert row["difference"] == pytest.approx(at[1] - at[2])
     assert row["difference"] == pytest.approx(at[0])
@@ -240,7 +248,7 @@ def test_only_a_called_direction_that_is_matched_and_borne_out_is_a_finding(
         ("undecided", "confirmed", False),
     ):
         verdicts = found.verdicts.head(1).assign(outcome=outcome, class_name=first["class_name"])
-        given = stage.StudyEffects(found.table, verdicts, proposals)
+        given = stage.StudyEffects(found.effects, verdicts, proposals)
         gaps = every.gaps.assign(confirmed=confirmed)
         monkeypatch.setattr(stage, "read_effects", lambda _, given=given: given)
         monkeypatch.setattr(

@@ -11,7 +11,8 @@ from mdhelpers.stages.captions import caption_directions
 from mdhelpers.stages.comparison import compare_algorithms
 from mdhelpers.stages.data import prepare_data
 from mdhelpers.stages.datamodels import fit_datamodels, measure_quality
-from mdhelpers.stages.effects import train_on_all, verify_hypotheses
+from mdhelpers.stages.effect_models import train_on_all
+from mdhelpers.stages.effects import verify_hypotheses
 from mdhelpers.stages.models import train_models
 from mdhelpers.stages.predictions import compare_predictions
 from mdhelpers.stages.reweighting import tilt_directions

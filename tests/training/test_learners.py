@@ -19,7 +19,8 @@ from mdhelpers.stages.captions import caption_directions
 from mdhelpers.stages.comparison import compare_algorithms
 from mdhelpers.stages.data import prepare_data
 from mdhelpers.stages.datamodels import fit_datamodels
-from mdhelpers.stages.effects import train_on_all, verify_hypotheses
+from mdhelpers.stages.effect_models import train_on_all
+from mdhelpers.stages.effects import verify_hypotheses
 from mdhelpers.stages.models import train_models
 from mdhelpers.stages.study import Study
 from mdhelpers.stages.subpopulations import inspect_subpopulations
@@ -375,7 +376,7 @@ def test_any_two_kinds_go_through_the_stages(kinds, method, module, tmp_path):
     found = verify_hypotheses(run, tested, seed=0, device="cpu")
     images, labels = dataset.test.images, torch.tensor(dataset.test.labels)
     both = np.concatenate([images, transform_images("tag", images, 4, seed=0)])
-    effects = found.table.query("kind == 'feature' and class_name == 'boat'")
+    effects = found.effects.query("kind == 'feature' and class_name == 'boat'")
     effects = effects.set_index("algorithm")["effect"]
     for algorithm in (1, 2):
         boat = on_all.logits(algorithm, both).softmax(-1)[..., dataset.class_names.index("boat")]

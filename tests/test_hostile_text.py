@@ -213,6 +213,13 @@ def effects():
     return frame(algorithm=[1, 1, 2, 2], intensity=[3, 5, 3, 5], **values)
 
 
+def verdicts(names):
+    about = {"kind": "feature", "transformation": names[0], "source": "study", "unit": "px"}
+    parts = [effects().assign(hypothesis=n, class_name=n, **about) for n in names]
+    found = pd.concat(parts)
+    return SimpleNamespace(effects=found, verdicts=found.drop_duplicates("hypothesis"))
+
+
 def model_counts(**columns):
     numbers = {"low": 0.1, "median": 0.2, "high": 0.3, "cosine": 0.5, "against": "others"}
     return frame(n_models=[64, 128] * 2, **columns).assign(**numbers)
@@ -275,7 +282,7 @@ def predicted():
 
 
 def data_of(names):
-    split = SimpleNamespace(images=IMAGES, labels=np.arange(12) % 2)
+    split = SimpleNamespace(images=IMAGES, labels=np.arange(12) % 2, foreground=None)
     return SimpleNamespace(train=split, test=split, class_names=names)
 
 
@@ -394,14 +401,11 @@ FIGURES = {  # that are made, not drawn on axes
     show_captions.caption_panels: lambda f, n: f(captioned(n, reference=["all", "class"])),
     show_effects.transformation_images: lambda f, n: f(
         [{"name": name, "transformation": "tag", "intensities": [3]} for name in n],
-        {"transformation": "scrambled_square", "intensities": [3]},
-        IMAGES,
+        data_of(n).test,
         seed=0,
     ),
-    show_effects.effect_panels: lambda f, n: f(
-        pd.concat([effects().assign(hypothesis=h, class_name=h, kind="feature") for h in n]),
-        names=n,
-    ),
+    show_effects.effect_panels: lambda f, n: f(verdicts(n), names=n),
+    show_effects.effect_heatmap: lambda f, n: f(verdicts(n), names=n),
     P.ensemble_panels: lambda f, n: f(predicted(), names=n),
     P.confidence_panels: lambda f, n: f(predicted(), names=n),
     P.angle_panels: lambda f, n: f(predicted(), names=n),

@@ -163,7 +163,7 @@ def effect_heatmap(found: StudyEffects, *, names: Sequence[str] = DEFAULT_NAMES)
     table = found.effects[found.effects["kind"] == "feature"]
     table = table[table["intensity"] == table.groupby("hypothesis")["intensity"].transform("max")]
     cases = list(dict.fromkeys(table["transformation"]))
-    fig, axes = plt.subplots(1, 2, figsize=(9, 1.2 + 0.34 * max(1, len(cases))), sharey=True)
+    fig, axes = plt.subplots(1, 2, figsize=(9, 2.4 + 0.36 * max(1, len(cases))), sharey=True)
     for algorithm, ax, name in zip((1, 2), axes, label_texts(names), strict=True):
         rows = table[table["algorithm"] == algorithm]
         rows = rows.drop_duplicates(["transformation", "class_name"])

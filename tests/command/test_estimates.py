@@ -150,7 +150,7 @@ def test_mappings_are_shown_as_they_were_given(pets):
     assert estimates.as_given(pets, "algorithm_1", filled["algorithm_1"]) == (
         '{"name": "plain", "epochs": 3}'
     )
-    assert "scrambled_square" in estimates.as_given(pets, "placebo", filled["placebo"])
+    assert "transformation" in estimates.as_given(pets, "placebo", filled["placebo"])
     assert estimates.as_given(pets, "n_models", 64) == "64"
 
 

@@ -174,6 +174,30 @@ def random_row(run: Run, study: Study, seed: int) -> dict:
     }
 
 
+GRADES = ("right", "missed", "near", "wrong")
+
+
+def summaries(found: dict) -> dict[str, list[dict]]:
+    """Rows for a page: grades by feature, first findings by side, and random subpopulations."""
+    verdicts, rows = pd.DataFrame(found["verdicts"]), []
+    for (study, feature), part in verdicts.groupby(["study", "feature"], sort=False):
+        counts = part["grade"].value_counts()
+        row = {"study": study, "feature": feature, "drawings": len(part)}
+        row |= {"truth": part["truth"].median(), "least": part["truth"].abs().min()}
+        row |= {grade: int(counts.get(grade, 0)) for grade in GRADES}
+        neither = int((part["placebo"] == "neither").sum())
+        rows.append(row | {"most": part["truth"].abs().max(), "placebo neither": neither})
+    findings, sides = pd.DataFrame(found["findings"]), []
+    for (study, name), part in findings.groupby(["study", "comparison"], sort=False):
+        firsts = part["first"].replace("", "none").value_counts().to_dict()
+        said = ", ".join(f"{what} {n}" for what, n in firsts.items())
+        about = {"study": study, "comparison": name, "drawings": len(part), "first": said}
+        sides.append(about | {"findings": part["n_findings"].mean()})
+    random = pd.DataFrame(found["random"]).groupby("study", sort=False)
+    drawn = random[["n_random", "n_proposed"]].sum().reset_index().to_dict("records")
+    return {"by_feature": rows, "by_side": sides, "by_chance": drawn}
+
+
 def bars(found: dict) -> list[dict]:
     verdicts = pd.DataFrame(found["verdicts"])
     differs = verdicts[verdicts["truth"].abs() >= DIFFERENCE]
@@ -219,7 +243,7 @@ def main() -> None:
             print(pd.DataFrame(rows["findings"]).to_string(index=False))
             print(rows["random"], f"{time.perf_counter() - start:.0f} s", flush=True)
             if given.out:
-                about = {"machine": machine(), **found, "bars": bars(found)}
+                about = {"machine": machine(), **found, **summaries(found), "bars": bars(found)}
                 given.out.write_text(json.dumps(about, indent=1) + "\n")
     print(pd.DataFrame(bars(found)).to_string(index=False))
 

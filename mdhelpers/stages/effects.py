@@ -26,6 +26,7 @@ from mdhelpers.data.transforms import (
     transform_images,
 )
 from mdhelpers.method import effects
+from mdhelpers.method.captions import STABLE
 from mdhelpers.method.comparison import COMPARISONS
 from mdhelpers.method.effects import Effect, Verdict
 from mdhelpers.runs.run import Run
@@ -446,12 +447,13 @@ def findings_of(run: Run, found: StudyEffects) -> pd.DataFrame:
 
 
 def best_captions(run: Run) -> pd.DataFrame:
-    """The first caption of each end against the same class."""
+    """The first caption of each end against the same class, and whether it is stable."""
     table = run.kept(CAPTIONS).get("captions")
     if table is None or table.empty:
         return pd.DataFrame(columns=[*FINDING_KEYS, "caption"]).astype({"direction": int})
     first = table[(table["reference"] == "class") & (table["rank"] == 1)]
-    return first[[*FINDING_KEYS, "caption"]]
+    unsure = np.where(first["stability"] < STABLE, " (not stable)", "")
+    return first.assign(caption=first["caption"] + unsure)[[*FINDING_KEYS, "caption"]]
 
 
 WORDS = {

@@ -180,6 +180,13 @@ class Study(Spec):
     n_random_tilts: Annotated[int, Field(ge=0)] = 1
     n_tilt_pairs: Annotated[int, Field(ge=2)] = 6
 
+    patch_size: Count = 5
+    patch_steps: Count = 60
+    patch_class: str = ""
+    n_swept: Annotated[int, Field(ge=12)] = 90
+    n_levels: Annotated[int, Field(ge=2)] = 5
+    n_crossed: Annotated[int, Field(ge=120)] = 2000
+
     @model_validator(mode="after")
     def _fits_together(self) -> Study:
         if not 0 < self.epsilon < self.delta:
@@ -201,6 +208,7 @@ class Study(Spec):
                 "hypotheses are tested on networks, and of models_1_given only margins are known; "
                 "give hypotheses: []"
             )
+        check_patch(self.patch_size, self.patch_class, self.dataset)
         if "n_kept" in self.model_fields_set and self.n_kept > self.n_models + self.n_heldout:
             raise ValueError(f"n_kept ({self.n_kept}) exceeds the models trained")
         scenes = self.dataset.kind == "scenes"
@@ -251,6 +259,18 @@ def check_hypotheses(hypotheses: list[Hypothesis], classes) -> None:
                 f"hypothesis {hypothesis.name!r}: "
                 f"{unknown_word(hypothesis.target_class, classes, 'class')}"
             )
+
+
+def check_patch(size: int, target: str, dataset: DatasetSpec) -> None:
+    """Refuse a patch larger than the images, and a class that is not known to be one."""
+    if size > dataset.pixels:
+        raise ValueError(
+            f"patch_size: {size} px do not fit into images of {dataset.pixels} px; give at most "
+            f"{dataset.pixels}"
+        )
+    classes = CLASS_NAMES if dataset.kind == "scenes" else dataset.classes
+    if target and classes and target not in classes:
+        raise ValueError(f"patch_class: {unknown_word(target, classes, 'class')}")
 
 
 def check_targets(targets: Sequence[str], known: Sequence[str]) -> None:

@@ -104,7 +104,7 @@ def strongest_patch(
     images = torch.from_numpy(np.array(images)).to(device)
     before = [confidence(nets, images, label) for nets in networks]
     gain = partial(objective_of, networks, before, images, label)
-    w, place = best_start(gain, shape, size, one_place, min(batch, len(images)), rng)
+    w, place = best_start(gain, shape, size, one_place, min(2 * batch, len(images)), rng)
     adam, objective = torch.optim.Adam([w], lr=_RATE), []
     for rows in batches(len(images), batch, n_steps, rng):
         there = places(len(rows), shape, size, rng, place)

@@ -57,6 +57,7 @@ SWAPPED = {
 GAP = "gap"  # mixed same less mixed rand
 NOWHERE = (-1, -1)  # the place of what has none
 SURE, SHOWN = 0.05, 3
+THIRDS = ("low", "middle", "high")
 FEWEST = 4  # scenes of a class that are swept: levels are chosen on half of them
 _EFFECT = dict.fromkeys(("effect", "low", "high", "p"), float)
 _PATCH = {"side": int, "class_name": str, "where": str}
@@ -99,9 +100,10 @@ class StudyProbes:
         ``factor, place`` (of the level in its order), ``level, class_name`` ("" of all),
         ``algorithm, confidence, low, high``: mean confidence in the true class.
     swings
-        ``factor, class_name, level_1, level_2``: the levels between which the algorithms change
-        most unlike on half of the scenes; on the other half, the change from one to the other:
-        ``effect_1, effect_2, difference`` with intervals, ``p``, ``p_corrected`` (Holm).
+        ``factor, class_name`` ("" of all), ``level_1, level_2``: the levels between which the
+        algorithms change most unlike on half of the scenes. ``effect_1, effect_2, difference`` with
+        intervals, ``p``, ``p_corrected`` (Holm): the change from one to the other, on the other
+        half.
     crossed
         The factors of scenes with all factors independent, and ``confidence_0, _1, _2``: means over
         models, 0 to 100.
@@ -214,11 +216,10 @@ def probe_patches(
     """Tables of the strongest patches of either side, and the patches; none without networks."""
     targets = sides(known.verdicts, models.dataset.class_names, wanted)
     cases = [PatchCase(*side, where) for side in targets.items() for where in (ANYWHERE, ONE_PLACE)]
-    one, two = halves(len(models.dataset.test), seed)
-    found = propose_patches(models, cases, one, size, n_steps, seed)
+    found = propose_patches(models, cases, size, n_steps, seed)
     if not found:
         return {}, {}
-    rows = judge_patches(models, found, two, seed)
+    rows = judge_patches(models, found, seed)
     rows += [row for side, target in targets.items() for row in natural_rows(known, side, target)]
     steps = [
         (case.side, case.class_name, case.where, step, value)
@@ -240,17 +241,13 @@ def sides(verdicts: pd.DataFrame, classes: tuple[str, ...], wanted: str) -> dict
 
 
 def propose_patches(
-    models: EffectModels,
-    cases: list[PatchCase],
-    rows: np.ndarray,
-    size: int,
-    n_steps: int,
-    seed: int,
+    models: EffectModels, cases: list[PatchCase], size: int, n_steps: int, seed: int
 ) -> Patches:
-    """Patches optimised on some test images through kept models on masks."""
+    """Patches optimised on half of the test images through kept models on masks."""
     networks, device = patch_networks(models), models.study.plan.device
     if not all(networks):
         return {}
+    rows, _ = halves(len(models.dataset.test), seed)
     images, classes = models.dataset.test.images[rows], models.dataset.class_names
 
     def optimise(case: PatchCase) -> StrongestPatch:
@@ -281,19 +278,30 @@ def logits_of(net: torch.nn.Module, images: torch.Tensor) -> torch.Tensor:
 
 
 def judged_places(
-    n: int, shape: tuple[int, int], found: StrongestPatch, seed: int
+    images: np.ndarray, found: StrongestPatch, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Where a patch, and its pixels shuffled, lie in the images that it is judged on."""
-    return places(n, shape, len(found.patch), np.random.default_rng([seed, 18]), found.place)
+    rng = np.random.default_rng([seed, 18])
+    return places(len(images), images.shape[1:3], len(found.patch), rng, found.place)
 
 
-def judge_patches(models: EffectModels, found: Patches, rows: np.ndarray, seed: int) -> list[tuple]:
+def judged_images(
+    models: EffectModels, found: StrongestPatch, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """The test images that a patch is judged on, without it and with it."""
+    _, rows = halves(len(models.dataset.test), seed)
+    images = models.dataset.test.images[rows]
+    return images, pasted(images, found.patch, *judged_places(images, found, seed))
+
+
+def judge_patches(models: EffectModels, found: Patches, seed: int) -> list[tuple]:
     """Rows of ``patch_effects``: what patches do to other models and images, and shuffled ones."""
+    _, rows = halves(len(models.dataset.test), seed)
     images, parts = models.dataset.test.images[rows], {}
     for case, each in found.items():
-        at = judged_places(len(rows), images.shape[1:3], each, seed)
-        parts[case, "patch"] = partial(pasted, images, each.patch, *at)
-        parts[case, "shuffled"] = partial(pasted, images, shuffled(each.patch, seed), *at)
+        there = judged_places(images, each, seed)
+        parts[case, "patch"] = partial(pasted, images, each.patch, *there)
+        parts[case, "shuffled"] = partial(pasted, images, shuffled(each.patch, seed), *there)
     seen, table = confidences(models, {"before": lambda: images} | parts), []
     for case, kind in parts:
         label = models.dataset.class_names.index(case.class_name)
@@ -381,7 +389,7 @@ def sweep_tables(
                 found = level_rows(models, [each[:, place] for each in chosen])
                 about = name, place, word, class_name
                 sweeps += [(*about, a, *row) for a, *row, _ in found if a]
-            if class_name and len(rows) >= FEWEST:
+            if len(rows) >= FEWEST:
                 swings.append((name, class_name, *swing(models, chosen, words)))
     swings = table_of([(*row, row[-1]) for row in swings], "swings")
     swings["p_corrected"] = holm(swings["p"])
@@ -402,7 +410,7 @@ def swing(models: EffectModels, chosen: list[np.ndarray], words: list[str]) -> t
 
 def level_word(value: Any) -> str:
     """A level as tables and figures have it."""
-    if isinstance(value, bool):
+    if isinstance(value, bool | np.bool_):
         return "yes" if value else "no"
     return f"{value:.2g}" if isinstance(value, float) else value or "none"
 
@@ -422,6 +430,13 @@ def crossed_levels(crossed: pd.DataFrame) -> pd.DataFrame:
     names = ["class_name", *factor_levels(2)]
     levels = {name: factor_sweeps.binned(crossed[name]) for name in names}
     return pd.DataFrame({name: each for name, each in levels.items() if each.max() > 0})
+
+
+def level_names(column: pd.Series) -> pd.Series:
+    """The levels of a factor of crossed scenes in words, in order; of numbers, their thirds."""
+    levels, numbers = factor_sweeps.binned(column), column.dtype.kind == "f"
+    words = THIRDS if numbers else [level_word(value) for value in np.unique(column)]
+    return pd.Series(pd.Categorical.from_codes(levels, words, ordered=True), name=column.name)
 
 
 # ---- Backgrounds --------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ through several networks of two algorithms. With :math:`x \oplus v` an image wit
          - \mathbb{E}_{x, M_2} \big[ p_{M_2}(x \oplus v) - p_{M_2}(x) \big] ,
 
 by Adam on :math:`w` with :math:`v = 255 / (1 + e^{-w})`, from the best of some plain colours, with
-other images and places in every step. Or the patch has one place in all images, the best of nine.
+other images and places in every step. Or the patch has one place in all images, the best of five.
 No feature that a person would name need look like it. What it does to *other* networks and *other*
 images says how far the algorithms can be driven apart by so many pixels: a bound, as far as the
 optimisation finds it, on what a feature of that size can show.
@@ -161,7 +161,7 @@ def best_start(
     colors = [torch.tensor(color) for color in product((-_PLAIN, _PLAIN), repeat=3)]
     starts, found = [grain + color for color in [torch.zeros(3), *colors]], []
     anywhere = places(n_images, shape, size, rng)
-    for place in nine_places(shape, size) if one_place else [None]:
+    for place in five_places(shape, size) if one_place else [None]:
         there = places(n_images, shape, size, rng, place) if place else anywhere
         found += [(float(gain(rows, as_pixels(w), there)), w, place) for w in starts]
     _, w, place = max(found, key=lambda each: each[0])
@@ -172,13 +172,11 @@ def as_pixels(w: torch.Tensor) -> torch.Tensor:
     return 255 * torch.sigmoid(w)
 
 
-def nine_places(shape: tuple[int, int], size: int) -> list[Place]:
-    """Corners, middles of the edges and the centre, a pixel from the edge where there is room."""
-    rows, columns = (
-        [min(_MARGIN, room), room // 2, max(room - _MARGIN, 0)]
-        for room in (side - size for side in shape)
-    )
-    return list(dict.fromkeys(product(rows, columns)))
+def five_places(shape: tuple[int, int], size: int) -> list[Place]:
+    """The corners, a pixel from the edge where there is room, and the centre."""
+    room = [side - size for side in shape]
+    corners = product(*([min(_MARGIN, most), max(most - _MARGIN, 0)] for most in room))
+    return list(dict.fromkeys([*corners, (room[0] // 2, room[1] // 2)]))
 
 
 def places(

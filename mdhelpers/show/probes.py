@@ -25,6 +25,7 @@ from mdhelpers.show.style import (
 )
 from mdhelpers.stages.effects import EffectModels
 from mdhelpers.stages.probes import (
+    GAP,
     SURE,
     SWAPPED,
     StudyProbes,
@@ -280,7 +281,7 @@ def backgrounds(found: StudyProbes, names: Sequence[str]) -> pd.DataFrame | str:
     if found.backgrounds.empty:
         return NO_MASKS
     rows = found.backgrounds
-    signed = (rows["images"] == "gap") | (rows["algorithm"] == 0)
+    signed = (rows["images"] == GAP) | (rows["algorithm"] == 0)
     cells = zip(rows[["accuracy", "low", "high"]].to_numpy(), signed, strict=True)
     shown = pd.DataFrame(
         {

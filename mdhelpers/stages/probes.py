@@ -28,7 +28,6 @@ from mdhelpers.analyses.strongest_patch import (
     shuffled,
     strongest_patch,
 )
-from mdhelpers.base.specs import unknown_word
 from mdhelpers.base.threads import spread
 from mdhelpers.data.datasets import Split
 from mdhelpers.data.scenes import crossed_factors, factor_levels, redraw, with_level
@@ -45,6 +44,7 @@ from mdhelpers.stages.effects import (
 )
 from mdhelpers.stages.models import softmax
 from mdhelpers.stages.proposals import around, few_of_each, halves, some_networks
+from mdhelpers.stages.study import check_patch_class
 from mdhelpers.training.augmentation import normalise
 
 ANYWHERE, ONE_PLACE = "anywhere", "one place"
@@ -54,7 +54,7 @@ SWAPPED = {
     "mixed same": {"kind": "swap_background", "within": "class"},
     "mixed rand": {"kind": "swap_background", "within": "any"},
 }
-GAP = "gap"  # mixed same less mixed rand
+GAP = "background gap"  # mixed same less mixed rand
 NOWHERE = (-1, -1)  # the place of what has none
 SURE, SHOWN = 0.05, 3
 THIRDS = ("low", "middle", "high")
@@ -111,8 +111,8 @@ class StudyProbes:
         ``algorithm, factor_1, factor_2, share, p``, see
         `mdhelpers.analyses.factor_sweeps.interactions`; ``p_corrected`` (Holm) of each algorithm.
     backgrounds
-        ``images`` ("original", "only foreground", "mixed same", "mixed rand"; "gap"),
-        ``algorithm, accuracy, low, high, p``.
+        ``images`` ("original", "only foreground", "mixed same", "mixed rand"; and "background
+        gap", mixed same less mixed rand), ``algorithm, accuracy, low, high, p``.
     """
 
     patches: Mapping[tuple[int, str], StrongestPatch]
@@ -233,8 +233,7 @@ def probe_patches(
 
 def sides(verdicts: pd.DataFrame, classes: tuple[str, ...], wanted: str) -> dict[int, str]:
     """The class that a patch is for, by the algorithm that it shall move."""
-    if wanted and wanted not in classes:
-        raise ValueError(f"patch_class: {unknown_word(wanted, classes, 'class')}")
+    check_patch_class(wanted, classes)
     own = verdicts[verdicts["source"] == "study"]
     first = {side: own.loc[own["uses"] == side, "class_name"].tolist() for side in (1, 2)}
     return {side: wanted or (first[side] or classes)[0] for side in (1, 2)}
@@ -510,7 +509,9 @@ def figures_of(tables: Mapping[str, pd.DataFrame], models: EffectModels) -> dict
         figures["pairs"] = {a: rows.to_dict("records") for a, rows in strongest.items()}
     if len(tables.get("backgrounds", ())):
         gap = tables["backgrounds"].query("images == @GAP")
-        figures["gap"] = {str(row.pop("algorithm")): row for row in gap.to_dict("records")}
+        figures["background_gap"] = {
+            str(row.pop("algorithm")): row for row in gap.to_dict("records")
+        }
     return figures
 
 

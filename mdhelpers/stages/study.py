@@ -208,12 +208,17 @@ class Study(Spec):
                 "hypotheses are tested on networks, and of models_1_given only margins are known; "
                 "give hypotheses: []"
             )
-        check_patch(self.patch_size, self.patch_class, self.dataset)
+        if self.patch_size > self.dataset.pixels:
+            raise ValueError(
+                f"patch_size: {self.patch_size} px do not fit into images of "
+                f"{self.dataset.pixels} px; give at most {self.dataset.pixels}"
+            )
         if "n_kept" in self.model_fields_set and self.n_kept > self.n_models + self.n_heldout:
             raise ValueError(f"n_kept ({self.n_kept}) exceeds the models trained")
         scenes = self.dataset.kind == "scenes"
         classes = CLASS_NAMES if scenes else self.dataset.classes
         check_hypotheses(self.hypotheses, classes)
+        check_patch_class(self.patch_class, classes)
         if classes:
             check_targets(
                 self.selection_targets,
@@ -261,16 +266,10 @@ def check_hypotheses(hypotheses: list[Hypothesis], classes) -> None:
             )
 
 
-def check_patch(size: int, target: str, dataset: DatasetSpec) -> None:
-    """Refuse a patch larger than the images, and a class that is not known to be one."""
-    if size > dataset.pixels:
-        raise ValueError(
-            f"patch_size: {size} px do not fit into images of {dataset.pixels} px; give at most "
-            f"{dataset.pixels}"
-        )
-    classes = CLASS_NAMES if dataset.kind == "scenes" else dataset.classes
-    if target and classes and target not in classes:
-        raise ValueError(f"patch_class: {unknown_word(target, classes, 'class')}")
+def check_patch_class(name: str, classes: Sequence[str]) -> None:
+    """Refuse a class that is not one of ``classes``, where these are known; "" is none."""
+    if name and classes and name not in classes:
+        raise ValueError(f"patch_class: {unknown_word(name, classes, 'class')}")
 
 
 def check_targets(targets: Sequence[str], known: Sequence[str]) -> None:
@@ -415,6 +414,7 @@ def _names(study: Study) -> None:
     """Classes of a folder are known once it was looked at."""
     if (names := study.dataset.source.names(study.dataset)) and not study.dataset.classes:
         check_hypotheses(study.hypotheses, names)
+        check_patch_class(study.patch_class, names)
         check_targets(study.selection_targets, names)
 
 

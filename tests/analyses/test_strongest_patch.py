@@ -7,7 +7,7 @@ import torch
 from mdhelpers.analyses.strongest_patch import (
     batches,
     confidence,
-    nine_places,
+    five_places,
     objective_of,
     pasted,
     places,
@@ -110,9 +110,9 @@ def test_places_are_all_that_lie_inside():
     top, left = places(2000, (10, 12), 4, np.random.default_rng(0))
     assert set(top) == set(range(7))
     assert set(left) == set(range(9))
-    assert nine_places((10, 12), 4)[0] == (1, 1)
-    assert nine_places((10, 12), 4)[-1] == (5, 7)
-    assert nine_places((5, 5), 5) == [(0, 0)]
+    assert five_places((10, 12), 4)[0] == (1, 1)
+    assert five_places((10, 12), 4)[3:] == [(5, 7), (3, 4)]
+    assert five_places((5, 5), 5) == [(0, 0)]
 
 
 def test_a_shuffled_patch_has_the_same_pixels():

@@ -155,9 +155,8 @@ def test_crossed_factors_are_independent():
     tagged = factors.groupby("tag_corner")["feature_ring"].mean()
     np.testing.assert_allclose(tagged, 0.25, atol=0.05)
     assert len(tagged) == 5
-    assert not factors[[f"feature_{n}" for n in FEATURES if n not in ("ring", "tag")]].any(
-        axis=None
-    )
+    others = [f"feature_{name}" for name in FEATURES if name not in ("ring", "tag")]
+    assert not factors[others].any(axis=None)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from mdhelpers.analyses.strongest_patch import StrongestPatch
 from mdhelpers.data.scenes import crossed_factors, make_scenes
 from mdhelpers.show import probes as show
 from mdhelpers.show.style import ALGORITHM_COLORS, NULL_COLOR, TRUTH_COLOR, use_style
-from mdhelpers.stages.probes import TABLES, StudyProbes, pair_table, table_of
+from mdhelpers.stages.probes import GAP, TABLES, StudyProbes, pair_table, table_of
 
 NAMES = ("plain", "augmented")
 HOSTILE = (r"$\frac{1}{0$", "_hidden")
@@ -57,7 +57,7 @@ def found() -> StudyProbes:
     swings += [("tag_corner", "boat", "none", "left", *range(10, 19), 0.0, 0.04)]
     accuracies = [
         (name, a, x + a, x, x + 5, 0.5)
-        for name, x in (("original", 90.0), ("gap", 10.0))
+        for name, x in (("original", 90.0), (GAP, 10.0))
         for a in (1, 2, 0)
     ]
     return StudyProbes(
@@ -177,7 +177,7 @@ def test_accuracies_and_their_gap(found, models, ax):
     table = show.backgrounds(found, NAMES)
     assert table.loc["original", "plain"] == "91.0 [90.0, 95.0]"
     assert table.loc["original", "plain − augmented"] == "+90.0 [+90.0, +95.0]"
-    assert table.loc["gap", "augmented"] == "+12.0 [+10.0, +15.0]"
+    assert table.loc[GAP, "augmented"] == "+12.0 [+10.0, +15.0]"
     show.background_bars(ax, found.backgrounds, names=NAMES)
     assert [bar.get_height() for bar in ax.patches] == [91, 11, 92, 12]
     assert show.background_images(models, seed=0, n=3).axes[0].images

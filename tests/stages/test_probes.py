@@ -198,8 +198,10 @@ def test_the_gap_is_that_of_accuracies_on_exchanged_backgrounds(found, trained):
     for a in (1, 2):
         right = trained.logits(a, test.images).argmax(-1).numpy() == test.labels
         assert table["original", a] == pytest.approx(100 * right.mean())
-        assert table["gap", a] == pytest.approx(table["mixed same", a] - table["mixed rand", a])
-    for name in ("original", "gap"):
+        assert table[probes.GAP, a] == pytest.approx(
+            table["mixed same", a] - table["mixed rand", a]
+        )
+    for name in ("original", probes.GAP):
         assert table[name, 0] == pytest.approx(table[name, 1] - table[name, 2])
 
 
@@ -227,8 +229,8 @@ def test_figures_tell_the_strongest_of_each(run, found):
     told = figures["patches"]["side_2"]
     assert told["one_place"]["effect"] == pytest.approx(patch)
     assert told["feature"]["name"] == "tag"  # +50 and +90: the least against algorithm 2
-    gap = found.backgrounds.query("images == 'gap' and algorithm == 0")["accuracy"].item()
-    assert figures["gap"]["0"]["accuracy"] == pytest.approx(gap)
+    gap = found.backgrounds.query("images == @probes.GAP and algorithm == 0")["accuracy"].item()
+    assert figures["background_gap"]["0"]["accuracy"] == pytest.approx(gap)
 
 
 def other(run, **changes):

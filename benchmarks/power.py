@@ -34,7 +34,8 @@ from mdhelpers.method.subpopulations import shows
 from mdhelpers.runs.run import Run
 from mdhelpers.stages import data
 from mdhelpers.stages import models as stages_models
-from mdhelpers.stages.effects import verify_hypotheses
+from mdhelpers.stages.effect_models import train_on_all
+from mdhelpers.stages.effects import measure_hypotheses
 from mdhelpers.stages.study import Study
 from mdhelpers.stages.subpopulations import grade_figures, graded
 
@@ -66,8 +67,11 @@ def train(
 
 def differences(run: Run, study: Study) -> dict[str, float]:
     """Effect on 1 less that on 2 of each hypothesis, at its largest intensity, in points."""
-    given = study.model_dump()
-    found = verify_hypotheses(run, given["hypotheses"], placebo=given["placebo"]).table
+    models = train_on_all(run, n_effect_models=N_KEPT)
+    about = {"epsilon": study.epsilon, "delta": study.delta}
+    found, _ = measure_hypotheses(models, study.hypotheses, study.placebo, **about)
+    targets = [(h.name, h.target_class) for h in study.hypotheses]
+    found = found.merge(pd.DataFrame(targets, columns=["hypothesis", "class_name"]))
     rows = found[(found["kind"] == "feature") & (found["algorithm"] == 0)]
     return rows.sort_values("intensity").groupby("hypothesis")["effect"].last().to_dict()
 

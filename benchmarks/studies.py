@@ -65,7 +65,7 @@ def feature_rows(run: Run, names: list[str]) -> list[dict]:
             continue
         keys = ("effect_1", "effect_2", "difference", "difference_low", "difference_high")
         row = {"feature": feature, **{key: found[key] for key in keys}}
-        row["outcome"] = found["outcome"]
+        row["outcome"] = found.get("word", found["outcome"])  # older runs have no word
         side = COMPARISONS[0] if found["difference"] > 0 else COMPARISONS[1]
         if not best.empty and feature in set(best["feature"]):
             one = best[(best["feature"] == feature) & (best["comparison"] == side)].iloc[0]

@@ -26,7 +26,8 @@ from mdhelpers.method.engines.moments import split_models
 from mdhelpers.runs.run import Run
 from mdhelpers.stages import data
 from mdhelpers.stages import models as stages_models
-from mdhelpers.stages.effects import verify_hypotheses
+from mdhelpers.stages.effect_models import train_on_all
+from mdhelpers.stages.effects import measure_hypotheses
 from mdhelpers.stages.study import Study
 
 N_KEPT = 32
@@ -62,8 +63,11 @@ def train(study: Study, pair: list[dict], number: int, n_models: int, folder: Pa
 
 def effects(run: Run, study: Study) -> pd.DataFrame:
     """Effect of each feature at its largest intensity, points, a column a variant of the pair."""
-    given = study.model_dump()
-    table = verify_hypotheses(run, given["hypotheses"], placebo=given["placebo"]).table
+    models = train_on_all(run, n_effect_models=N_KEPT)
+    about = {"epsilon": study.epsilon, "delta": study.delta}
+    table, _ = measure_hypotheses(models, study.hypotheses, study.placebo, **about)
+    targets = [(h.name, h.target_class) for h in study.hypotheses]
+    table = table.merge(pd.DataFrame(targets, columns=["hypothesis", "class_name"]))
     rows = table[(table["kind"] == "feature") & (table["algorithm"] > 0)]
     rows = rows.sort_values("intensity").groupby(["hypothesis", "algorithm"])["effect"].last()
     return rows.unstack()

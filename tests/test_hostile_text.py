@@ -333,6 +333,12 @@ def quality():
     )
 
 
+def captioned(names, **more):
+    """Two captions, of which one is stable."""
+    numbers = {"auc": [0.8, 0.7], "auc_low": [0.7, 0.6], "auc_high": [0.9, 0.8], "z": [5.0, 2.0]}
+    return frame(caption=list(names), stability=[1.0, 0.2], **numbers, **more)
+
+
 A, C, P = analyses, comparison, predictions
 SIMILAR = np.array([[0.8, 0.3], [0.3, 0.7]])
 DRAW = {
@@ -342,7 +348,7 @@ DRAW = {
     datamodels.lds_histogram: lambda f, ax, n: f(ax, per_name(n)),
     datamodels.half_cosines: lambda f, ax, n: f(ax, quality(), names=n),
     C.cosine_histogram: lambda f, ax, n: f(ax, per_name(n)),
-    show_captions.caption_bars: lambda f, ax, n: f(ax, frame(caption=list(n), score=[0.5, 0.2])),
+    show_captions.caption_bars: lambda f, ax, n: f(ax, captioned(n)),
     show_effects.effect_curves: lambda f, ax, n: f(ax, effects(), names=n, placebo=effects()),
     A.similarity_heatmap: lambda f, ax, n: f(ax, pd.DataFrame(SIMILAR, list(n), list(n))),
     A.cosines_by_models: lambda f, ax, n: f(ax, model_counts(algorithm=[1, 1, 2, 2]), names=n),
@@ -385,9 +391,7 @@ FIGURES = {  # that are made, not drawn on axes
     datamodels.learning_curves: lambda f, n: f(quality(), names=n),
     subpopulations.mosaic: lambda f, n: f(dict.fromkeys(n, IMAGES), height=3),
     show_captions.captioned_images: lambda f, _: f(None, frame()),
-    show_captions.caption_panels: lambda f, n: f(
-        frame(caption=list(n), score=[0.5, 0.2], reference=["all", "class"])
-    ),
+    show_captions.caption_panels: lambda f, n: f(captioned(n, reference=["all", "class"])),
     show_effects.transformation_images: lambda f, n: f(
         [{"name": name, "transformation": "tag", "intensities": [3]} for name in n],
         {"transformation": "scrambled_square", "intensities": [3]},
@@ -444,7 +448,7 @@ def texts_of(figure):
 PANELS = {
     model_plots.accuracy_histogram: (1, (6.4, 3.2)),
     model_plots.loss_curves: (1, (6.4, 3.2)),
-    show_captions.caption_bars: (2, (9, 3.6)),
+    show_captions.caption_bars: (1, (7, 2.4)),
     A.cosines_by_models: (2, (10, 5)),
     A.directions_by_models: (2, (10, 5)),
     P.ensemble_scatter: (2, (9.5, 4.4)),

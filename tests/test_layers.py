@@ -49,6 +49,7 @@ HOMES = {
     "fsspec": {"training"},
     "distributed": {"training/workers"},
     "open_clip": {"clip"},
+    "wordfreq": {"clip"},
     "numba": {"method/engines", "training"},  # FFCV wants it too
     "papermill": {"command"},
     "typer": {"command"},

@@ -31,6 +31,7 @@ from mdhelpers.runs.notebooks import find_notebooks, read_entries
 from mdhelpers.runs.run import Run, banner, is_run, provenance
 from mdhelpers.runs.stage import EFFECTS
 from mdhelpers.show.style import escape_markdown
+from mdhelpers.show.transformations import kinds_rows
 
 ALL = (0, 99)
 MARK = ".mdhelpers-book"
@@ -239,7 +240,8 @@ def _prose(source: Path, run: Run, tree: dict[str, bytes]) -> str:
         finding = finding.with_name("default.md")
     said = finding.read_text(encoding="utf-8").strip()
     text = source.read_text(encoding="utf-8").replace("{{ finding }}", said)
-    values, page = {"results": results, "recorded": recorded}, source.name
+    values = {"results": results, "recorded": recorded, "kinds": {"rows": kinds_rows()}}
+    page = source.name
     text, figures = expand_figures(text, lambda path: look_up(values, path, page=page), page=page)
     tree |= figures
     text = expand(text, values, page=page)

@@ -8,6 +8,7 @@ Single pages of the book: a run's figures put into prose, executed notebooks mad
 import copy
 import re
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from io import BytesIO
 from typing import Any
 
@@ -31,6 +32,7 @@ from mdhelpers.show.style import (
     use_style,
     without_script_ends,
 )
+from mdhelpers.show.transformations import FAMILIES, gallery
 
 _TABLE = re.compile(r"\{\{\s*table\s+(\S+)(?:\s+where\s+(\S+))?\s*\|\s*([^{}]+?)\s*\}\}")
 _COLUMN = re.compile(r"(?P<key>.+?)(?::(?P<spec>\S+))?(?:\s+as\s+(?P<title>.+))?")
@@ -263,7 +265,7 @@ FIGURES: dict[str, Callable[[Any], tuple[Figure, str]]] = {
     "lds_by_method": lds_by_method,
     "power": power,
     "similarity": similarity,
-}
+} | {f"transformations_{family}": partial(gallery, family) for family in FAMILIES}
 
 _PLACEHOLDER = re.compile(r"\{\{\s*([^{}|]+?)\s*(?:\|\s*([^{}]+?)\s*)?\}\}")
 _PROGRESS = re.compile(r"\d+%\|")

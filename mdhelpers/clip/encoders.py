@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
 import logging
 import os
 import pickle
@@ -101,6 +102,15 @@ def embed_texts(encoder: Encoder, captions: list[str], *, batch_size: int = 256)
         for start in range(0, len(captions), batch_size)
     ]
     return torch.cat(parts).float().cpu().numpy()
+
+
+def weights_digest(weights: dict[str, torch.Tensor]) -> str:
+    """A hash of named weights."""
+    found = hashlib.sha256()
+    for name in sorted(weights):
+        numbers = weights[name].detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+        found.update(name.encode() + numbers.numpy().tobytes())
+    return found.hexdigest()
 
 
 def load_named(model_name: str, pretrained: str, *, device: str = "cpu") -> Encoder:

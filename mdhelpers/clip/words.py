@@ -102,6 +102,16 @@ def compose(thing: str, background: str, features: list[str], rng: np.random.Gen
     return text
 
 
+def describe_fully(scene: dict) -> str:
+    """The description of a scene that names its object, colours and all features."""
+    thing = with_article(f"{scene['object_color']} {scene['class_name']}")
+    text = f"{thing} on {with_article(scene['background_color'] + ' background')}"
+    features = [with_article(FEATURE_WORDINGS[name][0]) for name in scene["features"]]
+    corner = f" in the {scene['tag_corner']} corner"
+    features = [f + corner * (f == with_article("tag")) for f in features]
+    return " with ".join([text, " and ".join(features)]) if features else text
+
+
 def describe_object(scene: dict, rng: np.random.Generator) -> str:
     words = [word for word in (scene["size"], scene["contrast"]) if word and rng.random() < 0.15]
     if rng.random() < 0.5:
@@ -137,6 +147,16 @@ def with_article(text: str) -> str:
     if text.endswith(PLURAL):
         return text
     return f"{'an' if text[0] in 'aeiou' else 'a'} {text}"
+
+
+def features_named(caption: str) -> list[str]:
+    """The features of `scenes.FEATURES` that a caption names in one of their wordings."""
+    padded = f" {' '.join(words_of(caption))} "
+    return [
+        name
+        for name, wordings in FEATURE_WORDINGS.items()
+        if any(f" {wording} " in padded for wording in wordings)
+    ]
 
 
 def words_of(text: str) -> list[str]:
@@ -202,6 +222,23 @@ class CaptionSpec(Spec):
 
 
 WORD_LIST = Path(__file__).with_name("words.txt")
+COMMON_WORDS = 20_000
+PHRASES = ("a photo of {}", "a photo with {}", "{} in the background")
+
+
+def language_captions() -> list[str]:
+    """The default bank for CLIPs of the whole language.
+
+    The commonest English words of three letters or more, as wordfreq has counted them, and our own
+    list of what pictures show (`words.txt`), alone and in phrases.
+    """
+    from wordfreq import top_n_list
+
+    plain = (word for word in top_n_list("en", 2 * COMMON_WORDS) if word.isascii())
+    common = [word for word in plain if word.isalpha() and len(word) >= 3][:COMMON_WORDS]
+    shown = read_captions(WORD_LIST)
+    phrases = [phrase.format(word) for phrase, word in product(PHRASES, shown)]
+    return list(dict.fromkeys([*shown, *common, *phrases]))
 
 
 def caption_bank(spec: CaptionSpec) -> list[str]:
@@ -209,7 +246,7 @@ def caption_bank(spec: CaptionSpec) -> list[str]:
 
     ``spec.bank`` is a list, or the path of a text file with a caption a line (``#`` begins a
     comment). The default for the small CLIP is `scene_captions`, for other models
-    a list of words for what pictures show (`words.txt`).
+    `language_captions`.
 
     Raises
     ------
@@ -219,7 +256,7 @@ def caption_bank(spec: CaptionSpec) -> list[str]:
 
     """
     if not spec.bank:
-        return scene_captions() if spec.model == "small" else read_captions(WORD_LIST)
+        return scene_captions() if spec.model == "small" else language_captions()
     given = read_captions(resolve(spec.bank)) if isinstance(spec.bank, str) else spec.bank
     bank = list(dict.fromkeys(caption.strip() for caption in given if caption.strip()))
     if len(bank) < 2:

@@ -54,6 +54,7 @@ def estimate(study: Study) -> dict[str, Any]:
     total = study.n_models + study.n_heldout
     again = study.n_repeats * study.n_heldout + study.n_reinitialised
     again += 2 * study.n_tilt_pairs * (2 * study.n_tilted + study.n_random_tilts)
+    again += study.n_effect_models / study.alpha  # on all images
     size = study.dataset.pixels
     device = resolve_device("auto" if study.scheduler != "local" else study.device)
     specs = (study.algorithm_1, study.algorithm_2)

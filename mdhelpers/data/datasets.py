@@ -106,7 +106,7 @@ class DatasetSpec(Spec):
     def _without_unused(self, handler: SerializerFunctionWrapHandler) -> dict:
         """Leave out what was added later and is not used: runs made before stay current."""
         shown = handler(self)
-        for key in ("duplicates", "planted", "distractors", "options"):
+        for key in ("duplicates", "planted", "distractors", "options", "masks"):
             if not getattr(self, key):
                 shown.pop(key, None)
         return shown

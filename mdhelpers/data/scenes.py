@@ -69,7 +69,7 @@ def make_scenes(
     n_train, n_test
         Number of images, equal shares of each class.
     size
-        Height and width in pixels, 16 to 64.
+        Height and width in pixels, 16 to 256.
     share
         Part of a class that carries its feature, in (0, 1).
     planted
@@ -95,8 +95,8 @@ def check_scene_arguments(*, n_train: int, n_test: int, size: int, share: float)
     for name, n in (("n_train", n_train), ("n_test", n_test)):
         if n < len(CLASS_NAMES):
             raise ValueError(f"{name} is {n}; scenes need at least one image of each class")
-    if not 16 <= size <= 64:
-        raise ValueError(f"size is {size}; scenes are drawn at 16 to 64 px")
+    if not 16 <= size <= 256:
+        raise ValueError(f"size is {size}; scenes are drawn at 16 to 256 px")
     if not 0 < share < 1:
         raise ValueError(f"share is {share}; it must lie between 0 and 1")
 

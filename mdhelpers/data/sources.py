@@ -12,7 +12,7 @@ import sys
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -163,7 +163,9 @@ def needs_root(spec: DatasetSpec) -> None:
 def picture_files(spec: DatasetSpec) -> list[tuple[str, Path]]:
     """The files that are read, as (name relative to the root, path), sorted."""
     listing = list_pictures(spec)
-    return sorted((path.relative_to(listing.root).as_posix(), path) for path in listing.paths())
+    found = [(path.relative_to(listing.root).as_posix(), path) for path in listing.paths()]
+    found += [(f"masks of {path.relative_to(listing.root)}", m) for path, m in mask_files(spec)]
+    return sorted(found)
 
 
 def count_pictures(spec: DatasetSpec) -> tuple[int, int, int]:
@@ -331,7 +333,47 @@ def read_image_folder(spec: DatasetSpec) -> Dataset:
     read = read_all(listing.paths(), spec.pixels)
     tell(listing, read)
     splits = [split_of(listing.pictures[part], read) for part in PARTS]
+    if spec.masks:
+        masks = read_all((mask for _, mask in mask_files(spec)), spec.pixels)
+        inside = {path: masks[mask].pixels.mean(2) > 127 for path, mask in mask_files(spec)}
+        splits = [
+            replace(split, foreground=np.stack([inside[p] for p in pictures_of(listing, part)]))
+            for part, split in zip(PARTS, splits, strict=True)
+        ]
     return Dataset.build(listing.root.name, *splits, listing.names)
+
+
+def pictures_of(listing: Listing, part: str) -> list[Path]:
+    """The files of one part, in the order of its images."""
+    return [path for found in listing.pictures[part].values() for path in found]
+
+
+def mask_files(spec: DatasetSpec) -> list[tuple[Path, Path]]:
+    """Each picture and the one that shows, in white on black, where its object is.
+
+    Masks lie under ``dataset.masks`` as the pictures do under ``dataset.root``, by the same names;
+    suffixes may differ.
+
+    Raises
+    ------
+    FileNotFoundError
+        Counts the pictures without a mask, and names the first of them.
+    """
+    if not spec.masks:
+        return []
+    listing, folder = list_pictures(spec), resolve(spec.masks)
+    found, lost = [], []
+    for path in listing.paths():
+        stem = folder / path.relative_to(listing.root)
+        there = [stem.with_suffix(s) for s in sorted(SUFFIXES) if stem.with_suffix(s).is_file()]
+        found += [(path, there[0])] if there else []
+        lost += [] if there else [relative(path, listing.root)]
+    if lost:
+        raise FileNotFoundError(
+            f"dataset.masks: {folder} has no mask for {counted(lost)}. It must hold one for each "
+            "picture, by the same name, such as train/dog/0001.png for train/dog/0001.jpg"
+        )
+    return found
 
 
 def read_all(paths: Iterable[Path], size: int) -> dict[Path, Picture]:
@@ -548,7 +590,7 @@ SOURCES = {
     "image_folder": Source(
         read_image_folder,
         count_pictures,
-        keys=OF_PHOTOGRAPHS,
+        keys=(*OF_PHOTOGRAPHS, "masks"),
         files=picture_files,
         names=lambda spec: list_pictures(spec).names,
         check=needs_root,

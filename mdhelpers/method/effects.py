@@ -15,9 +15,9 @@ difference of two, counts as none; from :math:`\delta` on an effect counts as on
 is claimed where it surely exceeds :math:`\epsilon` at some intensity (intervals corrected for the
 number of intensities), and *alike* and *neither* where a difference, or both effects, surely stay
 below it at every intensity: the two one-sided tests of equivalence (Schuirmann, 1987) at 5%, which
-need no correction over intensities since all must hold. Claims of a difference are corrected for the
-number of hypotheses of a study. What is neither is *undecided*, and it is said how many models would
-decide.
+need no correction over intensities since all must hold. Claims of a difference are corrected for
+the number of hypotheses of a study. What is neither is *undecided*, and it is said how many models
+would decide.
 """
 
 from collections.abc import Sequence

@@ -9,7 +9,9 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from pandas.io.formats.style import Styler
 
+from mdhelpers.method.captions import FIRST, STABLE
 from mdhelpers.method.subpopulations import random_same_class
 from mdhelpers.runs.run import Run
 from mdhelpers.runs.stage import CAPTIONS
@@ -18,6 +20,7 @@ from mdhelpers.show.gallery import image_rows
 from mdhelpers.show.style import (
     CAPTION_COLOR,
     INK,
+    NULL_COLOR,
     comparison_label,
     draw_if,
     label_text,
@@ -28,7 +31,13 @@ from mdhelpers.stages.comparison import read_comparison
 from mdhelpers.stages.data import read_data
 from mdhelpers.stages.subpopulations import read_subpopulations
 
-REFERENCES = {"all": "against all images", "class": "against the same class"}
+REFERENCES = {
+    "all": "against all images",
+    "class": "against the same class",
+    "end": "against the other end",
+}
+UNSTABLE_COLOR = "#C4C4C4"
+NONE_STABLE = "no caption is stable here"
 ARROWS = {"top": "▲", "bottom": "▼"}
 
 
@@ -39,6 +48,16 @@ def clip_report(run: Run) -> pd.DataFrame | str:
         return "This run's captions come from another CLIP, or none: nothing to grade."
     table = pd.DataFrame(report["auc"]).sort_values("auc").set_index(["kind", "what"])
     return table.round(3)
+
+
+def retrieval_report(run: Run) -> pd.DataFrame | str:
+    """How often the small CLIP finds a fresh scene's description, beside chance."""
+    report = run.results[CAPTIONS].get("clip") or {}
+    if "retrieval" not in report:
+        return "This run's captions come from another CLIP, or none: nothing to grade."
+    table = pd.DataFrame(report["retrieval"])
+    table.index = [f"recall@{k}" for k in table["k"]]
+    return table[["recall", "chance", "choices", "batches"]]
 
 
 def first_end(table: pd.DataFrame, comparison: str) -> pd.DataFrame:
@@ -64,47 +83,79 @@ def captioned_images(run: Run, captions: pd.DataFrame) -> Figure:
 
 
 def caption_panels(captions: pd.DataFrame) -> Figure:
-    """The captions of `first_end` against all test images, and against the same class."""
-    fig, axes = plt.subplots(1, 2, figsize=(9, 3.6))
+    """The captions of `first_end` against all test images, the same class and the other end."""
+    fig, axes = plt.subplots(3, 1, figsize=(7, 7), sharex=True)
     for ax, (reference, title) in zip(axes, REFERENCES.items(), strict=True):
         chosen = captions[captions["reference"] == reference]
-        draw_if(chosen if len(chosen) else None, caption_bars, ax).set_title(title)
+        none = len(chosen) and not is_stable(chosen).any()
+        draw_if(chosen if len(chosen) else None, caption_bars, ax)
+        ax.set_title(f"{title}: {NONE_STABLE}" if none else title)
+        ax.label_outer()
     return fig
 
 
-def caption_bars(ax: Axes, captions: pd.DataFrame, *, top_k: int = 10) -> Axes:
-    """The ``top_k`` captions that set a subpopulation apart, by ``score``, best first."""
-    need_columns(captions, ("caption", "score"))
-    best = captions.nlargest(top_k, "score")
-    ax.barh(np.arange(len(best)), best["score"], color=CAPTION_COLOR, height=0.7)
-    ax.set_yticks(np.arange(len(best)), [label_text(c) for c in best["caption"]])
+def caption_bars(ax: Axes, captions: pd.DataFrame, *, top_k: int = FIRST) -> Axes:
+    """The AUCs, with intervals, of the ``top_k`` captions of largest ``z``, best first.
+
+    Captions that are not found again in halves of the images are grey.
+    """
+    need_columns(captions, ("caption", "z", "auc", "auc_low", "auc_high", "stability"))
+    best = captions.nlargest(top_k, "z")
+    rows, stable = np.arange(len(best)), is_stable(best)
+    colors = np.where(stable, CAPTION_COLOR, UNSTABLE_COLOR)
+    whiskers = [best["auc"] - best["auc_low"], best["auc_high"] - best["auc"]]
+    look = {"color": colors, "ecolor": NULL_COLOR, "height": 0.7}
+    ax.barh(rows, best["auc"] - 0.5, left=0.5, xerr=whiskers, **look)
+    ax.set_yticks(rows, [label_text(c) for c in best["caption"]])
+    for label, firm in zip(ax.get_yticklabels(), stable, strict=True):
+        label.set_color(INK if firm else NULL_COLOR)
     ax.invert_yaxis()
-    ax.axvline(0, color=INK, linewidth=1)
+    ax.axvline(0.5, color=INK, linewidth=1)
     ax.tick_params(axis="y", length=0)
-    ax.set_xlabel("how much better it fits here than elsewhere")
+    ax.set_xlabel("AUC with which it tells these images from the others")
     return ax
 
 
-def best_captions(table: pd.DataFrame, names: Sequence[str], *, n: int = 3) -> pd.DataFrame | str:
+def is_stable(captions: pd.DataFrame) -> np.ndarray:
+    """Which captions random halves of the images agree on, half of the time or more often."""
+    return captions["stability"].to_numpy() >= STABLE
+
+
+def best_captions(table: pd.DataFrame, names: Sequence[str], *, n: int = 3) -> Styler | str:
     """The first ``n`` captions of both ends of every direction, against the same class.
 
-    A star marks the clearest caption of each comparison, the one with the largest z.
+    Behind each stand its AUC and its stability; those that are not stable are grey. A star marks
+    the clearest caption of each comparison, the one with the largest z.
     """
     if table.empty:
         return "Captions are switched off in this study."
     rows = table[table["reference"] == "class"].copy()
     clearest = rows.groupby("comparison")["z"].idxmax()
     stars = np.where(rows.index.isin(clearest), "★ ", "")
-    rows["caption"] = stars + rows["caption"] + [f" (z {z:.1f})" for z in rows["z"]]
+    worth = [f" ({a:.2f}, {s:.0%})" for a, s in zip(rows["auc"], rows["stability"], strict=True)]
+    rows["caption"] = stars + rows["caption"] + worth
     rows["comparison"] = [comparison_label(name, names) for name in rows["comparison"]]
+    rows["grey"] = np.where(is_stable(rows), "", f"color: {NULL_COLOR}")
     keys = ["comparison", "direction", "end"]
     order = pd.MultiIndex.from_frame(rows[keys].drop_duplicates())
-    return rows[rows["rank"] <= n].pivot(index=keys, columns="rank", values="caption").loc[order]
+    shown = rows[rows["rank"] <= n].pivot(index=keys, columns="rank", values=["caption", "grey"])
+    found = rows.groupby(keys)["grey"].agg(lambda grey: (grey == "").sum())
+    stable = [f"{count} stable" if count else NONE_STABLE for count in found.loc[order]]
+    said, look = shown["caption"].loc[order], shown["grey"].loc[order]
+    return plain_table(said.assign(stable=stable), look.assign(stable=""))
+
+
+def plain_table(table: pd.DataFrame, look: pd.DataFrame) -> Styler:
+    """A table whose cells have a look (CSS); text of others stays text in it."""
+    styled = table.style.apply(lambda _: look, axis=None).format(escape="html")
+    styled = styled.format_index(escape="html").set_uuid("captions")
+    return styled.set_table_attributes('class="dataframe tex2jax_ignore mathjax_ignore"')
 
 
 def explore_captions(run: Run, table: pd.DataFrame) -> Explorer:
-    """The explorer of page 05, with the captions of each end against the same class."""
+    """The explorer of page 05, with the first captions of each end against the same class."""
     found, data = read_comparison(run), read_data(run)
+    first = table[(table["reference"] == "class") & (table["rank"] <= FIRST)]
     return explorer(
         found.comparison,
         *found.datamodels,
@@ -113,5 +164,5 @@ def explore_captions(run: Run, table: pd.DataFrame) -> Explorer:
         data.class_names,
         names=run.names,
         truth=truth_or_none(data.test),
-        captions=table[table["reference"] == "class"],
+        captions=first,
     )

@@ -1,4 +1,4 @@
-"""Page 07: transformations, and what they do to the models of both algorithms."""
+"""Page 07: transformations, what they do to the models of both algorithms, and what is found."""
 
 from __future__ import annotations
 
@@ -11,10 +11,17 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from mdhelpers.base.records import written
-from mdhelpers.data.transforms import TRANSFORMS, transform_images
+from mdhelpers.data.datasets import Split
+from mdhelpers.data.transforms import (
+    Around,
+    parse_transformation,
+    placebo_images,
+    transform_images,
+)
 from mdhelpers.method.subpopulations import random_same_class
 from mdhelpers.runs.run import Run
-from mdhelpers.runs.stage import EFFECTS, SUBPOPULATIONS
+from mdhelpers.runs.stage import EFFECTS
+from mdhelpers.show.explorer import Explorer, explorer
 from mdhelpers.show.gallery import Rows, image_rows
 from mdhelpers.show.style import (
     ALGORITHM_COLORS,
@@ -22,44 +29,69 @@ from mdhelpers.show.style import (
     INK,
     NULL_COLOR,
     comparison_label,
+    draw_if,
     label_text,
     label_texts,
     legend_below,
     need_columns,
-    use_word,
 )
-from mdhelpers.show.subpopulations import members_at
+from mdhelpers.show.subpopulations import members_at, truth_or_none
 from mdhelpers.stages.comparison import read_comparison
-from mdhelpers.stages.effects import StudyEffects
-from mdhelpers.stages.models import StudyModels
+from mdhelpers.stages.data import read_data
+from mdhelpers.stages.effect_models import EffectModels
+from mdhelpers.stages.effects import (
+    StudyEffects,
+    as_expected,
+    points,
+    read_findings,
+    sentence,
+    word_of,
+)
 from mdhelpers.stages.subpopulations import read_subpopulations
 
 MARKERS = {1: "o", 2: "s"}
-ALIKE = 2  # points by which a placebo may move one algorithm more than the other
 
 
-def transformation_rows(hypotheses, placebo, images: np.ndarray, *, seed: int, n: int = 2) -> Rows:
-    """A few images untouched and under each transformation, intensity by intensity."""
-    rows = {}
-    cases = [(h.get("name") or h["transformation"], h) for h in hypotheses]
-    for label, case in [*cases, ("placebo", placebo)]:
-        name = case["transformation"]
-        changed = [transform_images(name, images, x, seed=seed)[:n] for x in case["intensities"]]
-        for image, steps in enumerate(np.stack([images[:n], *changed], axis=1)):
-            unit = f"\n({TRANSFORMS[name].intensity_unit})" if image == 0 else "\u200b" * image
-            rows[label + unit] = steps
+def transformation_rows(hypotheses, test: Split, *, seed: int, n: int = 2) -> Rows:
+    """A few images untouched and under each transformation, intensity by intensity.
+
+    Last in each row stands the matched placebo of the largest intensity.
+    """
+    rows: Rows = {}
+    before, labels = test.images[:LOOKED_AT], test.labels[:LOOKED_AT]
+    masks = test.foreground
+    around = Around(masks if masks is None else masks[:LOOKED_AT], labels)
+    for case in hypotheses:
+        kind, doses = parse_transformation(case["transformation"]), case["intensities"]
+        changed = [transform_images(kind, before, x, seed=seed, around=around) for x in doses]
+        changed.append(placebo_images(before, changed[-1], labels=labels, seed=seed))
+        label = f"{case.get('name') or kind.name}\n({kind.intensity_unit})"
+        for steps in np.stack([before, *changed], axis=1)[:n]:
+            rows[label] = steps
+            label = NOTHING * (len(rows) + 1)
     return rows
 
 
-def transformation_images(hypotheses, placebo, images: np.ndarray, *, seed: int) -> Figure:
+LOOKED_AT = 64  # images that placebos may take pieces from
+NOTHING = "\u200b"  # a label that is not seen
+
+
+def transformation_images(hypotheses, test: Split, *, seed: int) -> Figure:
     """The figure of `transformation_rows`."""
     fig, ax = plt.subplots(figsize=(9, 6.5))
-    image_rows(ax, transformation_rows(hypotheses, placebo, images, seed=seed))
+    image_rows(ax, transformation_rows(hypotheses, test, seed=seed))
     return fig
 
 
-def effect_panels(table: pd.DataFrame, *, names: Sequence[str] = DEFAULT_NAMES) -> Figure:
-    """The effects of stage 07, one panel a hypothesis; its placebo in grey."""
+def effect_panels(
+    found: StudyEffects, *, names: Sequence[str] = DEFAULT_NAMES, source: str = "study"
+) -> Figure:
+    """The effects of stage 07 on the hypotheses' classes, a panel each; placebos in grey.
+
+    ``source`` chooses those of the study or those that were proposed.
+    """
+    verdicts = found.verdicts[found.verdicts["source"] == source]
+    table = found.effects.merge(verdicts[["hypothesis", "class_name", "unit"]])
     n = max(1, table["hypothesis"].nunique())
     fig, axes = plt.subplots(n, 1, figsize=(5.6, 3.6 * n), squeeze=False)
     for ax, (hypothesis, rows) in zip(
@@ -73,8 +105,11 @@ def _hypothesis_curves(ax: Axes, hypothesis: str, rows: pd.DataFrame, names) -> 
     single = rows[rows["algorithm"] > 0]
     feature, placebo = (single[single["kind"] == kind] for kind in ("feature", "placebo"))
     effect_curves(ax, feature, names=names, placebo=placebo)
-    target = rows["class_name"].iloc[0]
-    ax.set_title(f"{label_text(hypothesis, 28)} → {label_text(target, 28)}")
+    target = f" → {label_text(rows['class_name'].iloc[0], 28)}"
+    ax.set_title(label_text(hypothesis, 28) + ("" if target in hypothesis else target))
+    ax.set_xticks(sorted(set(feature["intensity"])))
+    if "unit" in rows:
+        ax.set_xlabel(f"intensity ({rows['unit'].iloc[0]})")
 
 
 def effect_curves(
@@ -123,50 +158,154 @@ def effect_curves(
     return ax
 
 
-def effects(found: StudyEffects, names: Sequence[str]) -> pd.DataFrame | str:
-    """Every effect in percentage points with its interval, one row an intensity.
+def effect_heatmap(found: StudyEffects, *, names: Sequence[str] = DEFAULT_NAMES) -> Figure:
+    """Every transformation's effect on every class, at its largest intensity (paper, Figure 17)."""
+    table = found.effects[found.effects["kind"] == "feature"]
+    table = table[table["intensity"] == table.groupby("hypothesis")["intensity"].transform("max")]
+    cases = list(dict.fromkeys(table["transformation"]))
+    fig, axes = plt.subplots(1, 2, figsize=(9, 1.2 + 0.34 * max(1, len(cases))), sharey=True)
+    for algorithm, ax, name in zip((1, 2), axes, label_texts(names), strict=True):
+        rows = table[table["algorithm"] == algorithm]
+        rows = rows.drop_duplicates(["transformation", "class_name"])
+        draw_if(rows if len(rows) else None, _class_effects, ax)
+        ax.set_title(name, color=ALGORITHM_COLORS[algorithm])
+    return fig
 
-    At a hypothesis' largest intensity stands Definition 2's verdict; beside the placebo, whether
-    it moves both algorithms alike: with an interval of the difference about 0, or hardly at all.
+
+def _class_effects(ax: Axes, rows: pd.DataFrame) -> Axes:
+    order = {key: list(dict.fromkeys(rows[key])) for key in ("transformation", "class_name")}
+    wide = rows.pivot(index="transformation", columns="class_name", values="effect")
+    wide = wide.loc[order["transformation"], order["class_name"]]
+    ax.imshow(wide, cmap="RdBu_r", vmin=-60, vmax=60, aspect="auto")
+    for (row, column), value in np.ndenumerate(wide.to_numpy()):
+        color = "white" if abs(value) > 40 else INK
+        ax.text(column, row, points(value, 0), ha="center", va="center", color=color, size=9)
+    ax.set_xticks(range(wide.shape[1]), [label_text(c, 14) for c in wide.columns])
+    ax.set_yticks(range(len(wide)), [label_text(t, 24) for t in wide.index])
+    ax.tick_params(length=0)
+    ax.spines[:].set_visible(False)
+    return ax
+
+
+def with_interval(row, what: str) -> str:
+    low, high = (points(row[f"{what}_{end}"]) for end in ("low", "high"))
+    return f"{points(row[what])} ({low} to {high})"
+
+
+def decided_by(row) -> str:
+    """What would decide an undecided verdict."""
+    if row["outcome"] != "undecided":
+        return ""
+    n = row["n_models"]
+    return f"; {n} models would decide" if n else "; more test images would decide"
+
+
+def verdicts(found: StudyEffects, names: Sequence[str]) -> pd.DataFrame | str:
+    """The verdict on each hypothesis, and on what was proposed beside them.
+
+    *At* is the intensity where the algorithms differ most; effects and their difference there are
+    in percentage points, with 95% intervals. *p* is of no difference at any intensity, corrected
+    for the number of hypotheses.
     """
-    if found.table.empty:
-        return "The study tests no hypothesis."
-    shown = found.table.copy()
-    labels = {0: f"{names[0]} − {names[1]}", 1: names[0], 2: names[1]}
-    shown["algorithm"] = shown["algorithm"].map(labels)
-    shown["cell"] = [
-        f"{row.effect:+.1f} [{row.low:+.1f}, {row.high:+.1f}]" for row in shown.itertuples()
-    ]
-    keys = ["hypothesis", "kind", "intensity"]
-    wide = shown.pivot(index=keys, columns="algorithm", values="cell")
-    wide = wide[[labels[1], labels[2], labels[0]]]
-    outcomes = found.verdicts.set_index("hypothesis")["outcome"]
-    verdicts = {}
-    for row in found.table[found.table["algorithm"] == 0].itertuples():
-        key, alike = (row.hypothesis, row.kind), row.low <= 0 <= row.high or abs(row.effect) < ALIKE
-        if row.kind == "placebo":
-            verdicts[(*key, row.intensity)] = "alike" if alike else "not alike"
-        elif row.intensity == wide.loc[key].index.max():
-            verdicts[(*key, row.intensity)] = outcomes[row.hypothesis]
-    wide["verdict"] = pd.Series(verdicts).reindex(wide.index).fillna("")
-    return wide
+    if found.verdicts.empty:
+        return "The study tests no hypothesis, and nothing was proposed."
+    rows = []
+    for row in found.verdicts.to_dict("records"):
+        cells = [row["source"], row["hypothesis"], row["class_name"]]
+        cells += [f"{row['intensity']:g} {row['unit']}"]
+        cells += [with_interval(row, what) for what in ("effect_1", "effect_2", "difference")]
+        cells += ["<.001" if row["p_corrected"] < 0.001 else f"{row['p_corrected']:.3f}"]
+        cells += [word_of(row["outcome"], names) + decided_by(row)]
+        expected = as_expected(row["uses"], row["outcome"]) if row["source"] == "study" else ""
+        cells += [expected, word_of(row["placebo"], names)]
+        rows.append(cells)
+    columns = ["from", "transformation", "class", "at", names[0], names[1]]
+    columns += [f"{names[0]} − {names[1]}", "p", "verdict", "expected", "placebo"]
+    return pd.DataFrame(rows, columns=columns).set_index(["from", "transformation", "class"])
 
 
-def landing(run: Run, models: StudyModels, found: StudyEffects) -> Figure:
+def findings(run: Run, *, every: bool = False) -> pd.DataFrame | str:
+    """Directions with their evidence, confirmation, caption and verdict; findings first.
+
+    A *finding* is marked ★: the direction's evidence, the models trained again and the verdict
+    agree. ``every`` shows the ends that nothing imitates too.
+    """
+    table = read_findings(run)
+    if not every:
+        table = table[table["transformation"] != ""]
+    if table.empty:
+        return "Nothing in the library surely imitates an end of a called direction."
+    shown = pd.DataFrame(
+        {
+            "comparison": [comparison_label(name, run.names) for name in table["comparison"]],
+            "direction": [
+                f"#{number} {ARROWS[end]}"
+                for number, end in zip(table["direction"], table["end"], strict=True)
+            ],
+            "class": table["class_name"].to_numpy(),
+            "evidence": table["evidence"].to_numpy(),
+            "retraining": table["confirmed"].to_numpy(),
+            "caption": table["caption"].to_numpy(),
+            "imitated by": [
+                f"{row.transformation} ({row.match:.2f})" if row.transformation else ""
+                for row in table.itertuples()
+            ],
+            "difference": [
+                with_interval(row, "difference") if row["outcome"] else ""
+                for row in table.to_dict("records")
+            ],
+            "verdict": [
+                word_of(outcome, run.names) if outcome else "" for outcome in table["outcome"]
+            ],
+            "finding": np.where(table["finding"], "★", ""),
+        }
+    )
+    return shown.set_index(["comparison", "direction"])
+
+
+ARROWS = {"top": "▲", "bottom": "▼"}
+
+
+def told(found: StudyEffects, names: Sequence[str]) -> pd.DataFrame | str:
+    """Each verdict in a sentence."""
+    if found.verdicts.empty:
+        return "The study tests no hypothesis, and nothing was proposed."
+    rows = found.verdicts.to_dict("records")
+    return pd.DataFrame({"verdict": [sentence(row, names) for row in rows]})
+
+
+def explore_findings(run: Run) -> Explorer:
+    """The explorer of page 05, with the verdict on what imitates each end."""
+    found, data = read_comparison(run), read_data(run)
+    return explorer(
+        found.comparison,
+        *found.datamodels,
+        data.train,
+        data.test,
+        data.class_names,
+        names=run.names,
+        gaps=found.gaps,
+        uses=found.uses,
+        findings=read_findings(run),
+        truth=truth_or_none(data.test),
+    )
+
+
+def landing(run: Run, models: EffectModels, found: StudyEffects) -> Figure:
     """The clearest finding in one picture: a subpopulation beside its class, and the effect.
 
-    The subpopulation is that of the first direction of the comparison whose algorithm the
-    hypothesis with the largest difference names. Saved as ``figures/landing.png``.
+    The first of `mdhelpers.stages.effects.read_findings`. Saved as ``figures/landing.png``.
     """
-    table = found.table
-    single = table[(table["algorithm"] == 0) & (table["kind"] == "feature")]
+    table = read_findings(run)
     fig, (left, right) = plt.subplots(1, 2, figsize=(10, 4), width_ratios=[1.5, 1])
-    if len(single):
-        row = single.loc[single["effect"].abs().idxmax()]
-        name = "1_minus_2" if row["effect"] > 0 else "2_minus_1"
-        _landing_images(left, run, models, name, row["hypothesis"])
-        chosen = table[table["hypothesis"] == row["hypothesis"]]
-        _hypothesis_curves(right, row["hypothesis"], chosen, models.names)
+    for row in table[table["finding"]].head(1).itertuples():
+        _landing_images(left, run, models, row)
+        rows = found.effects.merge(found.verdicts[["hypothesis", "class_name", "unit"]])
+        rows = rows[rows["hypothesis"] == row.hypothesis]
+        _hypothesis_curves(right, row.hypothesis, rows, models.names)
+    if not table["finding"].any():
+        for ax in (left, right):
+            draw_if(None, image_rows, ax)
     (run.path / "figures").mkdir(exist_ok=True)
     with written(run.path / "figures" / "landing.png") as unfinished:
         fig.savefig(unfinished, format="png", dpi=160)
@@ -174,27 +313,13 @@ def landing(run: Run, models: StudyModels, found: StudyEffects) -> Figure:
     return fig
 
 
-def _landing_images(ax: Axes, run: Run, models: StudyModels, name: str, hypothesis: str) -> None:
-    test = models.dataset.test
-    direction, end = landing_direction(run, name, hypothesis)
-    index = members_at(read_subpopulations(run), name, direction, end)[:14]
+def _landing_images(ax: Axes, run: Run, models: EffectModels, row) -> None:
+    test, names = models.dataset.test, label_texts(models.names)
+    index = members_at(read_subpopulations(run), row.comparison, row.direction, row.end)[:14]
     others = random_same_class(test.labels, index, 14, seed=1)
-    found, random = test.images[index], test.images[others]
-    rows = {"at its end": found[:7], "": found[7:]}
+    shown, random = test.images[index], test.images[others]
+    rows = {"at its end": shown[:7], "": shown[7:]}
     rows |= {"same class,\nat random": random[:7], " ": random[7:]}
     image_rows(ax, rows)
-    names = label_texts(models.names)
-    said = [f"{comparison_label(name, names)} #{direction}"]
-    uses = read_comparison(run).uses
-    if uses is not None and len(uses):
-        at = (uses["comparison"] == name) & (uses["direction"] == direction) & (uses["end"] == end)
-        said += [use_word(word, name, names) for word in uses["use"][at].head(1)]
-    ax.set_title(": ".join(said))
-
-
-def landing_direction(run: Run, name: str, hypothesis: str) -> tuple[int, str]:
-    """The graded direction of the feature on scenes; elsewhere the first in order of evidence."""
-    for row in run.results[SUBPOPULATIONS].get("best", []):
-        if row["comparison"] == name and row["feature"] == hypothesis:
-            return row["direction"], row["end"]
-    return int(read_comparison(run).comparison[name].component[0]), "top"
+    label = f"{comparison_label(row.comparison, names)} #{row.direction}"
+    ax.set_title(f"{label}: {word_of(row.outcome, names)}")

@@ -228,6 +228,11 @@ function evidence(data) {
       node.append(h("h4", {}, `Evidence: ${word}.`, h("small", {}, ` Who uses what marks the ${now.end}:`)),
         h("ul", { class: "mdx-uses" }, ...(lines.length ? lines : [h("li", {}, "too few to tell")])));
     }
+    const said = now.here.verdict[now.end];
+    if (said) {
+      const mark = now.here.finding[now.end] ? "★ A finding." : "No finding of this direction.";
+      node.append(h("h4", {}, `What imitates the ${now.end}, tested`), h("p", { class: "mdx-verdict" }, `${mark} ${said}`));
+    }
     if (captions.length) {
       const items = captions.map(([text, score]) => h("li", {}, text, " ", h("small", {}, signed(score))));
       node.append(h("h4", {}, `Captions that fit the ${now.end}`), h("ol", {}, ...items));

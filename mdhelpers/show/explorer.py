@@ -20,6 +20,7 @@ from PIL import Image
 from mdhelpers.method.comparison import COMPARISONS
 from mdhelpers.method.subpopulations import random_same_class
 from mdhelpers.show.style import DEFAULT_NAMES, use_word
+from mdhelpers.stages.effects import sentence
 
 _HERE = Path(__file__).parent
 _ENDS = ("top", "bottom")
@@ -84,6 +85,7 @@ def explorer(
     truth: pd.DataFrame | None = None,
     gaps: pd.DataFrame | None = None,
     uses: pd.DataFrame | None = None,
+    findings: pd.DataFrame | None = None,
     top_k: int | None = None,
     seed: int = 0,
 ) -> Explorer:
@@ -107,6 +109,9 @@ def explorer(
     gaps, uses : DataFrame, optional
         Evidence for each direction and who uses its subpopulations, as
         :class:`mdhelpers.stages.comparison.StudyComparison` has them.
+    findings : DataFrame, optional
+        What imitates the ends of directions and the verdict on it, as
+        :func:`mdhelpers.stages.effects.read_findings` has them.
     truth : DataFrame, optional
         One bool column a planted feature, a row a test image. Shown behind a tick only.
     top_k : int, optional
@@ -133,6 +138,7 @@ def explorer(
         _add_captions(directions, _rows(captions, name))
         _add_grades(directions, _rows(grades, name))
         _add_evidence(directions, _rows(gaps, name), _rows(uses, name), name, names, class_names)
+        _add_verdicts(directions, _rows(findings, name), names)
     shown = _shown(comparisons)
     neighbours = [_neighbours(w[shown]) for w in weights]
     used = np.unique(np.concatenate([n["index"] for n in neighbours]))
@@ -229,6 +235,8 @@ def _directions(direction_set, labels, top_k: int, seed: int) -> list[dict]:
                 "grades": {end: {} for end in _ENDS},
                 "evidence": "",
                 "uses": {end: [] for end in _ENDS},
+                "verdict": dict.fromkeys(_ENDS, ""),
+                "finding": dict.fromkeys(_ENDS, False),
             }
         )
     return directions
@@ -279,6 +287,16 @@ def _add_evidence(directions, gaps, uses, comparison, names, class_names) -> Non
                 most = f"{row.times_high:.1f}" if np.isfinite(row.times_high) else "more"
                 line += f" (× {row.times:.1f}; {row.times_low:.1f} to {most})"
             by_number[row.direction]["uses"][row.end].append(line)
+
+
+def _add_verdicts(directions: list[dict], findings: pd.DataFrame, names) -> None:
+    """What imitates an end, and what adding it to images shows."""
+    by_number = {direction["number"]: direction for direction in directions}
+    for row in findings.to_dict("records"):
+        here = by_number.get(row["direction"])
+        if here and row["outcome"]:
+            here["verdict"][row["end"]] = sentence(row, names)
+            here["finding"][row["end"]] = bool(row["finding"])
 
 
 def _shown(comparisons: dict) -> np.ndarray:

@@ -23,7 +23,7 @@ from mdhelpers.show.style import (
     legend_below,
     nothing_here,
 )
-from mdhelpers.stages.effects import EffectModels
+from mdhelpers.stages.effect_models import EffectModels
 from mdhelpers.stages.probes import (
     GAP,
     SURE,

@@ -15,7 +15,8 @@ import pandas as pd
 from mdhelpers.base.records import written
 from mdhelpers.base.specs import validate
 from mdhelpers.clip import small_clip
-from mdhelpers.clip.encoders import Encoder, embed_images, embed_texts, load_named
+from mdhelpers.clip.embeddings import embeddings
+from mdhelpers.clip.encoders import Encoder, load_named
 from mdhelpers.clip.words import CaptionSpec, caption_bank
 from mdhelpers.method.captions import distinguishing_captions
 from mdhelpers.runs.run import Run
@@ -26,7 +27,9 @@ from mdhelpers.stages.subpopulations import read_subpopulations
 from mdhelpers.training.tasks import resolve_device
 
 COLUMNS = {"comparison": str, "direction": int, "end": str, "reference": str, "rank": int}
-COLUMNS |= {"caption": str, "score": float, "z": float}
+COLUMNS |= {"caption": str, "auc": float, "auc_low": float, "auc_high": float}
+COLUMNS |= {"score": float, "z": float, "stability": float}
+RANKED_BY = "z, with AUC and stability"
 
 
 def caption_directions(
@@ -38,7 +41,8 @@ def caption_directions(
     data that the small CLIP does not know).
     """
     spec = spec_of(run, captions)
-    parameters = {"captions": spec.model_dump(), "seed": seed} | captions_from_outside(spec)
+    parameters = {"captions": spec.model_dump(), "seed": seed, "ranked_by": RANKED_BY}
+    parameters |= captions_from_outside(spec)
     if spec.model == "small":
         parameters["caption_steps"] = steps
     stage = run.stage(CAPTIONS, parameters, after=[SUBPOPULATIONS])
@@ -51,12 +55,12 @@ def caption_directions(
                 run.path, spec, data.size[0], steps=steps, seed=seed, device=device
             )
             table = caption_subpopulations(
-                encoder,
-                data.test.images,
-                read_subpopulations(run),
+                *embeddings(encoder, data.test.images, bank, folder=shared_folder(run.path)),
                 bank,
+                read_subpopulations(run),
                 labels=data.test.labels,
                 top=spec.top,
+                seed=seed,
             )
             made = []
             if spec.model == "small":
@@ -85,13 +89,18 @@ def encoder_of(
     if spec.model == "small":
         own = own_clip(folder, size=size, seed=seed, steps=steps)
         if not own.is_file():
-            shared = folder.parent / ".clip"
+            shared = shared_folder(folder)
             load_clip(spec, cache_dir=shared, size=size, seed=seed, steps=steps)
             clips.mkdir(exist_ok=True)
             with written(own) as unfinished:
                 shutil.copyfile(shared / own.name, unfinished)
     device = resolve_device(device)
     return load_clip(spec, cache_dir=clips, size=size, seed=seed, steps=steps, device=device)
+
+
+def shared_folder(folder: Path) -> Path:
+    """Where a run and all beside it keep what their CLIPs have in common."""
+    return folder.parent / ".clip"
 
 
 def own_clip(folder: Path, *, size: int, seed: int, steps: int) -> Path:
@@ -106,7 +115,7 @@ def own_clip(folder: Path, *, size: int, seed: int, steps: int) -> Path:
 def embeddings_of(
     run: Run, captions: dict, *, steps: int = 1000, seed: int = 0
 ) -> tuple[np.ndarray, np.ndarray, list[str]]:
-    """The test images and a bank of captions, embedded anew by the study's CLIP.
+    """The test images and a bank of captions, embedded by the study's CLIP.
 
     Returns
     -------
@@ -125,7 +134,8 @@ def embeddings_of(
     else:
         encoder = encoder_of(run.path, spec, data.size[0], steps=steps, seed=seed)
     bank = caption_bank(spec)
-    return embed_images(encoder, data.test.images), embed_texts(encoder, bank), bank
+    folder = shared_folder(run.path)
+    return *embeddings(encoder, data.test.images, bank, folder=folder), bank
 
 
 def load_clip(
@@ -154,29 +164,53 @@ def load_clip(
 
 
 def caption_subpopulations(
-    encoder: Encoder,
     images: np.ndarray,
-    subpopulations: pd.DataFrame,
+    texts: np.ndarray,
     bank: list[str],
+    subpopulations: pd.DataFrame,
     *,
     labels: np.ndarray | None = None,
     top: int = 10,
+    seed: int = 0,
 ) -> pd.DataFrame:
-    """The ``top`` distinguishing captions of every subpopulation.
+    """The ``top`` distinguishing captions of every subpopulation, against each reference.
 
-    It has a row a member, ``comparison, direction, end, index``, the last of ``images``
-    (n, H, W, 3). With labels it is compared with its own classes too: the captions have
-    ``comparison, direction, end, reference`` ("all" or "class") and the columns of
-    `mdhelpers.method.captions.distinguishing_captions`.
+    Parameters
+    ----------
+    images, texts
+        (n, width) and (n_captions, width) float32 of unit length: embeddings.
+    bank
+        The n_captions captions.
+    subpopulations
+        A row a member: ``comparison, direction, end, index``, the last of ``images``.
+    labels
+        (n,) int, or None where images have no classes.
+    top
+        Captions of each.
+    seed
+        Of the halvings that say how stable they are.
+
+    Returns
+    -------
+    DataFrame
+        ``comparison, direction, end, reference`` and the columns of
+        `mdhelpers.method.captions.distinguishing_captions`. The reference is "all" images, those
+        of the same "class" where there are labels, or the other "end" of the same direction.
+
     """
-    seen, read = embed_images(encoder, images), embed_texts(encoder, bank)
-    references = {"all": None} if labels is None else {"all": None, "class": labels}
-    parts = []
-    keys = ["comparison", "direction", "end"]
-    for key, rows in subpopulations.groupby(keys, sort=False, observed=True):
-        for reference, classes in references.items():
+    parts, keys = [], ["comparison", "direction", "end"]
+    ends = {
+        key: rows["index"].to_numpy()
+        for key, rows in subpopulations.groupby(keys, sort=False, observed=True)
+    }
+    for key, members in ends.items():
+        references = {"all": {}} | ({} if labels is None else {"class": {"labels": labels}})
+        for other in ends:
+            if other[:2] == key[:2] and other != key:
+                references["end"] = {"others": ends[other]}
+        for reference, given in references.items():
             named = distinguishing_captions(
-                seen, read, bank, rows["index"].to_numpy(), labels=classes, top=top
+                images, texts, bank, members, **given, top=top, seed=seed
             )
             where = dict(zip(keys, key, strict=True)) | {"reference": reference}
             parts.append(named.assign(**where)[[*where, *named.columns]])

@@ -1,8 +1,8 @@
 """Stage 07: what a transformation does to each algorithm, and the verdict on every finding.
 
-Definition 2 is about models that were trained on the data set, so such models are trained first,
-apart from those on masks (`train_on_all`). They see the test images with and without each
-transformation: those of the study's hypotheses, and those that imitate the ends of directions
+Models that were trained on the whole training set (`mdhelpers.stages.effect_models`) see the test
+images with and without each transformation: those of the study's hypotheses, and those that imitate
+the ends of directions
 (`mdhelpers.stages.proposals`). A placebo stands beside each. A direction is a *finding* where its
 evidence, the models trained again and the verdict agree (`read_findings`).
 """
@@ -10,17 +10,15 @@ evidence, the models trained again and the verdict agree (`read_findings`).
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 from tqdm import tqdm
 
 from mdhelpers.base.specs import validate
-from mdhelpers.data.datasets import Dataset, Split
+from mdhelpers.data.datasets import Split
 from mdhelpers.data.transforms import (
     Around,
     Transformation,
@@ -30,12 +28,13 @@ from mdhelpers.data.transforms import (
 from mdhelpers.method import effects
 from mdhelpers.method.comparison import COMPARISONS
 from mdhelpers.method.effects import Effect, Verdict
-from mdhelpers.method.evidence import STRONG
-from mdhelpers.runs.run import Run, checked
-from mdhelpers.runs.stage import ALL_DATA, CAPTIONS, COMPARISON, EFFECTS, MODELS, SUBPOPULATIONS
+from mdhelpers.runs.run import Run
+from mdhelpers.runs.stage import ALL_DATA, CAPTIONS, COMPARISON, EFFECTS, SUBPOPULATIONS
 from mdhelpers.stages import proposals
 from mdhelpers.stages.comparison import read_comparison
-from mdhelpers.stages.models import StudyModels, read_models, remove_changed, softmax
+from mdhelpers.stages.data import read_data
+from mdhelpers.stages.effect_models import EffectModels, read_effect_models
+from mdhelpers.stages.models import softmax
 from mdhelpers.stages.study import (
     Hypothesis,
     Placebo,
@@ -44,110 +43,9 @@ from mdhelpers.stages.study import (
 )
 from mdhelpers.stages.subpopulations import read_subpopulations
 from mdhelpers.training.learners import TrainedModels
-from mdhelpers.training.mask_training import retrain, retraining
-from mdhelpers.training.tasks import TrainingPlan, load_kept
 
-NAME, _FIRST_KEY = "effects", 2_000_000  # beyond the keys of any run's other models
 MATCHED = "matched"
 SURE_MATCH, FEWEST_MOVED = 0.05, 0.05
-
-
-@dataclass(frozen=True, eq=False)
-class EffectModels:
-    """Models of both algorithms that were trained on all training images, from own seeds.
-
-    ``plans`` are those that trained them, one an algorithm; none for models made elsewhere.
-    """
-
-    study: StudyModels
-    plans: tuple[TrainingPlan, ...]
-
-    @property
-    def n_models(self) -> int:
-        return self.plans[0].n_keep if self.plans else 0
-
-    @property
-    def names(self) -> tuple[str, str]:
-        return self.study.names
-
-    @property
-    def dataset(self) -> Dataset:
-        return self.study.dataset
-
-    def kept(self, algorithm: int) -> list[TrainedModels]:
-        """The models, held against the run's digests."""
-        plan, check = self.plans[algorithm - 1], partial(checked, self.study.plan.folder, ALL_DATA)
-        return load_kept(plan, algorithm, self.n_models, check=check)
-
-    def slots(self, algorithm: int) -> np.ndarray | None:
-        """Which of several source models each started from; None where that is not shared."""
-        source = self.study.plan.algorithms[algorithm - 1].start.source
-        n = source.n_models if source else 0
-        return (_FIRST_KEY + np.arange(self.n_models)) % n if n > 1 else None
-
-    def logits(self, algorithm: int, images: np.ndarray) -> torch.Tensor:
-        """What the models say of images, (n_models, n_images, n_classes), on the CPU."""
-        return torch.cat([s.logits(images) for s in self.kept(algorithm)])[: self.n_models]
-
-
-def train_on_all(
-    run: Run,
-    *,
-    n_effect_models: int = 32,
-    device: str = "auto",
-    workers: int = 0,
-    scheduler: str = "local",
-    cluster: dict | None = None,
-) -> EffectModels:
-    """Train models of both algorithms on the whole training set, each from seeds of its own.
-
-    Parameters
-    ----------
-    run
-        The run's folder, with stage 02 finished.
-    n_effect_models
-        Models of each algorithm; the paper takes 500.
-    device, workers, scheduler, cluster
-        Who trains, see `mdhelpers.training.mask_training.train_all`.
-
-    """
-    stage = run.stage(ALL_DATA, {"n_effect_models": n_effect_models}, after=[MODELS])
-    with stage.working() as needed:
-        models = read_models(run, device=device)
-        if needed and models.made_elsewhere:
-            stage.keep()
-        elif needed:
-            remove_changed(run, ALL_DATA)
-            given, figures, made = request(models, n_effect_models), {}, []
-            who = {"workers": workers, "scheduler": scheduler, "cluster": cluster}
-            for a, name in enumerate(models.names, 1):
-                trained = retrain(given["plan"], a, *given["models"], name=NAME, keep=True, **who)
-                figures |= {f"name_{a}": name, f"accuracy_{a}": trained.accuracy.mean()}
-                folder = plan_of(models, a, n_effect_models).folder
-                stores = [f"models_{a}.zarr", *sorted((folder / f"checkpoints_{a}").glob("*"))]
-                made += [folder / each for each in stores if (folder / each).exists()]
-            stage.keep(made=made, figures={"n_models": n_effect_models} | figures)
-    return read_effect_models(run, device=device)
-
-
-def request(models: StudyModels, n: int) -> dict[str, Any]:
-    """The plan, masks and keys that models on all training images are trained by."""
-    plan = replace(models.plan, n_slots=0, share_order=False)
-    return {"plan": plan, "models": (np.ones((n, plan.n_train), bool), _FIRST_KEY + np.arange(n))}
-
-
-def plan_of(models: StudyModels, algorithm: int, n: int) -> TrainingPlan:
-    given = request(models, n)
-    return retraining(given["plan"], algorithm, *given["models"], name=NAME, keep=True)[0]
-
-
-def read_effect_models(run: Run, *, device: str = "auto") -> EffectModels:
-    """What `train_on_all` has trained."""
-    run.check(ALL_DATA)
-    models, n = read_models(run, device=device), run.manifest(ALL_DATA)["parameters"]
-    numbers = () if models.made_elsewhere else (1, 2)
-    plans = tuple(plan_of(models, a, n["n_effect_models"]) for a in numbers)
-    return EffectModels(models, plans)
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,7 +54,7 @@ class StudyEffects:
 
     Attributes
     ----------
-    table
+    effects
         One row an effect: ``hypothesis, kind`` ("feature" or "placebo"), ``transformation,
         intensity, class_name, algorithm`` (1, 2; 0: effect on 1 less that on 2), and ``effect, low,
         high`` in percentage points with ``p`` of no effect.
@@ -171,7 +69,7 @@ class StudyEffects:
 
     """
 
-    table: pd.DataFrame
+    effects: pd.DataFrame
     verdicts: pd.DataFrame
     proposals: pd.DataFrame
 
@@ -247,9 +145,9 @@ def verify_hypotheses(
             )
             cases = cases_of(wanted, best_of(found, n_proposed), candidates, len(test), seed)
             table, verdicts = measure(models, cases, control, epsilon, delta, seed)
-            tables = {"effects": table, "verdicts": verdicts, "proposals": found}
-            figures = effect_figures(table, verdicts, models)
-            stage.keep(tables=tables, figures=figures)
+            made = StudyEffects(table, verdicts, found)
+            figures = effect_figures(made, models) | finding_figures(findings_of(run, made), models)
+            stage.keep(tables=vars(made), figures=figures)
     return read_effects(run)
 
 
@@ -257,7 +155,7 @@ def read_effects(run: Run) -> StudyEffects:
     """What stage 07 wrote."""
     run.check(EFFECTS)
     tables = run.kept(EFFECTS)
-    return StudyEffects(tables["effects"], tables["verdicts"], tables["proposals"])
+    return StudyEffects(*(tables[field.name] for field in fields(StudyEffects)))
 
 
 Candidates = dict[str, tuple[Transformation, float]]
@@ -361,6 +259,21 @@ def measure(
                 ]
     table = pd.DataFrame(rows, columns=list(EFFECT_COLUMNS)).astype(EFFECT_COLUMNS)
     return table, verdicts_of(cases, doses, epsilon, delta)
+
+
+def measure_hypotheses(
+    models: EffectModels,
+    wanted: list[Hypothesis],
+    placebo: Placebo,
+    *,
+    epsilon: float,
+    delta: float,
+    seed: int = 0,
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Effects and verdicts of hypotheses alone, see `StudyEffects`, on any models."""
+    none = pd.DataFrame(columns=["transformation", "class_name"])
+    cases = cases_of(wanted, none, {}, len(models.dataset.test), seed)
+    return measure(models, cases, placebo, epsilon, delta, seed)
 
 
 EFFECT_COLUMNS = {"hypothesis": str, "kind": str, "transformation": str, "intensity": float}
@@ -469,7 +382,7 @@ def verdict_row(
 
 def more_side(outcome: str) -> int:
     """The algorithm that an outcome says responds more; 0 where it says none does."""
-    return int(outcome[-1]) if outcome[-1] in "12" else 0
+    return int(outcome[-1]) if outcome.endswith(("1", "2")) else 0
 
 
 def as_expected(uses: int, outcome: str) -> str:
@@ -480,9 +393,15 @@ def as_expected(uses: int, outcome: str) -> str:
 
 
 FINDING_KEYS = ["comparison", "direction", "end"]
+EVIDENCE = {"evidence": "", "q": np.nan, "confirmed": "not tested"}
 
 
 def read_findings(run: Run) -> pd.DataFrame:
+    """What `findings_of` makes of what stage 07 wrote, and of what stage 10 has confirmed since."""
+    return findings_of(run, read_effects(run))
+
+
+def findings_of(run: Run, found: StudyEffects) -> pd.DataFrame:
     """Each end of a called direction with all that is known of it, findings first.
 
     Columns
@@ -502,27 +421,25 @@ def read_findings(run: Run) -> pd.DataFrame:
         Whether all three agree: significant, not refuted by models trained again, and the
         algorithm that the direction names first surely responds more to the transformation.
     """
-    found = read_effects(run)
-    best = best_of(found.proposals, 1)
-    gaps = read_comparison(run).gaps
-    keys = FINDING_KEYS[:2]
-    members = read_subpopulations(run)[FINDING_KEYS].drop_duplicates()
-    if gaps is None:
-        table = members.assign(evidence="", q=np.nan, confirmed="not tested")
-    else:
-        known = [c for c in ("evidence", "q", "confirmed") if c in gaps]
-        table = members.merge(gaps[[*keys, *known]], on=keys, how="left")
-        table = table[table["q"] < STRONG]
-    if "confirmed" not in table:
-        table = table.assign(confirmed="not tested")
+    compared, members = read_comparison(run), read_subpopulations(run)
+    data = read_data(run, mmap=True)
+    ends = proposals.called_ends(compared, members, data.test.labels)
+    rows = [(*key, data.class_names[label]) for key, label, _ in ends]
+    table = pd.DataFrame(rows, columns=[*FINDING_KEYS, "class_name"]).astype({"direction": int})
+    known = [] if compared.gaps is None else [c for c in EVIDENCE if c in compared.gaps]
+    if known:
+        table = table.merge(compared.gaps[[*FINDING_KEYS[:2], *known]], how="left")
+    table = table.assign(**{c: value for c, value in EVIDENCE.items() if c not in known})
     table = table.merge(best_captions(run), on=FINDING_KEYS, how="left")
-    table = table.merge(best.drop(columns=["n", "p", "q"]), on=FINDING_KEYS, how="left")
-    told = found.verdicts.drop_duplicates(["transformation", "class_name"])
-    table = table.merge(told.drop(columns="p"), on=["transformation", "class_name"], how="left")
-    words = ["caption", "class_name", "transformation", "hypothesis", "source", "outcome", "unit"]
+    best = best_of(found.proposals, 1).drop(columns=["class_name", "n", "p", "q"])
+    table = table.merge(best, on=FINDING_KEYS, how="left")
+    verdicts = found.verdicts.drop_duplicates(["transformation", "class_name"])
+    verdicts = verdicts.drop(columns=["p", "uses"])
+    table = table.merge(verdicts, on=["transformation", "class_name"], how="left")
+    words = ["caption", "transformation", "hypothesis", "source", "outcome", "unit", "placebo"]
     table[words] = table[words].fillna("")
     first = np.where(table["comparison"] == COMPARISONS[0], 1, 2)
-    side = table["outcome"].map(lambda outcome: more_side(outcome) if outcome else -1)
+    side = np.array([more_side(outcome) for outcome in table["outcome"]], int)
     table["finding"] = (side == first) & (table["confirmed"] != "not confirmed")
     order = ["finding", "match"]
     return table.sort_values(order, ascending=False, kind="stable", ignore_index=True)
@@ -537,17 +454,48 @@ def best_captions(run: Run) -> pd.DataFrame:
     return first[[*FINDING_KEYS, "caption"]]
 
 
-def effect_figures(
-    table: pd.DataFrame, verdicts: pd.DataFrame, models: EffectModels
-) -> dict[str, Any]:
+WORDS = {
+    "only_1": "only {0} responds",
+    "only_2": "only {1} responds",
+    "more_1": "{0} responds more",
+    "more_2": "{1} responds more",
+    "alike": "both respond alike",
+    "neither": "neither responds",
+    "undecided": "undecided at this budget",
+}
+
+
+def word_of(outcome: str, names: tuple[str, str]) -> str:
+    """What is said of an outcome of `mdhelpers.method.effects.verdict`."""
+    return WORDS[outcome].format(*names)
+
+
+def points(value: float, digits: int = 1) -> str:
+    """A change in percentage points, with a sign; nothing is "0" and has none."""
+    text = f"{value:+.{digits}f}"
+    return text.replace("-", "\N{MINUS SIGN}") if float(text) else text[1:]
+
+
+def sentence(row: dict[str, Any], names: tuple[str, str]) -> str:
+    """A verdict, of `StudyEffects.verdicts`, as one would say it."""
+    one, two = (f"{points(row[f'effect_{a}'])} points under {names[a - 1]}" for a in (1, 2))
+    what = f"Applying {row['transformation'].replace('_', ' ')}"
+    dose = f"{row['intensity']:g}{'' if row['unit'].startswith('%') else ' '}{row['unit']}"
+    changes = f"{what} ({dose}) changes the confidence in {row['class_name']} by {one} and {two}"
+    return f"{changes}: {word_of(row['outcome'], names)}."
+
+
+def effect_figures(found: StudyEffects, models: EffectModels) -> dict[str, Any]:
     """Verdicts by hypothesis, and how many there are of each outcome."""
     figures: dict[str, Any] = {"n_models": models.n_models}
-    for row in verdicts[verdicts["source"] == "study"].to_dict("records"):
+    for row in found.verdicts[found.verdicts["source"] == "study"].to_dict("records"):
         about = {key: value for key, value in row.items() if value == value}
         about["expected"] = as_expected(row["uses"], row["outcome"])
-        figures[row["hypothesis"]] = about | placebo_figures(table, row)
-    figures["n_proposed"] = int((verdicts["source"] == "proposed").sum())
-    figures["outcomes"] = verdicts["outcome"].value_counts().to_dict()
+        about["text"] = sentence(row, models.names)
+        about["word"] = word_of(row["outcome"], models.names)
+        figures[row["hypothesis"]] = about | placebo_figures(found.effects, row)
+    figures["n_proposed"] = int((found.verdicts["source"] == "proposed").sum())
+    figures["outcomes"] = found.verdicts["outcome"].value_counts().to_dict()
     return figures
 
 
@@ -558,3 +506,21 @@ def placebo_figures(table: pd.DataFrame, row: dict) -> dict[str, float]:
     rows = rows[rows["intensity"] == rows["intensity"].max()]
     names = {1: "placebo_effect_1", 2: "placebo_effect_2", 0: "placebo_difference"}
     return {names[r.algorithm]: r.effect for r in rows.itertuples()}
+
+
+NO_FINDING = (
+    "No finding: of no called direction did a transformation that imitates it move the algorithm "
+    "that it names surely more"
+)
+
+
+def finding_figures(table: pd.DataFrame, models: EffectModels) -> dict[str, Any]:
+    """How many findings there are, each in a sentence, and the first as the headline."""
+    rows = table[table["finding"]].drop_duplicates("hypothesis").to_dict("records")
+    said = [sentence(row, models.names) for row in rows]
+    return {
+        "n_findings": len(rows),
+        "n_ends": len(table),
+        "findings": said,
+        "headline": said[0] if said else f"{NO_FINDING}.",
+    }

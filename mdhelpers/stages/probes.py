@@ -35,13 +35,8 @@ from mdhelpers.data.transforms import transform_images
 from mdhelpers.method.effects import holm
 from mdhelpers.runs.run import Run
 from mdhelpers.runs.stage import ALL_DATA, EFFECTS, MODELS, PROBES
-from mdhelpers.stages.effects import (
-    EffectModels,
-    StudyEffects,
-    read_effect_models,
-    read_effects,
-    triple,
-)
+from mdhelpers.stages.effect_models import EffectModels, read_effect_models
+from mdhelpers.stages.effects import StudyEffects, read_effects, triple
 from mdhelpers.stages.models import softmax
 from mdhelpers.stages.proposals import around, few_of_each, halves, some_networks
 from mdhelpers.stages.study import check_patch_class
@@ -319,8 +314,8 @@ def natural_rows(known: StudyEffects, side: int, target: str) -> list[tuple]:
     told = known.verdicts.assign(own=known.verdicts["class_name"] == target)
     told = told.sort_values("own", ascending=False, kind="stable")
     told = told.drop_duplicates("transformation")[["hypothesis", "intensity"]]
-    of_class = (known.table["class_name"] == target) & (known.table["kind"] == "feature")
-    listed = known.table[of_class].merge(told, on=["hypothesis", "intensity"])
+    of_class = (known.effects["class_name"] == target) & (known.effects["kind"] == "feature")
+    listed = known.effects[of_class].merge(told, on=["hypothesis", "intensity"])
     return [
         (side, target, "", *NOWHERE, "feature", *row)
         for row in listed[["transformation", "intensity", "algorithm", *_EFFECT]].itertuples(False)

@@ -98,8 +98,9 @@ def propose(
         Hochberg). ``moved`` is NaN where models have no gradients.
     """
     test, (rows, _) = models.dataset.test, halves(models.plan.n_test, seed)
-    ends, embed = list(called_ends(found, members, test.labels)), embedder(run, models, captions)
-    if not ends or embed is None:
+    ends = list(called_ends(found, members, test.labels)) if candidates else []
+    embed = embedder(run, models, captions) if ends else None
+    if embed is None:
         return pd.DataFrame(columns=list(COLUMNS)).astype(COLUMNS)
     rows = few_of_each(test.labels, rows, N_MOVED, seed)
     few = few_of_each(test.labels, rows, N_LOOKED_AT, seed)

@@ -25,7 +25,7 @@ from pydantic import Field, model_validator
 
 from mdhelpers.analyses.selection import HARDEST
 from mdhelpers.base.places import resolve
-from mdhelpers.base.records import content_digest, file_digest
+from mdhelpers.base.records import content_digest, digest, file_digest
 from mdhelpers.base.specs import Count, Positive, Seed, Share, Spec, unknown_word, validate
 from mdhelpers.clip.encoders import check_named, looks_like_path
 from mdhelpers.clip.words import CaptionSpec, caption_bank
@@ -312,6 +312,8 @@ def captions_from_outside(spec: CaptionSpec) -> dict[str, Any]:
         found["pretrained"] = file_content(spec.pretrained, "captions.pretrained")
     if spec.model != "none" and isinstance(spec.bank, str) and spec.bank:
         found["bank"] = file_content(spec.bank, "captions.bank")
+    if spec.model not in ("small", "none") and not spec.bank:  # a package's list of words
+        found["bank"] = digest(caption_bank(spec))[:16]
     return {"reads": found} if found else {}
 
 

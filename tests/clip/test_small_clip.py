@@ -7,23 +7,21 @@ import torch
 from mdhelpers.clip import small_clip
 from mdhelpers.clip.encoders import embed_images, embed_texts
 from mdhelpers.clip.small_clip import compact_tokenizer
-from mdhelpers.clip.words import FEATURE_WORDINGS, WORDS, describe, facts, scene_captions, words_of
+from mdhelpers.clip.words import (
+    WORDS,
+    describe,
+    describe_fully,
+    facts,
+    features_named,
+    scene_captions,
+    words_of,
+)
 from mdhelpers.data import scenes
 from mdhelpers.data.drawings import CORNERS
 from mdhelpers.method.captions import distinguishing_captions
 from mdhelpers.stages.study import Study
 
 STEPS = Study.model_fields["caption_steps"].default  # what the book uses
-
-
-def features_named(caption):
-    """The features of `scenes.FEATURES` that a caption names in one of their wordings."""
-    padded = f" {' '.join(words_of(caption))} "
-    return [
-        name
-        for name, wordings in FEATURE_WORDINGS.items()
-        if any(f" {wording} " in padded for wording in wordings)
-    ]
 
 
 @pytest.fixture(scope="session")
@@ -47,6 +45,16 @@ def test_descriptions_say_nothing_untrue(told):
             assert scene["background_color"] in words
         corners = [corner for corner in CORNERS if f"{corner} corner" in text]
         assert corners in ([], [scene["tag_corner"]])
+
+
+def test_a_full_description_says_all_that_is_there(told):
+    for scene, _ in told:
+        text = describe_fully(scene)
+        assert features_named(text) == scene["features"]
+        assert f"{scene['object_color']} {scene['class_name']} on" in text
+        assert f"{scene['background_color']} background" in text
+        assert (f"{scene['tag_corner']} corner" in text) == bool(scene["tag_corner"])
+        assert set(words_of(text)) <= WORDS
 
 
 def test_every_word_is_known_and_every_known_word_is_read(told):
@@ -93,6 +101,24 @@ def test_same_bits_again_and_cached(tmp_path, monkeypatch):
 TINY = small_clip.Training
 
 
+def test_recall_is_chance_where_nothing_is_known_and_whole_where_all_is(monkeypatch):
+    encoder = small_clip.new_encoder(24)
+    monkeypatch.setattr(small_clip, "embed_images", lambda _, images: noise(len(images), 0))
+    monkeypatch.setattr(small_clip, "embed_texts", lambda _, texts: noise(len(texts), 1))
+    how = {"size": 24, "seed": 0, "choices": 20, "batches": 200}
+    one, five = small_clip.held_out_retrieval(encoder, **how)
+    assert one["recall"] == pytest.approx(one["chance"], abs=0.02)
+    assert five["recall"] == pytest.approx(five["chance"], abs=0.04)
+    assert (one["k"], one["chance"], five["k"], five["chance"]) == (1, 0.05, 5, 0.25)
+    monkeypatch.setattr(small_clip, "embed_texts", lambda _, texts: noise(len(texts), 0))
+    assert [row["recall"] for row in small_clip.held_out_retrieval(encoder, **how)] == [1, 1]
+
+
+def noise(n, seed):
+    table = np.random.default_rng(seed).normal(size=(n, 16))
+    return table / np.linalg.norm(table, axis=1, keepdims=True)
+
+
 @pytest.mark.slow
 def test_it_can_see(trained):
     auc = {(row["kind"], row["what"]): row["auc"] for row in trained.report["auc"]}
@@ -100,6 +126,9 @@ def test_it_can_see(trained):
     assert min(planted) > 0.9
     assert np.mean([value for (kind, _), value in auc.items() if kind == "feature"]) > 0.85
     assert min(value for (kind, _), value in auc.items() if kind == "background") > 0.95
+    one, five = trained.report["retrieval"]
+    assert one["recall"] > 0.8 > one["chance"]
+    assert five["recall"] > 0.95
     losses = [row["loss"] for row in trained.report["losses"]]
     assert losses[-1] < 0.7 * losses[0]
 
@@ -121,5 +150,5 @@ def test_a_planted_feature_is_named(trained, seed, share):
             rng.choice(np.flatnonzero(of_class & ~carries), 24 - n, replace=False),
         ]
         for labels in (None, test.labels):
-            top = distinguishing_captions(seen, read, bank, members, labels=labels)
+            top = distinguishing_captions(seen, read, bank, members, labels=labels, top=5)
             assert any(name in features_named(caption) for caption in top["caption"])

@@ -11,8 +11,10 @@ def test_default_banks():
     assert 120 <= len(scene_captions()) <= 250
     assert caption_bank(CaptionSpec(model="small")) == scene_captions()
     words = caption_bank(CaptionSpec(model=NAMED))
-    assert len(words) > 500
-    assert {"yellow", "faces", "spider web", "polka dots", "stripes", "windows"} <= set(words)
+    assert 20_000 < len(words) == len(set(words)) < 25_000
+    assert {"yellow", "faces", "spider web", "polka dots", "florist", "canary"} <= set(words)
+    assert {"a photo of stripes", "stripes in the background"} <= set(words)
+    assert all(len(word) >= 3 and word.isascii() for word in words)
 
 
 def test_bank_from_a_file(tmp_path):

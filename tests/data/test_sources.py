@@ -12,7 +12,14 @@ from PIL import Image
 from mdhelpers.analyses.neighbours import pixel_distances
 from mdhelpers.base.specs import validate
 from mdhelpers.data.datasets import Dataset, DatasetSpec
-from mdhelpers.data.sources import expected_sizes, load_dataset, near_copies, plant_duplicates
+from mdhelpers.data.sources import (
+    data_digest,
+    expected_sizes,
+    has_masks,
+    load_dataset,
+    near_copies,
+    plant_duplicates,
+)
 
 SPEC = {"n_train": 48, "n_test": 60, "seed": 3}
 
@@ -314,3 +321,29 @@ def test_deep_pictures_share_one_range(root, capsys):
     said = capsys.readouterr().out
     assert "grey of 16 bits: 2, 0 as black, 65535 as white" in said
     assert "grey of floating point: 2, 50 as black, 100 as white" in said
+
+
+def test_masks_lie_as_the_pictures_do(tmp_path):
+    for part in ("train", "test"):
+        for name in ("cat", "dog"):
+            for folder, mode in (("pictures", "RGB"), ("masks", "L")):
+                (tmp_path / folder / part / name).mkdir(parents=True)
+                for i in range(2):
+                    image = np.zeros((20, 30, 3) if mode == "RGB" else (20, 30), np.uint8)
+                    image[: 10 + i] = 255
+                    suffix = "jpg" if mode == "RGB" else "png"
+                    Image.fromarray(image).save(tmp_path / folder / part / name / f"{i}.{suffix}")
+    given = {"kind": "image_folder", "root": str(tmp_path / "pictures"), "size": 20}
+    spec = DatasetSpec(**given, masks=str(tmp_path / "masks"))
+    data = load_dataset(spec)
+    for split in (data.train, data.test):
+        assert split.foreground.mean((1, 2)).tolist() == [0.5, 0.55, 0.5, 0.55]
+        assert split.foreground[0, :10].all()
+    assert has_masks(spec)
+    assert not has_masks(DatasetSpec(**given))
+    before = data_digest(spec)
+    Image.fromarray(np.zeros((20, 30), np.uint8)).save(tmp_path / "masks/train/dog/1.png")
+    assert data_digest(spec) != before
+    (tmp_path / "masks/test/cat/0.png").unlink()
+    with pytest.raises(FileNotFoundError, match=r"no mask for 1 \(test/cat/0.jpg\)"):
+        load_dataset(spec)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import ttest_1samp
 
-from mdhelpers.method.effects import Effect, difference, treatment_effect, verdict
+from mdhelpers.method.effects import Effect, difference, holm, treatment_effect, verdict
 
 
 def confidences(rng, n_models=30, n_examples=40, *, shift=0.1, spread=0.02):
@@ -16,10 +16,6 @@ def confidences(rng, n_models=30, n_examples=40, *, shift=0.1, spread=0.02):
         + rng.normal(0, spread, (n_models, n_examples))
     )
     return before, before + shift + noise
-
-
-def effect(mean, half_width):
-    return Effect(mean, mean - half_width, mean + half_width, 10, 10)
 
 
 def test_constant_shift_is_known_exactly():
@@ -126,37 +122,146 @@ def test_single_precision_softmax_may_pass_one_by_rounding():
     assert treatment_effect(ones, ones).mean == 0
 
 
+def made(mean: float, error: float, n_models: int = 32, n_examples: int = 200, of=1) -> Effect:
+    """An effect whose variance comes from models and images in equal parts."""
+    half = (error**2 / 2 / of, n_models - 1)
+    return Effect(mean, n_models, n_examples, (half,) * of, (error**2 / 2, n_examples - 1))
+
+
+def dose(mean_1: float, mean_2: float, error: float = 0.5) -> tuple[Effect, Effect, Effect]:
+    return made(mean_1, error), made(mean_2, error), made(mean_1 - mean_2, error, of=2)
+
+
 @pytest.mark.parametrize(
-    ("mean_1", "mean_2", "uses", "outcome"),
+    ("means", "outcome"),
     [
-        (30, 1, 1, "distinguishing"),
-        (1, 30, 2, "distinguishing"),
-        (1, 30, 1, "opposite"),
-        (30, 1, 2, "opposite"),
-        (30, 25, 1, "not shown"),
-        (1, 1, 1, "not shown"),
-        (10.5, 1, 1, "not shown"),  # the mean passes, the interval does not
-        (30, 4.5, 1, "not shown"),
+        ([(30, 1)], "only_1"),
+        ([(1, 30)], "only_2"),
+        ([(30, 12)], "more_1"),
+        ([(12, 30)], "more_2"),
+        ([(-30, -1)], "only_1"),  # what takes confidence away is a response too
+        ([(-3, 30)], "only_2"),
+        ([(20, -15)], "only_1"),  # Definition 2: at most epsilon, and -15 is
+        ([(30, 29)], "alike"),
+        ([(-30, -29)], "alike"),
+        ([(1, 2)], "neither"),
+        ([(0, 0)], "neither"),
+        ([(10.3, 5.2)], "undecided"),  # a difference about as large as epsilon
+        ([(2, 2), (11, 2), (30, 2)], "only_1"),  # one intensity is enough,
+        ([(2, 2), (30, 29), (11, 5.9)], "undecided"),  # and all must be alike
+        ([(30, 1), (1, 30)], "undecided"),  # one more here, the other there
     ],
 )
-def test_verdict(mean_1, mean_2, uses, outcome):
-    result = verdict(effect(mean_1, 1), effect(mean_2, 1), epsilon=5, delta=10, uses=uses)
-    assert result.outcome == outcome
-    assert result.distinguishing == (outcome == "distinguishing")
+def test_verdicts_of_effects_that_are_known_well(means, outcome):
+    found = verdict([dose(*pair) for pair in means], epsilon=5, delta=10)
+    assert found.outcome == outcome
+    assert found.dose == int(np.argmax([abs(a - b) for a, b in means]))
 
 
-def test_verdict_says_what_was_compared():
-    names = ("fixed", "shifted")
-    shown = verdict(effect(30, 2), effect(1, 1), epsilon=5, delta=10, uses=1, names=names)
-    assert "fixed by +30.0 (+28.0 to +32.0) points" in shown.text
-    assert "at most 5 for shifted" in shown.text
-    missed = verdict(effect(30, 2), effect(7, 1), epsilon=5, delta=10, uses=1, names=names)
-    assert "for shifted it ends at +8.0, above the 5 allowed" in missed.text
-    assert "fixed the interval" not in missed.text
+def test_exchanging_the_algorithms_exchanges_the_verdict():
+    rng = np.random.default_rng(8)
+    for _ in range(200):
+        one, two = rng.normal(0, 15, 2)
+        error = rng.uniform(0.2, 4)
+        forth = verdict([dose(one, two, error)], epsilon=5, delta=10).outcome
+        back = verdict([dose(two, one, error)], epsilon=5, delta=10).outcome
+        assert back == forth.translate(str.maketrans("12", "21"))
 
 
-def test_verdict_refuses_meaningless_settings():
-    with pytest.raises(ValueError, match="below delta"):
-        verdict(effect(1, 1), effect(1, 1), epsilon=5, delta=5, uses=1)
-    with pytest.raises(ValueError, match="uses is 0"):
-        verdict(effect(1, 1), effect(1, 1), epsilon=1, delta=5, uses=0)
+def test_more_models_decide_what_fewer_left_open():
+    unsure = dose(16, 2, 5.0)
+    found = verdict([unsure], epsilon=5, delta=10)
+    assert found.outcome == "undecided"
+    enough = [tuple(e.expected(found.n_models) for e in unsure)]
+    fewer = [tuple(e.expected(int(found.n_models / 1.2)) for e in unsure)]
+    assert verdict(enough, epsilon=5, delta=10).outcome == "more_1"
+    assert verdict(fewer, epsilon=5, delta=10).outcome == "undecided"
+
+
+def test_where_images_are_too_few_no_number_of_models_decides():
+    image = (9.0, 20)
+    effects = [Effect(m, 32, 21, ((0.01, 31),) * of, image) for m, of in ((14, 1), (4, 1), (10, 2))]
+    found = verdict([tuple(effects)], epsilon=5, delta=10)
+    assert (found.outcome, found.n_models) == ("undecided", 0)
+
+
+def test_a_claim_of_many_hypotheses_needs_stronger_evidence():
+    pair = [dose(9.3, 0.5, 1.3)]
+    assert verdict(pair, epsilon=5, delta=10).outcome == "more_1"
+    assert verdict(pair, epsilon=5, delta=10, n_hypotheses=20).outcome == "undecided"
+
+
+def simulated(rng, mean_1, mean_2, n_models=32, n_images=150):
+    """A study's confidences: images, models, and both vary; images alike under both."""
+    image = rng.normal(0, 0.12, n_images)
+    pairs = []
+    for mean in (mean_1, mean_2):
+        own = rng.normal(0, 0.06, (n_models, 1)) + rng.normal(0, 0.05, n_images)
+        change = mean / 100 + image + own + rng.normal(0, 0.1, (n_models, n_images))
+        before = np.full(change.shape, 0.5)
+        pairs.append((before, np.clip(before + change, 0, 1)))
+    one, two = (treatment_effect(*pair) for pair in pairs)
+    return one, two, difference(*pairs[0], *pairs[1])
+
+
+@pytest.mark.slow
+def test_intervals_and_claims_of_a_difference_are_as_sure_as_they_say():
+    rng, covered, wrong = np.random.default_rng(9), [], 0
+    for _ in range(500):
+        found = simulated(rng, 12, 7)  # a difference of just epsilon
+        for effect, truth in zip(found, (12, 7, 5), strict=True):
+            covered.append(effect.low <= truth <= effect.high)
+        outcome = verdict([found], epsilon=5, delta=10).outcome
+        wrong += outcome not in ("alike", "undecided")
+    assert 0.93 <= np.mean(covered) <= 0.97
+    assert wrong / 500 <= 0.05
+
+
+@pytest.mark.slow
+def test_equivalence_is_claimed_of_what_is_not_in_five_of_a_hundred():
+    rng, wrong, right = np.random.default_rng(10), 0, 0
+    for _ in range(500):
+        wrong += verdict([simulated(rng, 12, 7)], epsilon=5, delta=10).outcome == "alike"
+        right += verdict([simulated(rng, 12, 12)], epsilon=5, delta=10).outcome == "alike"
+    assert 0.02 <= wrong / 500 <= 0.07  # nominally 5%, at the edge
+    assert right / 500 >= 0.8
+
+
+def test_corrected_p_values_are_those_by_hand():
+    found = holm([0.01, 0.04, 0.03, 0.5])
+    np.testing.assert_allclose(found, [0.04, 0.09, 0.09, 0.5])
+    assert holm([]).shape == (0,)
+
+
+def test_p_is_that_of_a_t_test_where_models_vary_alone():
+    rng = np.random.default_rng(11)
+    varies = rng.normal(0.02, 0.03, (12, 1))
+    before = np.full((12, 30), 0.4)
+    found = treatment_effect(before, before + varies)
+    assert found.p == pytest.approx(ttest_1samp(varies.ravel(), 0).pvalue)
+    assert treatment_effect(before, before).p == 1
+
+
+def test_an_effect_is_that_of_a_loop():
+    rng = np.random.default_rng(12)
+    before, after = rng.random((2, 5, 7))
+    changes = [after[m, i] - before[m, i] for m in range(5) for i in range(7)]
+    assert treatment_effect(before, after).mean == pytest.approx(100 * sum(changes) / 35, abs=1e-6)
+
+
+def test_nothing_changed_has_no_effect_at_all():
+    same = np.random.default_rng(13).random((4, 6))
+    found = treatment_effect(same, same.copy())
+    assert (found.mean, found.low, found.high) == (0, 0, 0)
+    assert verdict([(found, found, difference(same, same, same, same))], epsilon=5, delta=10).p == 1
+
+
+@pytest.mark.parametrize(("epsilon", "delta"), [(10, 5), (5, 5), (0, 5), (-1, 5)])
+def test_epsilon_must_lie_between_nothing_and_delta(epsilon, delta):
+    with pytest.raises(ValueError, match="epsilon"):
+        verdict([dose(1, 1)], epsilon=epsilon, delta=delta)
+
+
+def test_a_verdict_needs_an_intensity():
+    with pytest.raises(ValueError, match="no intensity"):
+        verdict([], epsilon=5, delta=10)

@@ -1,7 +1,5 @@
 """Page 07's figures and table show the effects that they were given."""
 
-from types import SimpleNamespace
-
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -10,6 +8,7 @@ import pytest
 from mdhelpers.data.scenes import make_scenes
 from mdhelpers.show import effects as show
 from mdhelpers.show.style import ALGORITHM_COLORS, NULL_COLOR
+from mdhelpers.stages.effects import EFFECT_COLUMNS, VERDICT_COLUMNS, StudyEffects, points
 
 NAMES = ("fixed", "shifted")
 
@@ -39,59 +38,106 @@ def test_effect_curves_refuse_a_mixture_of_transformations(ax):
         show.effect_curves(ax, pd.concat([effects(1), effects(2)]))
 
 
-def found(placebo: float):
-    """One hypothesis at two intensities, and a placebo that moves algorithm 1 by so much."""
-    rows = [
-        ("h", kind, intensity, "boat", algorithm, effect, effect - 1, effect + 1)
-        for kind, intensity, difference in (
-            ("feature", 3, 5), ("feature", 10, 20), ("placebo", 4, placebo)
-        )
-        for algorithm, effect in ((1, difference), (2, 0.0), (0, difference))
-    ]  # fmt: skip
-    columns = [
-        "hypothesis",
-        "kind",
-        "intensity",
-        "class_name",
-        "algorithm",
-        "effect",
-        "low",
-        "high",
+CASES = {
+    "tag": ("study", "boat", (30.0, 1.0), "only_1", 0, "neither", 1),
+    "web → fish": ("proposed", "fish", (3.0, -8.04), "undecided", 77, "alike", 0),
+}
+
+
+def found() -> StudyEffects:
+    """A hypothesis and a proposal at two intensities, on two classes."""
+    effects, verdicts = [], []
+    for name, (source, target, (one, two), outcome, n, placebo, uses) in CASES.items():
+        kind = name.split(" ")[0]
+        for share, dose in ((0.5, 3.0), (1.0, 6.0)):
+            for label in ("boat", "fish"):
+                sign = 1 if label == target else -1
+                triple = (1, sign * one), (2, sign * two), (0, sign * (one - two))
+                for what, part in (("feature", share), ("placebo", 0)):
+                    about = name, what, kind, dose, label
+                    effects += [
+                        (*about, a, part * e, part * e - 1, part * e + 1, 0.01) for a, e in triple
+                    ]
+        verdicts.append(
+            (name, source, kind, target, uses, outcome, 6.0, "px", one, one - 1, one + 1, two,
+             two - 1, two + 1, one - two, one - two - 2, one - two + 2, 0.0, 0.0004, n, placebo)
+        )  # fmt: skip
+    table = pd.DataFrame(effects, columns=list(EFFECT_COLUMNS))
+    return StudyEffects(table, pd.DataFrame(verdicts, columns=list(VERDICT_COLUMNS)), None)
+
+
+def test_a_verdict_is_told_with_its_figures_and_what_would_decide():
+    table = show.verdicts(found(), NAMES).reset_index()
+    assert table["verdict"].tolist() == [
+        "only fixed responds",
+        "undecided at this budget; 77 models would decide",
     ]
-    verdicts = pd.DataFrame({"hypothesis": ["h"], "outcome": ["distinguishing"]})
-    return SimpleNamespace(table=pd.DataFrame(rows, columns=columns), verdicts=verdicts)
+    assert table["fixed"][0] == "+30.0 (+29.0 to +31.0)"
+    assert table["fixed − shifted"][1] == "+11.0 (+9.0 to +13.0)"
+    assert table["shifted"][1] == "−8.0 (−9.0 to −7.0)"
+    assert table["expected"].tolist() == ["as expected", ""]
+    assert table["placebo"].tolist() == ["neither responds", "both respond alike"]
+    assert table["p"].tolist() == ["<.001"] * 2
+    assert table["at"].tolist() == ["6 px"] * 2
 
 
-@pytest.mark.parametrize(("placebo", "word"), [(0.5, "alike"), (1.8, "alike"), (3.0, "not alike")])
-def test_the_verdict_stands_at_the_largest_intensity_and_beside_the_placebo(placebo, word):
-    table = show.effects(found(placebo), NAMES)
-    assert list(table.columns) == ["fixed", "shifted", "fixed − shifted", "verdict"]
-    assert table["verdict"].to_dict() == {
-        ("h", "feature", 3): "", ("h", "feature", 10): "distinguishing", ("h", "placebo", 4): word
-    }  # fmt: skip
-    assert table.loc[("h", "feature", 10), "fixed"] == "+20.0 [+19.0, +21.0]"
+def test_a_verdict_in_a_sentence():
+    said = show.told(found(), NAMES)["verdict"]
+    assert said[0] == (
+        "Applying tag (6 px) changes the confidence in boat by +30.0 points under fixed and +1.0 "
+        "points under shifted: only fixed responds."
+    )
 
 
-def test_each_hypothesis_has_a_panel():
-    figure = show.effect_panels(found(0).table, names=NAMES)
-    assert [ax.get_title() for ax in figure.axes] == ["h → boat"]
-    assert len(show.effect_panels(found(0).table.head(0), names=NAMES).axes) == 1
+@pytest.mark.parametrize(
+    ("value", "digits", "text"),
+    [(-0.04, 1, "0.0"), (0.04, 1, "0.0"), (-3.26, 1, "−3.3"), (12, 0, "+12"), (-0.4, 0, "0")],
+)
+def test_points_have_a_sign_where_they_are_some(value, digits, text):
+    assert points(value, digits) == text
+
+
+def test_each_hypothesis_has_a_panel_of_its_own_class():
+    figure = show.effect_panels(found(), names=NAMES)
+    assert [ax.get_title() for ax in figure.axes] == ["tag → boat"]
+    assert figure.axes[0].get_xlabel() == "intensity (px)"
+    curves = {line.get_label(): line for line in figure.axes[0].lines}
+    np.testing.assert_allclose(curves["fixed"].get_xydata(), [[3, 15], [6, 30]])
+    assert curves["placebo, fixed"].get_ydata().tolist() == [0, 0]
+    other = show.effect_panels(found(), names=NAMES, source="proposed")
+    assert [ax.get_title() for ax in other.axes] == ["web → fish"]
+    nothing = StudyEffects(found().effects.head(0), found().verdicts.head(0), None)
+    assert len(show.effect_panels(nothing, names=NAMES).axes) == 1
+    assert isinstance(show.verdicts(nothing, NAMES), str)
+    assert isinstance(show.told(nothing, NAMES), str)
     plt.close("all")
 
 
-def test_a_study_without_hypotheses_says_so():
-    nothing = SimpleNamespace(table=pd.DataFrame())
-    assert show.effects(nothing, NAMES) == "The study tests no hypothesis."
+def test_the_heat_map_has_every_class_at_the_largest_intensity():
+    figure = show.effect_heatmap(found(), names=NAMES)
+    for ax, wanted in zip(figure.axes, ([30, -30, -3, 3], [1, -1, 8, -8]), strict=True):
+        assert ax.images[0].get_array().ravel().tolist() == pytest.approx(wanted, abs=0.1)
+    cells = [text.get_text() for text in figure.axes[0].texts]
+    assert cells == ["+30", "−30", "−3", "+3"]
+    nothing = StudyEffects(found().effects.head(0), found().verdicts.head(0), None)
+    assert len(show.effect_heatmap(nothing, names=NAMES).axes) == 2
+    plt.close("all")
 
 
-def test_transformations_are_shown_from_untouched_to_strongest():
-    test = make_scenes(n_train=12, n_test=90, size=16, seed=0).test
-    hypotheses = [{"name": "tag", "transformation": "tag", "intensities": [3, 5]}]
-    placebo = {"transformation": "scrambled_square", "intensities": [4]}
-    images = test.images[(test.metadata["tag_corner"] == "").to_numpy()]
-    rows = list(show.transformation_rows(hypotheses, placebo, images, seed=0, n=1).values())
-    assert [len(row) for row in rows] == [3, 2]
-    assert np.array_equal(rows[0][0], images[0])
-    changed = [(row != rows[0][0]).any(axis=-1).sum() for row in rows[0]]
-    assert changed == sorted(changed)
-    assert changed[0] == 0
+def test_images_stand_untouched_then_changed_and_last_their_placebo():
+    test = make_scenes(n_train=6, n_test=12, size=16, seed=0).test
+    hypotheses = [
+        {"transformation": "tag", "intensities": [2, 4]},
+        {"name": "mine", "transformation": {"kind": "square", "unit": "%"}, "intensities": [20]},
+    ]
+    rows = show.transformation_rows(hypotheses, test, seed=0, n=2)
+    assert [label for label in rows if label.strip(show.NOTHING)] == [
+        "tag\n(px)",
+        "mine\n(% of the side)",
+    ]
+    assert [len(row) for row in rows.values()] == [4, 4, 3, 3]
+    first = next(iter(rows.values()))
+    assert np.array_equal(first[0], test.images[0])
+    changed = [(image != first[0]).any(axis=-1).sum() for image in first]
+    assert changed[0] == 0 < changed[1] < changed[2]
+    assert 0 < changed[3] <= changed[2]

@@ -16,6 +16,7 @@ from mdhelpers.runs.stage import CAPTIONS
 from mdhelpers.stages import captions as stages_captions
 from mdhelpers.stages.captions import caption_subpopulations
 from mdhelpers.stages.data import prepare_data
+from mdhelpers.stages.study import captions_from_outside
 
 NAMED = "ViT-B-32"
 
@@ -30,22 +31,25 @@ def embeddings():
     return unit(60, 8, 0), unit(12, 8, 1), [f"caption {i}" for i in range(12)]
 
 
-def test_table_of_subpopulations(monkeypatch, embeddings):
+def test_table_of_subpopulations(embeddings):
     images, texts, bank = embeddings
-    monkeypatch.setattr(stages_captions, "embed_images", lambda *_: images)
-    monkeypatch.setattr(stages_captions, "embed_texts", lambda *_: texts)
     members = {("1_minus_2", 0, "top"): [4, 9, 2], ("1_minus_2", 0, "bottom"): [5, 6, 50]}
+    members |= {("2_minus_1", 0, "top"): [7, 8, 9]}
     table = pd.DataFrame(
         [(*key, rank, index) for key, those in members.items() for rank, index in enumerate(those)],
         columns=["comparison", "direction", "end", "rank", "index"],
     )
     labels = np.arange(60) % 2
-    named = caption_subpopulations(None, None, table, bank, labels=labels, top=3)
-    assert len(named) == 2 * 2 * 3
-    part = named[(named["end"] == "bottom") & (named["reference"] == "class")]
-    alone = distinguishing_captions(images, texts, bank, [5, 6, 50], labels=labels, top=3)
-    assert part["caption"].tolist() == alone["caption"].tolist()
-    assert part["z"].tolist() == alone["z"].tolist()
+    named = caption_subpopulations(images, texts, bank, table, labels=labels, top=3)
+    assert len(named) == (2 * 3 + 2) * 3  # the last has no other end
+    assert set(stages_captions.COLUMNS) <= set(named.columns)
+    references = {"all": {}, "class": {"labels": labels}, "end": {"others": [4, 9, 2]}}
+    for reference, given in references.items():
+        part = named[(named["end"] == "bottom") & (named["reference"] == reference)]
+        alone = distinguishing_captions(images, texts, bank, [5, 6, 50], **given, top=3)
+        for column in ("caption", "z", "auc", "stability"):
+            assert part[column].tolist() == alone[column].tolist()
+    assert set(caption_subpopulations(images, texts, bank, table)["reference"]) == {"all", "end"}
 
 
 def test_captions_can_be_off_and_small_takes_no_weights(tmp_path):
@@ -94,7 +98,17 @@ def test_a_page_embeds_by_the_clip_that_its_captions_were_made_with(tmp_path, mo
     made.write_bytes(b"weights")
     run.stage(CAPTIONS, {}).keep(made=[made])
     monkeypatch.setattr("mdhelpers.clip.small_clip.load", lambda path: asked.append(path))
-    for name in ("embed_images", "embed_texts"):
-        monkeypatch.setattr(stages_captions, name, lambda *_: np.ones((1, 1)))
-    stages_captions.embeddings_of(run, {"model": "small"})
+    monkeypatch.setattr(stages_captions, "embeddings", lambda *_, **where: [where["folder"]] * 2)
+    seen, _, bank = stages_captions.embeddings_of(run, {"model": "small"})
     assert asked == [made]
+    assert seen == tmp_path / ".clip"
+    assert len(bank) > 100
+
+
+def test_the_commonest_words_are_among_what_the_stage_reads(monkeypatch):
+    """They come from a package: another list of them makes the captions anew."""
+    named = CaptionSpec(model=NAMED, pretrained="openai")
+    before = captions_from_outside(named)
+    monkeypatch.setattr("mdhelpers.clip.words.COMMON_WORDS", 500)
+    assert captions_from_outside(named) != before
+    assert captions_from_outside(CaptionSpec(model="small")) == {}

@@ -11,6 +11,7 @@ from mdhelpers.stages.captions import caption_directions
 from mdhelpers.stages.comparison import compare_algorithms
 from mdhelpers.stages.data import prepare_data
 from mdhelpers.stages.datamodels import fit_datamodels, measure_quality
+from mdhelpers.stages.effect_models import train_on_all
 from mdhelpers.stages.effects import verify_hypotheses
 from mdhelpers.stages.models import train_models
 from mdhelpers.stages.predictions import compare_predictions
@@ -61,24 +62,30 @@ CASES = {
             {
                 "captions": {"model": "small", "pretrained": "", "bank": "", "top": 10},
                 "seed": 0,
+                "ranked_by": "z, with AUC and stability",
                 "caption_steps": 7,
             },
             [names.SUBPOPULATIONS],
         ),
     ),
+    "models of all data": (
+        train_on_all, {"n_effect_models": 5},
+        (names.ALL_DATA, {"n_effect_models": 5}, [names.MODELS]),
+    ),
     "effects": (
-        verify_hypotheses, {"hypotheses": [], "placebo": {"intensities": [4]}},
+        verify_hypotheses, {"hypotheses": [], "placebo": {}},
         (
             names.EFFECTS,
             {
                 "hypotheses": [],
-                "placebo": {"transformation": "scrambled_square", "intensities": [4.0]},
+                "placebo": {"transformation": None, "intensities": []},
+                "n_proposed": 1,
+                "captions": {},
                 "epsilon": 5.0,
                 "delta": 10.0,
                 "seed": 0,
-                "intervals": "over initialisations",
             },
-            [names.MODELS],
+            [names.ALL_DATA, names.COMPARISON, names.SUBPOPULATIONS, names.CAPTIONS],
         ),
     ),
     "applications": (
@@ -165,6 +172,7 @@ def test_what_decides_data_and_models_is_hashed_whole(asked, tmp_path):
     assert (data, set(of_data)) == (names.DATA, {"dataset", "write_beton"})
     assert (models, after) == (names.MODELS, [names.DATA])
     assert [of_models.pop(f"algorithm_{a}")["name"] for a in (1, 2)] == ["a", "b"]
+    sizes["n_effect_models"] = sizes.pop("n_kept")  # its name in older runs
     assert of_models == sizes | {
         "alpha": 0.5, "share_order": False, "stack": 0, "margins_dtype": "float32",
         "models_url": "", "models_1_given": {}, "models_2_given": {}, "seed": 0,

@@ -12,7 +12,8 @@ from mdhelpers.method.effects import difference, treatment_effect
 from mdhelpers.runs.run import Run
 from mdhelpers.runs.stage import ALL_DATA, EFFECTS, PROBES
 from mdhelpers.stages import data, models, probes
-from mdhelpers.stages.effects import StudyEffects, read_effect_models, train_on_all
+from mdhelpers.stages.effect_models import read_effect_models, train_on_all
+from mdhelpers.stages.effects import StudyEffects
 from mdhelpers.stages.probes import TABLES, StudyProbes, probe_algorithms
 from mdhelpers.stages.proposals import few_of_each, halves
 from tests.stages.test_models import DATA, MODELS

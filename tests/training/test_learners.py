@@ -15,11 +15,15 @@ from mdhelpers.data.scenes import make_scenes
 from mdhelpers.data.transforms import transform_images
 from mdhelpers.method.margins import is_right
 from mdhelpers.runs.run import Run
+from mdhelpers.stages.captions import caption_directions
+from mdhelpers.stages.comparison import compare_algorithms
 from mdhelpers.stages.data import prepare_data
 from mdhelpers.stages.datamodels import fit_datamodels
+from mdhelpers.stages.effect_models import train_on_all
 from mdhelpers.stages.effects import verify_hypotheses
 from mdhelpers.stages.models import train_models
 from mdhelpers.stages.study import Study
+from mdhelpers.stages.subpopulations import inspect_subpopulations
 from mdhelpers.training import algorithms
 from mdhelpers.training.algorithms import parse_algorithm
 from mdhelpers.training.augmentation import normalise
@@ -136,7 +140,7 @@ def test_a_class_that_a_subset_lacks_has_no_probability():
     models = learn(given, data)
     probabilities = models.logits(images).softmax(-1)
     torch.testing.assert_close(
-        probabilities[..., 1], torch.full((2, 45), 1 / 120), atol=1e-4, rtol=0
+        probabilities[..., 1], torch.full((2, 45), 1 / 120), atol=2e-4, rtol=0
     )
     assert np.isfinite(models.losses).all()
 
@@ -364,13 +368,18 @@ def test_any_two_kinds_go_through_the_stages(kinds, method, module, tmp_path):
     fits = fit_datamodels(run, method=method, device="cpu", **given)
     assert fits.datamodels[0].method == ("trak+ridge" if method == "auto" else method)
     assert [d.weights.shape for d in fits.datamodels] == [(24, 30)] * 2
+    compare_algorithms(run, n_directions=2, n_splits=1, n_null_splits=1)
+    inspect_subpopulations(run, top_k=8)
+    caption_directions(run, {"model": "none"})
+    on_all = train_on_all(run, n_effect_models=2, workers=1, device="cpu")
     tested = [{"transformation": "tag", "intensities": [4], "target_class": "boat", "uses": 0}]
     found = verify_hypotheses(run, tested, seed=0, device="cpu")
     images, labels = dataset.test.images, torch.tensor(dataset.test.labels)
     both = np.concatenate([images, transform_images("tag", images, 4, seed=0)])
-    effects = found.table[found.table["kind"] == "feature"].set_index("algorithm")["effect"]
+    effects = found.effects.query("kind == 'feature' and class_name == 'boat'")
+    effects = effects.set_index("algorithm")["effect"]
     for algorithm in (1, 2):
-        boat = models.logits(algorithm, both).softmax(-1)[..., dataset.class_names.index("boat")]
+        boat = on_all.logits(algorithm, both).softmax(-1)[..., dataset.class_names.index("boat")]
         before, after = boat.chunk(2, dim=1)
         assert effects[algorithm] == pytest.approx(100 * float((after - before).mean()), abs=0.01)
         trained = models.all(algorithm).rows(slice(0, 3))

@@ -41,6 +41,11 @@ TINY = {
     "n_null_splits": 1,
     "n_lams": 8,
     "top_k": 10,
+    "patch_size": 4,
+    "patch_steps": 4,
+    "n_swept": 12,
+    "n_levels": 2,
+    "n_crossed": 150,
     "captions": {"model": "none"},
     "workers": 1,
     "hypotheses": [
@@ -76,6 +81,7 @@ def test_notebooks_are_executed_and_leave_what_design_names(run):
         "datamodels_2.safetensors", "comparison.safetensors", "gaps.parquet", "null.parquet",
         "subpopulations.parquet", "grades.parquet", "effects.parquet", "verdicts.parquet",
         "figures/landing.png", "prediction_kinds.parquet", "predictions.safetensors",
+        "patch_effects.parquet", "sweeps.parquet", "pairs.parquet", "backgrounds.parquet",
         "results.json",
     ):  # fmt: skip
         assert (run / name).exists(), name

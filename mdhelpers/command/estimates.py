@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 PYTHON_BYTES = 1.3e9  # torch, the kernel, what it draws and a compiler: benchmarks/memory.py
 GRADIENT_STEPS = 4
-SECONDS_BESIDE_TRAINING = 240  # fits, captions, effects and pages of a study of scenes' size
+SECONDS_BESIDE_TRAINING = 270  # fits, captions, effects, probes, pages; at scenes' size
 
 
 def estimate(study: Study) -> dict[str, Any]:

@@ -8,6 +8,9 @@ it matter. The same code draws a feature here and adds it in a counterfactual (`
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 import pandas as pd
 from PIL import Image, ImageDraw
@@ -34,7 +37,14 @@ OBJECT_COLORS = {
 }
 PLANTED = {"tag": "boat", "ring": "fish", "stripes": "house"}
 FEATURES = ("tag", "ring", "stripes", "web", "dots", "cross", "frame", "yellow_square")
-CONTRAST = (0.1, 0.45)
+RANGES = {
+    "contrast": (0.1, 0.45),
+    "x": (0.42, 0.58),
+    "y": (0.44, 0.58),
+    "scale": (0.6, 0.8),
+    "angle": (-15, 15),
+    "light": (0, 2 * np.pi),
+}
 SUPERSAMPLING = 4
 
 
@@ -161,13 +171,13 @@ def draw_factors(labels: np.ndarray, rng: np.random.Generator) -> pd.DataFrame:
             "class_name": np.array(CLASS_NAMES)[labels],
             "background_color": balanced(list(BACKGROUND_COLORS), labels, rng),
             "object_color": balanced(list(OBJECT_COLORS), labels, rng),
-            "contrast": rng.uniform(*CONTRAST, n),
-            "x": rng.uniform(0.42, 0.58, n),
-            "y": rng.uniform(0.44, 0.58, n),
-            "scale": rng.uniform(0.6, 0.8, n),
-            "angle": rng.uniform(-15, 15, n),
+            "contrast": rng.uniform(*RANGES["contrast"], n),
+            "x": rng.uniform(*RANGES["x"], n),
+            "y": rng.uniform(*RANGES["y"], n),
+            "scale": rng.uniform(*RANGES["scale"], n),
+            "angle": rng.uniform(*RANGES["angle"], n),
             "mirrored": rng.random(n) < 0.5,
-            "light": rng.uniform(0, 2 * np.pi, n),
+            "light": rng.uniform(*RANGES["light"], n),
         }
     )
 
@@ -183,15 +193,27 @@ def balanced(values: list[str], labels: np.ndarray, rng: np.random.Generator) ->
 
 def render(factors: pd.DataFrame, size: int, rng: np.random.Generator) -> Split:
     """Draw the rows of ``factors``; features are laid over the scene, strengths at default."""
+    canvas, foreground = objects(factors, size, rng)
+    for name in FEATURES:
+        if name != "tag":
+            add_to_some(canvas, name, factors[f"feature_{name}"].to_numpy(), rng)
+    return with_tags(canvas, factors, foreground)
+
+
+def objects(
+    factors: pd.DataFrame, size: int, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Scenes without features, (n, size, size, 3), and how much of each pixel is object."""
     canvas = backgrounds(factors, size, rng)
     foreground = np.stack([object_mask(row, size) for row in factors.itertuples()])
     colors = np.array([OBJECT_COLORS[c] for c in factors["object_color"]], np.float32)
     opacity = foreground * factors["contrast"].to_numpy(np.float32)[:, None, None]
     canvas += opacity[..., None] * (colors[:, None, None] - canvas)
     canvas += rng.normal(0, 5, canvas.shape).astype(np.float32)
-    for name in FEATURES:
-        if name != "tag":
-            add_to_some(canvas, name, factors[f"feature_{name}"].to_numpy(), rng)
+    return canvas, foreground
+
+
+def with_tags(canvas: np.ndarray, factors: pd.DataFrame, foreground: np.ndarray) -> Split:
     tagged = np.flatnonzero(factors["tag_corner"] != "")
     corners = [CORNERS.index(c) for c in factors["tag_corner"].iloc[tagged]]
     patch, side = canvas[tagged], KINDS["tag"].default
@@ -207,6 +229,59 @@ def add_to_some(canvas: np.ndarray, name: str, chosen: np.ndarray, rng) -> None:
         part = canvas[rows]
         KINDS[name]().paint(part, KINDS[name].default, rng, Around())
         canvas[rows] = part
+
+
+def factor_levels(n: int) -> dict[str, list]:
+    """The values of each drawing factor: all there are, or ``n`` from end to end of its range.
+
+    The light comes from ``n`` sides. A tag is drawn where ``tag_corner`` says, nowhere for "".
+    """
+    found = {"background_color": list(BACKGROUND_COLORS), "object_color": list(OBJECT_COLORS)}
+    for name, (low, high) in RANGES.items():
+        found[name] = np.linspace(low, high, n, endpoint=name != "light").tolist()
+    found |= {"mirrored": [False, True], "tag_corner": ["", *CORNERS]}
+    others = [name for name in FEATURES if name != "tag"]
+    return found | {f"feature_{name}": [False, True] for name in others}
+
+
+def with_level(factors: pd.DataFrame, name: str, level: Any) -> pd.DataFrame:
+    """The same scenes with one factor at one level in all of them."""
+    changed = factors.assign(**{name: level})
+    return changed.assign(feature_tag=changed["tag_corner"] != "")
+
+
+def redraw(factors: pd.DataFrame, size: int, *, seed: int = 0) -> Split:
+    """Draw the rows of ``factors`` so that a change of one factor changes nothing else.
+
+    Noise, blotches and the places of every feature come from random numbers of their own, drawn for
+    all rows whether they carry it or not; `render` draws for those that do.
+    """
+    canvas, foreground = objects(factors, size, np.random.default_rng([seed, 104]))
+    for place, name in enumerate(FEATURES):
+        chosen = factors[f"feature_{name}"].to_numpy(bool)
+        if name != "tag" and chosen.any():
+            painted = canvas.copy()
+            KINDS[name]().paint(
+                painted, KINDS[name].default, np.random.default_rng([seed, 105, place]), Around()
+            )
+            canvas[chosen] = painted[chosen]
+    return with_tags(canvas, factors, foreground)
+
+
+def crossed_factors(
+    n: int, *, features: Sequence[str] = (), rate: float = 0.25, seed: int = 0
+) -> pd.DataFrame:
+    """Drawing factors of ``n`` scenes, class and ``features`` too, all independent of each other.
+
+    Each feature appears with probability ``rate``; where the tag is one, it is in any of the four
+    corners or in none, equally often.
+    """
+    rng = np.random.default_rng([seed, 106])
+    factors = draw_factors(rng.integers(len(CLASS_NAMES), size=n), rng)
+    for name in FEATURES:
+        factors[f"feature_{name}"] = (rng.random(n) < rate) & (name in features)
+    corner = rng.choice(["", *CORNERS], n) if "tag" in features else ""
+    return with_level(factors, "tag_corner", corner)
 
 
 def backgrounds(factors: pd.DataFrame, size: int, rng: np.random.Generator) -> np.ndarray:

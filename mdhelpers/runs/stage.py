@@ -50,6 +50,7 @@ EFFECTS = "07_counterfactual_verification"
 APPLICATIONS = "08_datamodel_applications"
 PREDICTIONS = "09_prediction_level"
 TILTING = "10_reweighting"
+PROBES = "11_patch_and_factors"
 STORE = ".zarr"
 
 

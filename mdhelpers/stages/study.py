@@ -180,6 +180,13 @@ class Study(Spec):
     n_random_tilts: Annotated[int, Field(ge=0)] = 1
     n_tilt_pairs: Annotated[int, Field(ge=2)] = 6
 
+    patch_size: Count = 5
+    patch_steps: Count = 60
+    patch_class: str = ""
+    n_swept: Annotated[int, Field(ge=12)] = 90
+    n_levels: Annotated[int, Field(ge=2)] = 5
+    n_crossed: Annotated[int, Field(ge=120)] = 2000
+
     @model_validator(mode="after")
     def _fits_together(self) -> Study:
         if not 0 < self.epsilon < self.delta:
@@ -201,11 +208,17 @@ class Study(Spec):
                 "hypotheses are tested on networks, and of models_1_given only margins are known; "
                 "give hypotheses: []"
             )
+        if self.patch_size > self.dataset.pixels:
+            raise ValueError(
+                f"patch_size: {self.patch_size} px do not fit into images of "
+                f"{self.dataset.pixels} px; give at most {self.dataset.pixels}"
+            )
         if "n_kept" in self.model_fields_set and self.n_kept > self.n_models + self.n_heldout:
             raise ValueError(f"n_kept ({self.n_kept}) exceeds the models trained")
         scenes = self.dataset.kind == "scenes"
         classes = CLASS_NAMES if scenes else self.dataset.classes
         check_hypotheses(self.hypotheses, classes)
+        check_patch_class(self.patch_class, classes)
         if classes:
             check_targets(
                 self.selection_targets,
@@ -251,6 +264,12 @@ def check_hypotheses(hypotheses: list[Hypothesis], classes) -> None:
                 f"hypothesis {hypothesis.name!r}: "
                 f"{unknown_word(hypothesis.target_class, classes, 'class')}"
             )
+
+
+def check_patch_class(name: str, classes: Sequence[str]) -> None:
+    """Refuse a class that is not one of ``classes``, where these are known; "" is none."""
+    if name and classes and name not in classes:
+        raise ValueError(f"patch_class: {unknown_word(name, classes, 'class')}")
 
 
 def check_targets(targets: Sequence[str], known: Sequence[str]) -> None:
@@ -397,6 +416,7 @@ def _names(study: Study) -> None:
     """Classes of a folder are known once it was looked at."""
     if (names := study.dataset.source.names(study.dataset)) and not study.dataset.classes:
         check_hypotheses(study.hypotheses, names)
+        check_patch_class(study.patch_class, names)
         check_targets(study.selection_targets, names)
 
 

@@ -2,7 +2,17 @@ import numpy as np
 import pytest
 
 from mdhelpers.data.drawings import CORNERS
-from mdhelpers.data.scenes import CLASS_NAMES, FEATURES, PLANTED, make_scenes, random_scenes
+from mdhelpers.data.scenes import (
+    CLASS_NAMES,
+    FEATURES,
+    PLANTED,
+    crossed_factors,
+    factor_levels,
+    make_scenes,
+    random_scenes,
+    redraw,
+    with_level,
+)
 
 
 @pytest.fixture(scope="module")
@@ -86,6 +96,67 @@ def test_random_scenes_have_every_feature_in_every_class():
         rates = [split.truth[feature][split.labels == label].mean() for label in range(3)]
         assert min(rates) > 0.08
         assert max(rates) < 0.25
+
+
+def test_a_scene_that_is_drawn_again_changes_by_its_factor_alone():
+    """Carriers look as where all carry the feature, others as where none does."""
+    factors = crossed_factors(60, features=["ring", "web", "tag"], rate=0.5, seed=1)
+    drawn = redraw(factors, 20, seed=4)
+    assert np.array_equal(redraw(factors, 20, seed=4).images, drawn.images)
+    for name in ("ring", "web", "dots"):
+        there = factors[f"feature_{name}"].to_numpy()
+        with_all, with_none = (
+            redraw(with_level(factors, f"feature_{name}", level), 20, seed=4).images
+            for level in (True, False)
+        )
+        assert np.array_equal(drawn.images[there], with_all[there])
+        assert np.array_equal(drawn.images[~there], with_none[~there])
+        assert (with_all != with_none).any((1, 2, 3)).all()
+
+
+def test_a_swept_light_changes_the_light_and_not_the_object():
+    factors = crossed_factors(12, seed=0)
+    one, two = (redraw(with_level(factors, "light", x), 20, seed=0) for x in (0.0, np.pi))
+    assert np.array_equal(one.foreground, two.foreground)
+    right, left = (
+        each.images[:, :, -3:].mean() - each.images[:, :, :3].mean() for each in (one, two)
+    )
+    assert right > 20
+    assert left < -20
+
+
+def test_a_tag_is_where_its_corner_says():
+    factors = crossed_factors(8, seed=0)
+    for corner, (row, column) in zip(CORNERS, [(1, 1), (1, -2), (-2, 1), (-2, -2)], strict=True):
+        tagged = with_level(factors, "tag_corner", corner)
+        assert tagged["feature_tag"].all()
+        assert (redraw(tagged, 20, seed=0).images[:, row, column].min(-1) > 200).all()
+    assert not with_level(factors, "tag_corner", "")["feature_tag"].any()
+
+
+def test_levels_reach_from_end_to_end_of_what_is_drawn(data):
+    levels, drawn = factor_levels(4), data.train.metadata
+    for name in ("contrast", "x", "y", "scale", "angle"):
+        assert len(levels[name]) == 4
+        assert levels[name][0] <= drawn[name].min()
+        assert levels[name][-1] >= drawn[name].max()
+    assert levels["light"] == pytest.approx([0, np.pi / 2, np.pi, 3 * np.pi / 2])
+    for name in ("background_color", "object_color"):
+        assert set(levels[name]) == set(drawn[name])
+    others = {"label", "class_name", "feature_tag"}  # the corner says it
+    assert set(levels) == set(drawn) - others
+
+
+def test_crossed_factors_are_independent():
+    factors = crossed_factors(6000, features=["ring", "tag"], rate=0.25, seed=0)
+    rates = factors.groupby("class_name")[["feature_ring", "feature_tag"]].mean()
+    np.testing.assert_allclose(rates["feature_ring"], 0.25, atol=0.04)
+    np.testing.assert_allclose(rates["feature_tag"], 0.8, atol=0.04)
+    tagged = factors.groupby("tag_corner")["feature_ring"].mean()
+    np.testing.assert_allclose(tagged, 0.25, atol=0.05)
+    assert len(tagged) == 5
+    others = [f"feature_{name}" for name in FEATURES if name not in ("ring", "tag")]
+    assert not factors[others].any(axis=None)
 
 
 @pytest.mark.parametrize(

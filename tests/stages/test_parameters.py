@@ -15,6 +15,7 @@ from mdhelpers.stages.effect_models import train_on_all
 from mdhelpers.stages.effects import verify_hypotheses
 from mdhelpers.stages.models import train_models
 from mdhelpers.stages.predictions import compare_predictions
+from mdhelpers.stages.probes import probe_algorithms
 from mdhelpers.stages.reweighting import tilt_directions
 from mdhelpers.stages.subpopulations import inspect_subpopulations
 
@@ -118,6 +119,18 @@ CASES = {
                 "initialisations": "of each pair",
             },
             [names.MODELS, names.DATAMODELS, names.COMPARISON],
+        ),
+    ),
+    "probes": (
+        probe_algorithms, {"patch_size": 4, "patch_class": "boat", "n_levels": 3},
+        (
+            names.PROBES,
+            {
+                "patch": {"size": 4, "n_steps": 60, "class": "boat"},
+                "scenes": {"n_swept": 90, "n_levels": 3, "n_crossed": 2000},
+                "seed": 0,
+            },
+            [names.MODELS, names.ALL_DATA, names.EFFECTS],
         ),
     ),
 }  # fmt: skip

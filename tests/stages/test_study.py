@@ -69,6 +69,8 @@ def test_notebooks_default_to_the_smoke_profile_of_the_default_study():
         ({"loader": "ffcv"}, "write_beton: true"),
         ({"epsilon": 10, "delta": 5}, r"epsilon \(10.0\) must be above 0 and below delta"),
         ({"dataset": {"kind": "scene"}}, "dataset.kind: .*'scenes'"),
+        ({"patch_size": 25, "dataset": {"size": 24}}, "25 px do not fit .* give at most 24"),
+        ({"patch_class": "boot"}, "patch_class: unknown class 'boot'; did you mean 'boat'"),
         (
             {"hypotheses": [{"name": "h", "transformation": "tga", "intensities": [1],
                              "target_class": "boat", "uses": 1}]},

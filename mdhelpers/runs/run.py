@@ -138,7 +138,7 @@ class Run:
         if (self.folder / "stages").is_dir():
             found = {n: found[n] for n in found if n in {"run", *(m["stage"] for m in manifests)}}
         told = [manifest for manifest in manifests if "figures" in manifest]
-        for manifest in told:
+        for manifest in sorted(told, key=lambda m: m["block"] != m["stage"]):  # blocks begin new
             about = {"seconds": manifest["seconds"], "parameters": manifest["parameters"]}
             own = manifest["block"] == manifest["stage"]
             before = about if own else found.get(manifest["block"], {})

@@ -13,7 +13,7 @@ import torch
 
 from mdhelpers.data.datasets import Dataset
 from mdhelpers.runs.run import Run, checked
-from mdhelpers.runs.stage import ALL_DATA, MODELS
+from mdhelpers.runs.stage import ALL_DATA, EFFECTS, MODELS
 from mdhelpers.stages.models import StudyModels, read_models, remove_changed
 from mdhelpers.training.learners import TrainedModels
 from mdhelpers.training.mask_training import retrain, retraining
@@ -85,7 +85,7 @@ def train_on_all(
     with stage.working() as needed:
         models = read_models(run, device=device)
         if needed and models.made_elsewhere:
-            stage.keep()
+            stage.keep(block=EFFECTS)
         elif needed:
             remove_changed(run, ALL_DATA)
             plan, *which = on_all(models, n_effect_models)
@@ -97,7 +97,8 @@ def train_on_all(
                 folder = retraining(plan, a, *which, name=NAME, keep=True)[0].folder
                 made += sorted(folder.glob(f"checkpoints_{a}/*.safetensors"))
                 made += sorted(folder.glob(f"models_{a}.zarr"))
-            stage.keep(made=made, figures={"n_models": n_effect_models} | figures)
+            figures["n_models"] = n_effect_models
+            stage.keep(made=made, figures=figures, block=EFFECTS)
     return read_effect_models(run, device=device)
 
 

@@ -16,7 +16,7 @@ from mdhelpers.data.transforms import (
 )
 from mdhelpers.method.effects import difference, treatment_effect
 from mdhelpers.runs.run import Run, StudyError
-from mdhelpers.runs.stage import ALL_DATA, EFFECTS
+from mdhelpers.runs.stage import EFFECTS
 from mdhelpers.stages import (
     captions,
     comparison,
@@ -188,7 +188,7 @@ def test_models_of_all_data_saw_every_training_image_from_seeds_of_their_own(run
     logits = found.logits(1, found.dataset.test.images)
     assert logits.shape == (3, len(found.dataset.test), 3)
     assert not torch.equal(logits[0], logits[1])
-    assert run.results[ALL_DATA]["n_models"] == 3
+    assert run.results[EFFECTS]["n_models"] == 3
 
 
 def test_a_second_call_trains_nothing(run, monkeypatch):

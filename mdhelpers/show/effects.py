@@ -34,6 +34,7 @@ from mdhelpers.show.style import (
     label_texts,
     legend_below,
     need_columns,
+    nothing_here,
 )
 from mdhelpers.show.subpopulations import members_at, truth_or_none
 from mdhelpers.stages.comparison import read_comparison
@@ -94,6 +95,8 @@ def effect_panels(
     table = found.effects.merge(verdicts[["hypothesis", "class_name", "unit"]])
     n = max(1, table["hypothesis"].nunique())
     fig, axes = plt.subplots(n, 1, figsize=(5.6, 3.6 * n), squeeze=False)
+    if table.empty:
+        nothing_here(axes[0, 0])
     for ax, (hypothesis, rows) in zip(
         axes.flat, table.groupby("hypothesis", sort=False), strict=False
     ):
@@ -211,17 +214,22 @@ def verdicts(found: StudyEffects, names: Sequence[str]) -> pd.DataFrame | str:
         return "The study tests no hypothesis, and nothing was proposed."
     rows = []
     for row in found.verdicts.to_dict("records"):
-        cells = [row["source"], row["hypothesis"], row["class_name"]]
-        cells += [f"{row['intensity']:g} {row['unit']}"]
+        cells = [row["source"], named(row), f"{row['intensity']:g} {row['unit']}"]
         cells += [with_interval(row, what) for what in ("effect_1", "effect_2", "difference")]
         cells += ["<.001" if row["p_corrected"] < 0.001 else f"{row['p_corrected']:.3f}"]
-        cells += [word_of(row["outcome"], names) + decided_by(row)]
-        expected = as_expected(row["uses"], row["outcome"]) if row["source"] == "study" else ""
-        cells += [expected, word_of(row["placebo"], names)]
+        expected = as_expected(row["uses"], row["outcome"])
+        known = row["source"] == "study" and expected != "undecided"
+        said = word_of(row["outcome"], names) + decided_by(row)
+        cells += [said + (f", {expected}" if known else ""), word_of(row["placebo"], names)]
         rows.append(cells)
-    columns = ["from", "transformation", "class", "at", names[0], names[1]]
-    columns += [f"{names[0]} − {names[1]}", "p", "verdict", "expected", "placebo"]
-    return pd.DataFrame(rows, columns=columns).set_index(["from", "transformation", "class"])
+    columns = ["from", "transformation", "at", *names, "difference", "p", "verdict", "placebo"]
+    return pd.DataFrame(rows, columns=columns).set_index(["from", "transformation"])
+
+
+def named(row) -> str:
+    """A hypothesis with its class, which a proposal's name has already."""
+    name = row["hypothesis"]
+    return name if row["source"] == "proposed" else f"{name} → {row['class_name']}"
 
 
 def findings(run: Run, *, every: bool = False) -> pd.DataFrame | str:
@@ -271,7 +279,8 @@ def told(found: StudyEffects, names: Sequence[str]) -> pd.DataFrame | str:
     if found.verdicts.empty:
         return "The study tests no hypothesis, and nothing was proposed."
     rows = found.verdicts.to_dict("records")
-    return pd.DataFrame({"verdict": [sentence(row, names) for row in rows]})
+    said = {named(row): sentence(row, names) for row in rows}
+    return pd.DataFrame({"verdict": said}).rename_axis("transformation")
 
 
 def explore_findings(run: Run) -> Explorer:
@@ -294,18 +303,22 @@ def explore_findings(run: Run) -> Explorer:
 def landing(run: Run, models: EffectModels, found: StudyEffects) -> Figure:
     """The clearest finding in one picture: a subpopulation beside its class, and the effect.
 
-    The first of `mdhelpers.stages.effects.read_findings`. Saved as ``figures/landing.png``.
+    The first of `mdhelpers.stages.effects.read_findings`; without any, the first end that is listed
+    and the verdict with the largest difference. Saved as ``figures/landing.png``.
     """
-    table = read_findings(run)
     fig, (left, right) = plt.subplots(1, 2, figsize=(10, 4), width_ratios=[1.5, 1])
-    for row in table[table["finding"]].head(1).itertuples():
+    table, verdicts = read_findings(run), found.verdicts
+    first = table.head(1)
+    for row in first.itertuples():
         _landing_images(left, run, models, row)
-        rows = found.effects.merge(found.verdicts[["hypothesis", "class_name", "unit"]])
-        rows = rows[rows["hypothesis"] == row.hypothesis]
-        _hypothesis_curves(right, row.hypothesis, rows, models.names)
-    if not table["finding"].any():
-        for ax in (left, right):
-            draw_if(None, image_rows, ax)
+    names = first["hypothesis"][first["finding"]].tolist()
+    names += verdicts.loc[verdicts["difference"].abs().nlargest(1).index, "hypothesis"].tolist()
+    for name in names[:1]:
+        rows = found.effects.merge(verdicts[["hypothesis", "class_name", "unit"]])
+        _hypothesis_curves(right, name, rows[rows["hypothesis"] == name], models.names)
+    for ax, empty in ((left, first.empty), (right, not names)):
+        if empty:
+            nothing_here(ax)
     (run.path / "figures").mkdir(exist_ok=True)
     with written(run.path / "figures" / "landing.png") as unfinished:
         fig.savefig(unfinished, format="png", dpi=160)
@@ -322,4 +335,5 @@ def _landing_images(ax: Axes, run: Run, models: EffectModels, row) -> None:
     rows |= {"same class,\nat random": random[:7], " ": random[7:]}
     image_rows(ax, rows)
     label = f"{comparison_label(row.comparison, names)} #{row.direction}"
-    ax.set_title(f"{label}: {word_of(row.outcome, names)}")
+    said = word_of(row.outcome, names) if row.finding else "no finding"
+    ax.set_title(f"{label}: {said}")

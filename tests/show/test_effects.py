@@ -69,20 +69,20 @@ def found() -> StudyEffects:
 def test_a_verdict_is_told_with_its_figures_and_what_would_decide():
     table = show.verdicts(found(), NAMES).reset_index()
     assert table["verdict"].tolist() == [
-        "only fixed responds",
+        "only fixed responds, as expected",
         "undecided at this budget; 77 models would decide",
     ]
+    assert table["transformation"].tolist() == ["tag → boat", "web → fish"]
     assert table["fixed"][0] == "+30.0 (+29.0 to +31.0)"
-    assert table["fixed − shifted"][1] == "+11.0 (+9.0 to +13.0)"
+    assert table["difference"][1] == "+11.0 (+9.0 to +13.0)"
     assert table["shifted"][1] == "−8.0 (−9.0 to −7.0)"
-    assert table["expected"].tolist() == ["as expected", ""]
     assert table["placebo"].tolist() == ["neither responds", "both respond alike"]
     assert table["p"].tolist() == ["<.001"] * 2
     assert table["at"].tolist() == ["6 px"] * 2
 
 
 def test_a_verdict_in_a_sentence():
-    said = show.told(found(), NAMES)["verdict"]
+    said = show.told(found(), NAMES)["verdict"].tolist()
     assert said[0] == (
         "Applying tag (6 px) changes the confidence in boat by +30.0 points under fixed and +1.0 "
         "points under shifted: only fixed responds."

@@ -21,13 +21,13 @@ class Brightness(TrainedModels):
         self.slopes = torch.tensor(slopes)
 
     def logits(self, images):
-        bright = torch.from_numpy(images[:, :6, :6]).float().mean((1, 2, 3)) / 40
+        bright = torch.from_numpy(images[:, :6, :6]).float().mean((1, 2, 3)) / 20 - 6
         return self.slopes[:, None, None] * bright[:, None] * torch.tensor([0.0, 1.0, 0.0])
 
 
 @pytest.fixture
 def models():
-    kept = {1: [Brightness(3.0, 3.2, 3.1)], 2: [Brightness(0.0, 0.01, -0.01)]}
+    kept = {1: [Brightness(1.0, 1.1, 1.05)], 2: [Brightness(0.0, 0.01, -0.01)]}
     return SimpleNamespace(
         kept=lambda a: kept[a], n_models=3, slots=lambda _: None, names=("p", "q"),
         dataset=make_scenes(n_train=6, n_test=60, size=24, seed=0),

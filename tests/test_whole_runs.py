@@ -24,7 +24,7 @@ from mdhelpers.training.store import ModelStore
 from tests.stages.test_models import MODELS as FEW
 
 DATA = {"kind": "scenes", "size": 16, "n_train": 24, "n_test": 12}
-MODELS = FEW | {"n_models": 16, "n_kept": 8, "n_effect_models": 4}
+MODELS = FEW | {"n_models": 16, "n_kept": 8}
 
 
 def make(folder: Path, **changes) -> Run:

@@ -144,7 +144,7 @@ def models(tmp_path_factory):
     dataset = stages_data.prepare_data(run, data)
     network = {"epochs": 2, "width": 4}
     parameters = {"algorithm_1": network | {"name": "a"}, "algorithm_2": network | {"name": "b"}}
-    parameters |= {"n_models": 6, "n_heldout": 2, "n_kept": 6, "stack": 4}
+    parameters |= {"n_models": 6, "n_heldout": 2, "n_effect_models": 6, "stack": 4}
     parameters |= {"alpha": 0.5, "n_slots": 2, "seed": 0}
     parameters |= {"share_order": False, "models_url": "", "margins_dtype": "float32"}
     plan = stages_models.training_plan(run.path, dataset, parameters, "cpu")

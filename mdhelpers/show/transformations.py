@@ -78,6 +78,8 @@ def kinds_rows() -> list[dict[str, Any]]:
     """Every kind: what it does, the unit of its intensity, its usual one, and its options."""
     rows = []
     for word, kind in KINDS.items():
+        if word == "several":  # which a list of parts is
+            continue
         options = [name for name in kind.model_fields if name not in ("kind", "at")]
         rows.append(
             {

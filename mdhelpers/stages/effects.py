@@ -516,6 +516,9 @@ NO_FINDING = (
 )
 
 
+FIRST_OF = "That is the first of {} findings, which nobody had to look for."
+
+
 def finding_figures(table: pd.DataFrame, models: EffectModels) -> dict[str, Any]:
     """How many findings there are, each in a sentence, and the first as the headline."""
     rows = table[table["finding"]].drop_duplicates("hypothesis").to_dict("records")
@@ -524,5 +527,5 @@ def finding_figures(table: pd.DataFrame, models: EffectModels) -> dict[str, Any]
         "n_findings": len(rows),
         "n_ends": len(table),
         "findings": said,
-        "headline": said[0] if said else f"{NO_FINDING}.",
+        "headline": f"{said[0]} {FIRST_OF.format(len(said))}" if said else f"{NO_FINDING}.",
     }

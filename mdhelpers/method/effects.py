@@ -115,8 +115,9 @@ class Verdict:
     Attributes
     ----------
     outcome : {"only_1", "only_2", "more_1", "more_2", "alike", "neither", "undecided"}
-        *Only*: Definition 2, one algorithm responds by delta or more and the other by epsilon at
-        most. *More*: the one responds more than the other, by more than epsilon.
+        *Only*: Definition 2 where they differ most, one algorithm responds by delta or more and the
+        other by epsilon at most. *More*: the one responds more than the other, by more than
+        epsilon.
     dose : int
         The intensity, by its number, that the figures are of: where the difference is largest.
     p : float
@@ -232,8 +233,7 @@ def verdict(
     if not doses:
         raise ValueError("there is no intensity to judge by; give at least one")
     level = _LEVEL / n_hypotheses
-    outcome = _outcome(doses, epsilon, delta, level)
-    dose = int(np.argmax([abs(d.mean) for *_, d in doses]))
+    outcome, dose = _outcome(doses, epsilon, delta, level), _widest(doses)
     p = min(1.0, len(doses) * min(d.p for *_, d in doses))
     needed = 0 if outcome != "undecided" else _models_needed(doses, epsilon, delta, level)
     return Verdict(outcome, dose, p, needed)
@@ -244,13 +244,17 @@ def _outcome(doses, epsilon: float, delta: float, level: float) -> Outcome:
     claims = {claim for claim in each if claim}
     sides = {claim[-1] for claim in claims}
     if len(sides) == 1:
-        side = sides.pop()
-        return f"only_{side}" if f"only_{side}" in claims else f"more_{side}"
+        return each[_widest(doses)] or f"more_{sides.pop()}"
     if sides:  # one more at one intensity, the other at another
         return "undecided"
     if all(e.within(epsilon) for *effects, _ in doses for e in effects):
         return "neither"
     return "alike" if all(d.within(epsilon) for *_, d in doses) else "undecided"
+
+
+def _widest(doses) -> int:
+    """The intensity, by its number, at which the algorithms differ most."""
+    return int(np.argmax([abs(gap.mean) for *_, gap in doses]))
 
 
 def _claim(one: Effect, two: Effect, gap: Effect, epsilon, delta, level: float) -> str:

@@ -148,6 +148,7 @@ def dose(mean_1: float, mean_2: float, error: float = 0.5) -> tuple[Effect, Effe
         ([(0, 0)], "neither"),
         ([(10.3, 5.2)], "undecided"),  # a difference about as large as epsilon
         ([(2, 2), (11, 2), (30, 2)], "only_1"),  # one intensity is enough,
+        ([(2, 2), (20, 2), (60, 12)], "more_1"),  # where they differ most, both respond
         ([(2, 2), (30, 29), (11, 5.9)], "undecided"),  # and all must be alike
         ([(30, 1), (1, 30)], "undecided"),  # one more here, the other there
     ],

@@ -247,8 +247,8 @@ def findings(run: Run, *, every: bool = False) -> pd.DataFrame | str:
         {
             "comparison": [comparison_label(name, run.names) for name in table["comparison"]],
             "direction": [
-                f"#{number} {ARROWS[end]}"
-                for number, end in zip(table["direction"], table["end"], strict=True)
+                f"{'★ ' if row.finding else ''}#{row.direction} {ARROWS[row.end]}"
+                for row in table.itertuples()
             ],
             "class": table["class_name"].to_numpy(),
             "evidence": table["evidence"].to_numpy(),
@@ -265,7 +265,6 @@ def findings(run: Run, *, every: bool = False) -> pd.DataFrame | str:
             "verdict": [
                 word_of(outcome, run.names) if outcome else "" for outcome in table["outcome"]
             ],
-            "finding": np.where(table["finding"], "★", ""),
         }
     )
     return shown.set_index(["comparison", "direction"])

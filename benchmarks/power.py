@@ -34,8 +34,8 @@ from mdhelpers.method.subpopulations import shows
 from mdhelpers.runs.run import Run
 from mdhelpers.stages import data
 from mdhelpers.stages import models as stages_models
+from mdhelpers.stages.effect_cases import measure_hypotheses
 from mdhelpers.stages.effect_models import train_on_all
-from mdhelpers.stages.effects import measure_hypotheses
 from mdhelpers.stages.study import Study
 from mdhelpers.stages.subpopulations import grade_figures, graded
 

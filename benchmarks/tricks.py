@@ -26,8 +26,8 @@ from mdhelpers.method.engines.moments import split_models
 from mdhelpers.runs.run import Run
 from mdhelpers.stages import data
 from mdhelpers.stages import models as stages_models
+from mdhelpers.stages.effect_cases import measure_hypotheses
 from mdhelpers.stages.effect_models import train_on_all
-from mdhelpers.stages.effects import measure_hypotheses
 from mdhelpers.stages.study import Study
 
 N_KEPT = 32

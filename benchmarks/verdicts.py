@@ -33,6 +33,7 @@ from mdhelpers.stages import (
     comparison,
     data,
     datamodels,
+    effect_cases,
     effect_models,
     effects,
     models,
@@ -76,7 +77,7 @@ def truth(run: Run, study: Study, workers: int) -> dict[str, float]:
     plans = tuple(retraining(plan, a, *which, **about)[0] for a in (1, 2))
     about = {"epsilon": study.epsilon, "delta": study.delta}
     given = Others(found.study, plans), study.hypotheses, study.placebo
-    table, _ = effects.measure_hypotheses(*given, **about)
+    table, _ = effect_cases.measure_hypotheses(*given, **about)
     rows = table[(table["kind"] == "feature") & (table["algorithm"] == 0)]
     rows = rows.merge(targets(study))
     most = rows.loc[rows.groupby("hypothesis")["effect"].apply(lambda e: e.abs().idxmax())]
@@ -161,10 +162,10 @@ def random_row(run: Run, study: Study, seed: int) -> dict:
         drawn = rng.choice(np.flatnonzero(test.labels == label), len(rows), replace=False)
         parts.append(rows.assign(index=drawn))
     every = replace(found, gaps=None)
-    candidates = effects.candidates_of(test, [])
+    candidates = effect_cases.candidates_of(test, [])
     given = pd.concat(parts), candidates, {"model": "auto"}
     table = proposals.propose(run, models_.study, every, *given, seed=seed)
-    proposed = effects.best_of(table, 1)
+    proposed = effect_cases.best_of(table, 1)
     return {
         "study": study.study,
         "seed": seed,

@@ -44,7 +44,9 @@ from mdhelpers.stages.effects import (
     StudyEffects,
     as_expected,
     points,
+    read_effects,
     read_findings,
+    recovery_of,
     sentence,
     word_of,
 )
@@ -268,6 +270,22 @@ def findings(run: Run, *, every: bool = False) -> pd.DataFrame | str:
         }
     )
     return shown.set_index(["comparison", "direction"])
+
+
+def recovery(run: Run) -> pd.DataFrame | str:
+    """Whether the planted features that one algorithm uses more are findings, and no others."""
+    data, found = read_data(run, mmap=True), read_effects(run)
+    table = recovery_of(read_findings(run), found.verdicts, data)
+    if table.empty:
+        return "No truth is known for this data, or no hypothesis is about it: nothing to grade."
+    table["outcome"] = [word_of(outcome, run.names) for outcome in table["outcome"]]
+    names = {"outcome": "verdict", "found_by": "found by", "class_name": "class"}
+    keys = [tuple(by.split(" ")) if by else () for by in table["found_by"]]
+    table["found_by"] = [
+        f"{comparison_label(key[0], run.names)} #{key[1]} {ARROWS[key[2]]}" if key else "–"
+        for key in keys
+    ]
+    return table.set_index("feature").rename(columns=names)
 
 
 ARROWS = {"top": "▲", "bottom": "▼"}

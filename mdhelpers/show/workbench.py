@@ -17,7 +17,7 @@ import yaml
 
 from mdhelpers.data.transforms import Around, parse_transformation, transform_images
 from mdhelpers.show.gallery import image_rows
-from mdhelpers.stages import effects, proposals
+from mdhelpers.stages import effect_cases, effects, proposals
 from mdhelpers.stages.effect_models import EffectModels
 from mdhelpers.stages.study import Placebo
 
@@ -56,8 +56,8 @@ def tried(
     kind = parse_transformation(transformation)
     order = np.random.default_rng([seed, 16]).permutation(len(models.dataset.test))
     rows = np.sort(order[:N_IMAGES])
-    case = effects.Case(kind.name, "study", kind, (float(intensity),), target, rows)
-    _, verdicts = effects.measure(models, [case], Placebo(), epsilon, delta, seed)
+    case = effect_cases.Case(kind.name, "study", kind, (float(intensity),), target, rows)
+    _, verdicts = effect_cases.measure(models, [case], Placebo(), epsilon, delta, seed)
     return verdicts.iloc[0].to_dict()
 
 

@@ -35,8 +35,9 @@ from mdhelpers.data.transforms import transform_images
 from mdhelpers.method.effects import holm
 from mdhelpers.runs.run import Run
 from mdhelpers.runs.stage import ALL_DATA, EFFECTS, MODELS, PROBES
+from mdhelpers.stages.effect_cases import triple
 from mdhelpers.stages.effect_models import EffectModels, read_effect_models
-from mdhelpers.stages.effects import StudyEffects, read_effects, triple
+from mdhelpers.stages.effects import StudyEffects, read_effects
 from mdhelpers.stages.models import softmax
 from mdhelpers.stages.proposals import around, few_of_each, halves, some_networks
 from mdhelpers.stages.study import check_patch_class

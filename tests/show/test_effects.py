@@ -8,7 +8,8 @@ import pytest
 from mdhelpers.data.scenes import make_scenes
 from mdhelpers.show import effects as show
 from mdhelpers.show.style import ALGORITHM_COLORS, NULL_COLOR
-from mdhelpers.stages.effects import EFFECT_COLUMNS, VERDICT_COLUMNS, StudyEffects, points
+from mdhelpers.stages.effect_cases import EFFECT_COLUMNS, VERDICT_COLUMNS
+from mdhelpers.stages.effects import StudyEffects, points
 
 NAMES = ("fixed", "shifted")
 

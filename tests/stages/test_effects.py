@@ -22,6 +22,7 @@ from mdhelpers.stages import (
     comparison,
     data,
     datamodels,
+    effect_cases,
     effect_models,
     models,
     subpopulations,
@@ -71,13 +72,13 @@ def few(kept) -> SimpleNamespace:
     )
 
 
-def cases(few, *wanted: Hypothesis) -> list[stage.Case]:
+def cases(few, *wanted: Hypothesis) -> list[effect_cases.Case]:
     none = pd.DataFrame(columns=["transformation", "class_name"])
-    return stage.cases_of(list(wanted), none, {}, len(few.dataset.test), 3)
+    return effect_cases.cases_of(list(wanted), none, {}, len(few.dataset.test), 3)
 
 
 def measured(few, *wanted, placebo=None):
-    return stage.measure(few, cases(few, *wanted), placebo or Placebo(), 5.0, 10.0, 3)
+    return effect_cases.measure(few, cases(few, *wanted), placebo or Placebo(), 5.0, 10.0, 3)
 
 
 def confidences(stacks, images) -> np.ndarray:
@@ -141,7 +142,7 @@ def test_what_is_proposed_is_tested_on_the_other_half_and_only_once():
     chosen = pd.DataFrame(
         {"transformation": ["tag", "tag", "tag"], "class_name": ["boat", "fish", "fish"]}
     )
-    found = stage.cases_of([hypothesis()], chosen, {"tag": (tag, 5.0)}, 15, 3)
+    found = effect_cases.cases_of([hypothesis()], chosen, {"tag": (tag, 5.0)}, 15, 3)
     assert [case.name for case in found] == ["tag", "tag → fish"]
     proposing, testing = stage.proposals.halves(15, 3)
     assert sorted([*proposing, *testing]) == list(range(15))
@@ -264,3 +265,32 @@ def test_only_a_called_direction_that_is_matched_and_borne_out_is_a_finding(
 def test_a_class_that_is_not_there_is_refused(run):
     with pytest.raises(ValueError, match="unknown class 'boot'"):
         stage.verify_hypotheses(run, [TAG | {"target_class": "boot"}])
+
+
+def test_planted_features_are_graded_by_what_is_called_a_finding(few):
+    verdicts = pd.DataFrame(
+        [
+            ("study", "tag", "boat", "only_1"),
+            ("study", "ring", "fish", "more_2"),
+            ("study", "stripes", "house", "alike"),
+            ("proposed", "tag", "fish", "only_1"),
+        ],
+        columns=["source", "transformation", "class_name", "outcome"],
+    )
+    findings = pd.DataFrame(
+        [
+            ("1_minus_2", 3, "top", "boat", "tag", True),
+            ("2_minus_1", 1, "top", "fish", "ring", False),
+            ("1_minus_2", 5, "bottom", "house", "stripes", True),
+        ],
+        columns=[*stage.FINDING_KEYS, "class_name", "transformation", "finding"],
+    )
+    table = stage.recovery_of(findings, verdicts, few.dataset).set_index("feature")
+    assert table["grade"].to_dict() == {"tag": "right", "ring": "missed", "stripes": "wrong"}
+    assert table["found_by"]["tag"] == "1_minus_2 3 top"
+    unsure = verdicts.assign(outcome="undecided")
+    assert set(stage.recovery_of(findings, unsure, few.dataset)["grade"]) == {"undecided"}
+    nothing = findings.assign(finding=False)
+    grades = stage.recovery_of(nothing, verdicts, few.dataset).set_index("feature")["grade"]
+    assert grades.to_dict() == {"tag": "missed", "ring": "missed", "stripes": "right"}
+    assert stage.recovery_of(findings, verdicts.head(0), few.dataset).empty

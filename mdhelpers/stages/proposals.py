@@ -103,6 +103,7 @@ def propose(
     if embed is None:
         return pd.DataFrame(columns=list(COLUMNS)).astype(COLUMNS)
     rows = few_of_each(test.labels, rows, N_MOVED, seed)
+    ends = [end for end in ends if comparable(end, test.labels, rows)]
     few = few_of_each(test.labels, rows, N_LOOKED_AT, seed)
     looked_at, chosen = [test.images[few]], np.isin(rows, few)
     embeddings, moves = embed(test.images), {}
@@ -119,6 +120,8 @@ def propose(
         table["moved"] = table["transformation"].map(moved)
         table.insert(3, "class_name", models.dataset.class_names[label])
         tables.append(table)
+    if not tables:
+        return pd.DataFrame(columns=list(COLUMNS)).astype(COLUMNS)
     first = np.array([table["p"].iat[0] for table in tables])
     scale = np.repeat(benjamini_hochberg(first) / first, [len(table) for table in tables])
     joined = pd.concat(tables, ignore_index=True)
@@ -150,6 +153,12 @@ def called_ends(
             yield key, int(label), index
 
 
+def comparable(end: tuple, labels: np.ndarray, rows: np.ndarray) -> bool:
+    """Whether an end's class has images beside it, and some that candidates are put into."""
+    _, label, inside = end
+    return np.sum(labels == label) > len(inside) and bool(np.any(labels[rows] == label))
+
+
 def of_end(key, label, inside, embeddings, moves, labels, rows, seed) -> pd.DataFrame:
     of_class = np.flatnonzero(labels == label)
     place = {index: i for i, index in enumerate(of_class)}
@@ -174,7 +183,8 @@ def embedder(run: Run, models: StudyModels, captions: dict) -> Callable | None:
     """What embeds images: the study's CLIP, else its own networks, else None."""
     spec, kept = spec_of(run, captions), run.outputs(CAPTIONS, "clip/*.safetensors")
     if spec.model != "none":
-        encoder = small_clip.load(kept[0]) if kept else load_clip(spec, cache_dir=run.path / "clip")
+        given = {"cache_dir": run.path / "clip", "device": models.plan.device}
+        encoder = small_clip.load(kept[0]) if kept else load_clip(spec, **given)
         return partial(embed_images, encoder)
     networks = [net for a in (1, 2) for net in some_networks(models, a)]
     return partial(features, networks) if networks else None
@@ -262,6 +272,8 @@ class Places:
         mates = np.setdiff1d(np.flatnonzero(self.labels == label), inside)
         way = there[inside].mean() - there[mates].mean()
         chosen = (self.labels[self.rows] == label) & ~np.isin(self.rows, inside)
+        if not chosen.any() or way <= 0:
+            return dict.fromkeys(self.names, np.nan)
         pair = self.scores if name == COMPARISONS[0] else self.scores[::-1]
         pair = tuple(each[:, chosen].reshape(-1, each.shape[-1]) for each in pair)
         along = sign * residual_projections(pair, patterns.directions[[place]])

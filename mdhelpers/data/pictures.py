@@ -16,14 +16,17 @@ from __future__ import annotations
 import os
 import stat
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 FORMATS = ("JPEG", "PNG", "BMP", "DIB", "GIF", "WEBP", "TIFF")  # others may start programs
+SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff"}
 SEVERAL, METADATA = "several pictures", "faulty metadata"
 BITS = (8, 10, 12, 14, 16)
 ORIENTATION = 0x0112  # of EXIF
@@ -45,6 +48,7 @@ SPECIAL = {
 }
 
 Range = tuple[float, float]
+Found = TypeVar("Found")
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,12 +83,45 @@ def read_picture(path: Path, size: int, ranges: Mapping[str, Range] | None = Non
         Names the file, and says why it is not read, whatever the fault.
 
     """
+    picture, faulty = guarded(path, lambda: _read(path, size, ranges or {}))
+    remarks = picture.remarks + ((METADATA,) if faulty else ())
+    return Picture(picture.pixels, picture.depth, picture.range, tuple(dict.fromkeys(remarks)))
+
+
+def read_rgba(path: Path) -> np.ndarray:
+    """Read one picture whole, with its opacity: (H, W, 4) uint8; errors are `read_picture`'s."""
+    found = path.stat() if path.is_file() else None
+    return _read_rgba(path, *((found.st_mtime_ns, found.st_size) if found else (0, 0)))
+
+
+@lru_cache(maxsize=512)
+def _read_rgba(path: Path, *_changed: int) -> np.ndarray:
+    def read() -> np.ndarray:
+        with Image.open(path, formats=FORMATS) as image:
+            image.load()
+            upright, _ = _upright(image)
+            if depth := depth_of(upright.mode):
+                values = np.asarray(upright, np.float64)
+                upright = Image.fromarray(grey(values, own_range(values, depth)))
+            return np.asarray(upright.convert("RGBA"))
+
+    return guarded(path, read)[0]
+
+
+def guarded(path: Path, read: Callable[[], Found]) -> tuple[Found, bool]:
+    """What ``read`` gives of a picture file, and whether Pillow warned of its metadata.
+
+    Raises
+    ------
+    ValueError
+        Names the file, and says why it is not read, whatever the fault.
+    """
     try:
         refuse_special(path)
         with warnings.catch_warnings(record=True) as said:
             warnings.simplefilter("always")
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            picture = _read(path, size, ranges or {})
+            return read(), bool(said)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         limit = f"{Image.MAX_IMAGE_PIXELS:,} pixels are allowed"
         raise ValueError(f"{printable(path)}: too large, {limit}; shrink it ({error})") from error
@@ -96,8 +133,33 @@ def read_picture(path: Path, size: int, ranges: Mapping[str, Range] | None = Non
         if not isinstance(error, ValueError):
             why = f"{type(error).__name__}: {why}"
         raise ValueError(f"{printable(path)}: {printable(why)}") from error
-    remarks = picture.remarks + ((METADATA,) if said else ())
-    return Picture(picture.pixels, picture.depth, picture.range, tuple(dict.fromkeys(remarks)))
+
+
+def pictures_at(place: Path, key: str) -> list[Path]:
+    """A picture, or all of a folder in the order of their names.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there are none; it names the ``key`` that names the place.
+    """
+    found = [place] if place.is_file() else sorted(place.rglob("*")) if place.is_dir() else []
+    found = [file for file in found if file.suffix.lower() in SUFFIXES]
+    if not found:
+        raise FileNotFoundError(
+            f"{key}: no picture at {place}; give a file or a folder of "
+            f"{', '.join(sorted(SUFFIXES))}"
+        )
+    return found
+
+
+def resized(picture: np.ndarray, side: int) -> np.ndarray:
+    """The middle square of a picture (H, W, 4), scaled to ``side`` pixels, float32."""
+    height, width, _ = picture.shape
+    k = min(height, width)
+    top, left = (height - k) // 2, (width - k) // 2
+    middle = Image.fromarray(picture[top : top + k, left : left + k])
+    return np.asarray(middle.resize((side, side), Image.Resampling.BILINEAR), np.float32)
 
 
 def refuse_special(path: Path) -> None:

@@ -23,10 +23,17 @@ from mdhelpers.base.places import resolve
 from mdhelpers.base.records import content_digest, digest
 from mdhelpers.base.specs import code_digest, is_own, unknown_word
 from mdhelpers.data.datasets import Dataset, DatasetSpec, Split
-from mdhelpers.data.pictures import METADATA, SEVERAL, Picture, Range, printable, read_picture
+from mdhelpers.data.pictures import (
+    METADATA,
+    SEVERAL,
+    SUFFIXES,
+    Picture,
+    Range,
+    printable,
+    read_picture,
+)
 from mdhelpers.data.scenes import CLASS_NAMES, check_features, make_scenes
 
-SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff"}
 PARTS = ("train", "test")
 NOT_OURS = {
     "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "__macosx", "@eadir", "$recycle.bin",

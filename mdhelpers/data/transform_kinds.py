@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import difflib
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
-from PIL import Image, ImageColor
+from PIL import ImageColor
 from pydantic import BeforeValidator, Field, SerializeAsAny
 from scipy.ndimage import gaussian_filter1d
 
@@ -20,9 +19,9 @@ from mdhelpers.base.places import resolve
 from mdhelpers.base.specs import Spec
 from mdhelpers.data import drawings
 from mdhelpers.data.drawings import CORNERS, Layer
+from mdhelpers.data.pictures import pictures_at, read_rgba, resized
 
 Side = Literal["top left", "top right", "bottom left", "bottom right"]
-PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp")
 
 
 @dataclass(frozen=True)
@@ -199,10 +198,10 @@ class Patch(Placed):
     default: ClassVar[float] = 8.0
 
     def reads(self) -> list[Path]:
-        return pictures_at(self.path)
+        return pictures_at(resolve(self.path), "transformation.path")
 
     def draw(self, canvas, top, left, side, rng) -> None:
-        bank = [read_picture(path) for path in self.reads()]
+        bank = [read_rgba(path) for path in self.reads()]
         k = max(1, min(round(side), *canvas.shape[1:3]))
         crops = np.stack([resized(picture, k) for picture in bank])
         chosen = crops[rng.integers(len(bank), size=len(canvas))]
@@ -318,11 +317,11 @@ class Pattern(Overlay):
     about: ClassVar[str] = "a pattern from a file of your own over the image"
 
     def reads(self) -> list[Path]:
-        return pictures_at(self.path)[:1]
+        return pictures_at(resolve(self.path), "transformation.path")[:1]
 
     def layers(self, canvas, rng) -> list[Layer]:
         n, height, width, _ = canvas.shape
-        picture = read_picture(self.reads()[0])
+        picture = read_rgba(self.reads()[0])
         if min(picture.shape[:2]) < max(height, width):
             picture = resized(picture, max(height, width))
         picture = picture[..., :3].mean(2) / 255
@@ -580,38 +579,3 @@ KINDS = dict(sorted(_kinds(Transformation).items()))
 def luminance(images: np.ndarray) -> np.ndarray:
     """Brightness (n, H, W, 1) of colours, as ITU-R BT.601 weighs them."""
     return (images @ np.array([0.299, 0.587, 0.114], np.float32))[..., None]
-
-
-def pictures_at(path: str) -> list[Path]:
-    """A picture, or all of a folder in the order of their names.
-
-    Raises
-    ------
-    FileNotFoundError
-        If there are none.
-    """
-    place = resolve(path)
-    found = [place] if place.is_file() else sorted(place.rglob("*")) if place.is_dir() else []
-    found = [file for file in found if file.suffix.lower() in PICTURES]
-    if not found:
-        raise FileNotFoundError(
-            f"transformation.path: no picture at {place}; give a file or a folder of "
-            f"{', '.join(PICTURES)}"
-        )
-    return found
-
-
-@lru_cache(maxsize=512)
-def read_picture(path: Path) -> np.ndarray:
-    """A picture as (H, W, 4) uint8: colours and opacity."""
-    with Image.open(path) as picture:
-        return np.asarray(picture.convert("RGBA"))
-
-
-def resized(picture: np.ndarray, side: int) -> np.ndarray:
-    """A picture (H, W, 4) scaled and cut to a square of ``side`` pixels, float32."""
-    height, width, _ = picture.shape
-    k = min(height, width)
-    top, left = (height - k) // 2, (width - k) // 2
-    middle = Image.fromarray(picture[top : top + k, left : left + k])
-    return np.asarray(middle.resize((side, side), Image.Resampling.BILINEAR), np.float32)

@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from mdhelpers.base.records import content_digest
+from mdhelpers.base.records import content_digest, digest
 from mdhelpers.base.specs import validate
 from mdhelpers.data.transform_kinds import (
     KINDS,
@@ -146,6 +146,7 @@ MOST_STRENGTH = 3.0  # to which the contrast of a piece is raised
 
 
 def contents_of(transformations: Sequence[Transformation]) -> dict[str, str]:
-    """Digests of the files that transformations read, by path as the study gives it."""
-    paths = {path for each in transformations for path in each.reads()}
-    return {path.name: content_digest(path)[:16] for path in sorted(paths)}
+    """A digest of the files that each transformation reads, by its name; none of most."""
+    read = {each.name: each.reads() for each in transformations}
+    named = {name: [(p.name, content_digest(p)) for p in paths] for name, paths in read.items()}
+    return {name: digest(files)[:16] for name, files in named.items() if files}

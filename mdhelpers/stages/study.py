@@ -47,7 +47,7 @@ from mdhelpers.method.engines.fast_l1 import check_fast_l1
 from mdhelpers.method.engines.moments import FEWEST_WHOLE
 from mdhelpers.method.uses import Margins
 from mdhelpers.runs.run import StudyError
-from mdhelpers.runs.stage import CAPTIONS, COMPARISON, DATA, MODELS
+from mdhelpers.runs.stage import CAPTIONS, COMPARISON, DATA, EFFECTS, MODELS
 from mdhelpers.stages.data import data_from_outside
 from mdhelpers.training.algorithms import AlgorithmSpec, AnyAlgorithm
 from mdhelpers.training.locations import check_url
@@ -341,6 +341,7 @@ def of_study(study: Study) -> dict[str, dict[str, Any]]:
         MODELS: models or algorithms_from_outside(study.algorithm_1, study.algorithm_2),
         COMPARISON: {"scores": [scores_digest(resolve(path)) for path in scores]},
         CAPTIONS: captions_from_outside(study.captions.for_data(study.dataset.kind)),
+        EFFECTS: transformations_from_outside(study.hypotheses, study.placebo),
     }
 
 

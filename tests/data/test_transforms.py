@@ -164,8 +164,12 @@ def test_patches_of_a_folder_are_drawn_in_turn(tmp_path):
     kind = {"kind": "patch", "path": str(tmp_path), "where": "centre"}
     green = transform_images(kind, gray, 6)[:, 11, 10, 1] == 255
     assert 10 < green.sum() < 50
-    digests = contents_of([parse_transformation(kind)])
-    assert sorted(digests) == ["a.png", "b.png"]
+    (tmp_path / "more").mkdir()
+    Image.new("RGB", (6, 6), (0, 0, 255)).save(tmp_path / "more" / "a.png")
+    before = contents_of([parse_transformation(kind), parse_transformation("tag")])
+    assert len(before) == 1  # a tag reads nothing
+    Image.new("RGB", (6, 6), (0, 9, 255)).save(tmp_path / "more" / "a.png")  # of a name twice
+    assert contents_of([parse_transformation(kind)]) != before
 
 
 def test_parts_are_carried_out_in_turn_with_their_own_intensity(images):
@@ -281,3 +285,18 @@ def test_missing_pictures_are_named(images, tmp_path):
 def test_images_of_another_dtype_are_refused(images):
     with pytest.raises(ValueError, match="float32"):
         transform_images("ring", images.astype(np.float32), 5)
+
+
+def test_what_is_no_picture_is_refused_by_name(images, tmp_path):
+    (tmp_path / "face.png").write_bytes(b"%!PS-Adobe")  # what some readers would run
+    with pytest.raises(ValueError, match=r"face.png: no JPEG, PNG"):
+        transform_images({"kind": "pattern", "path": str(tmp_path)}, images, 50)
+
+
+def test_a_picture_that_was_changed_is_read_anew(images, tmp_path):
+    kind = {"kind": "patch", "path": str(tmp_path / "a.png"), "where": "centre"}
+    found = []
+    for color in ((255, 0, 0), (0, 0, 255)):
+        Image.new("RGB", (6, 6 + color[0] % 2), color).save(tmp_path / "a.png")
+        found.append(transform_images(kind, images, 6)[0, 12, 12].tolist())
+    assert found == [[255, 0, 0], [0, 0, 255]]

@@ -16,7 +16,8 @@ from mdhelpers.command.files import complete, known_studies, merge, read_study
 from mdhelpers.method.engines import moments
 from mdhelpers.runs.notebooks import find_notebooks
 from mdhelpers.runs.run import StudyError
-from mdhelpers.stages.study import Study, check_study, fitting_defaults
+from mdhelpers.runs.stage import EFFECTS
+from mdhelpers.stages.study import Study, check_study, fitting_defaults, of_study
 from mdhelpers.training.algorithms import NetworkSpec
 
 ROOT = Path(__file__).parents[2]
@@ -320,3 +321,16 @@ def test_fitted_defaults_are_said_and_given_to_the_notebooks(pets, capsys):
     few, values = read_study(SCENES | pets, find_notebooks(), Study)
     assert few.top_k == values["top_k"] == 4
     assert "top_k: 4 in place of 24, which suits this study better" in capsys.readouterr().err
+
+
+def test_pictures_that_transformations_paste_are_read_from_outside(tmp_path):
+    Image.new("RGB", (4, 4), (9, 0, 0)).save(tmp_path / "face.png")
+    hypothesis = {"transformation": {"kind": "patch", "path": str(tmp_path)}, "intensities": [4]}
+    given = complete(merge("parameters/augmentation.yaml"), Study)[0].model_dump()
+    given["hypotheses"] = [hypothesis | {"target_class": "boat"}]
+    before = of_study(Study(**given))[EFFECTS]
+    assert before["reads"]
+    Image.new("RGB", (4, 4), (0, 9, 0)).save(tmp_path / "face.png")
+    assert of_study(Study(**given))[EFFECTS] != before
+    given["hypotheses"] = []
+    assert of_study(Study(**given))[EFFECTS] == {}

@@ -15,7 +15,7 @@ from mdhelpers.method.captions import FIRST, STABLE
 from mdhelpers.method.subpopulations import random_same_class
 from mdhelpers.runs.run import Run
 from mdhelpers.runs.stage import CAPTIONS
-from mdhelpers.show.explorer import Explorer, explorer
+from mdhelpers.show.explorer import Explorer
 from mdhelpers.show.gallery import image_rows
 from mdhelpers.show.style import (
     CAPTION_COLOR,
@@ -26,8 +26,7 @@ from mdhelpers.show.style import (
     label_text,
     need_columns,
 )
-from mdhelpers.show.subpopulations import members_at, truth_or_none
-from mdhelpers.stages.comparison import read_comparison
+from mdhelpers.show.subpopulations import explore_run, members_at
 from mdhelpers.stages.data import read_data
 from mdhelpers.stages.subpopulations import read_subpopulations
 
@@ -154,15 +153,5 @@ def plain_table(table: pd.DataFrame, look: pd.DataFrame) -> Styler:
 
 def explore_captions(run: Run, table: pd.DataFrame) -> Explorer:
     """The explorer of page 05, with the first captions of each end against the same class."""
-    found, data = read_comparison(run), read_data(run)
     first = table[(table["reference"] == "class") & (table["rank"] <= FIRST)]
-    return explorer(
-        found.comparison,
-        *found.datamodels,
-        data.train,
-        data.test,
-        data.class_names,
-        names=run.names,
-        truth=truth_or_none(data.test),
-        captions=first,
-    )
+    return explore_run(run, captions=first)

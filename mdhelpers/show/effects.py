@@ -21,7 +21,7 @@ from mdhelpers.data.transforms import (
 from mdhelpers.method.subpopulations import random_same_class
 from mdhelpers.runs.run import Run
 from mdhelpers.runs.stage import EFFECTS
-from mdhelpers.show.explorer import Explorer, explorer
+from mdhelpers.show.explorer import Explorer
 from mdhelpers.show.gallery import Rows, image_rows
 from mdhelpers.show.style import (
     ALGORITHM_COLORS,
@@ -36,7 +36,7 @@ from mdhelpers.show.style import (
     need_columns,
     nothing_here,
 )
-from mdhelpers.show.subpopulations import members_at, truth_or_none
+from mdhelpers.show.subpopulations import explore_run, members_at
 from mdhelpers.stages.comparison import read_comparison
 from mdhelpers.stages.data import read_data
 from mdhelpers.stages.effect_models import EffectModels
@@ -302,19 +302,8 @@ def told(found: StudyEffects, names: Sequence[str]) -> pd.DataFrame | str:
 
 def explore_findings(run: Run) -> Explorer:
     """The explorer of page 05, with the verdict on what imitates each end."""
-    found, data = read_comparison(run), read_data(run)
-    return explorer(
-        found.comparison,
-        *found.datamodels,
-        data.train,
-        data.test,
-        data.class_names,
-        names=run.names,
-        gaps=found.gaps,
-        uses=found.uses,
-        findings=read_findings(run),
-        truth=truth_or_none(data.test),
-    )
+    found = read_comparison(run)
+    return explore_run(run, gaps=found.gaps, uses=found.uses, findings=read_findings(run))
 
 
 def landing(run: Run, models: EffectModels, found: StudyEffects) -> Figure:

@@ -36,7 +36,8 @@ from mdhelpers.show.style import (
     nothing_here,
     use_word,
 )
-from mdhelpers.stages.comparison import StudyComparison
+from mdhelpers.stages.comparison import StudyComparison, read_comparison
+from mdhelpers.stages.data import read_data
 from mdhelpers.stages.subpopulations import StudySubpopulations
 
 
@@ -66,6 +67,21 @@ def explore(
         truth=truth_or_none(data.test),
         gaps=compared.gaps,
         uses=compared.uses,
+    )
+
+
+def explore_run(run: Run, **shown) -> Explorer:
+    """The explorer of a finished run, with what else is known of ends (see `explorer`)."""
+    found, data = read_comparison(run), read_data(run)
+    return explorer(
+        found.comparison,
+        *found.datamodels,
+        data.train,
+        data.test,
+        data.class_names,
+        names=run.names,
+        truth=truth_or_none(data.test),
+        **shown,
     )
 
 

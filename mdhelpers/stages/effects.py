@@ -314,7 +314,7 @@ def recovery_of(table: pd.DataFrame, verdicts: pd.DataFrame, data: Dataset) -> p
     return pd.DataFrame(rows, columns=RECOVERY)
 
 
-FIRST_OF = "That is the first of {} findings, which nobody had to look for."
+FIRST_OF = "That is the first of {} findings."
 
 
 def finding_figures(table: pd.DataFrame, models: EffectModels) -> dict[str, Any]:

@@ -20,17 +20,14 @@ from mdhelpers.runs.stage import EFFECTS
 from mdhelpers.stages import (
     captions,
     comparison,
-    data,
-    datamodels,
     effect_cases,
     effect_models,
-    models,
     subpopulations,
 )
 from mdhelpers.stages import effects as stage
 from mdhelpers.stages.study import Hypothesis, Placebo
 from mdhelpers.training.learners import TrainedModels
-from tests.stages.test_models import DATA, MODELS
+from tests.stages.test_models import compared
 
 TAG = {"transformation": "tag", "intensities": [3, 5], "target_class": "boat", "uses": 1}
 
@@ -169,11 +166,7 @@ def test_an_expectation_is_held_against_the_outcome(uses, outcome, expected):
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> Run:
-    run = Run("s", runs_dir=tmp_path_factory.mktemp("runs"))
-    data.prepare_data(run, DATA)
-    models.train_models(run, **MODELS, workers=1)
-    datamodels.fit_datamodels(run, method="difference_of_means")
-    comparison.compare_algorithms(run, n_directions=2, n_splits=1, n_null_splits=1)
+    run = compared(tmp_path_factory.mktemp("runs"))
     subpopulations.inspect_subpopulations(run, top_k=12)
     captions.caption_directions(run, {"model": "none"})
     effect_models.train_on_all(run, n_effect_models=3, workers=1)

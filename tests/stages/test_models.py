@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from mdhelpers.runs.run import Run
-from mdhelpers.stages import data, datamodels
+from mdhelpers.stages import comparison, data, datamodels
 from mdhelpers.stages import models as stages_models
 
 DATA = {"kind": "scenes", "size": 16, "n_train": 24, "n_test": 30}
@@ -19,12 +19,25 @@ MODELS = {
 }
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory) -> Run:
-    run = Run("s", runs_dir=tmp_path_factory.mktemp("runs"))
-    data.prepare_data(run, DATA)
+def trained(folder, dataset=DATA) -> Run:
+    """A run of the smallest study, as far as its models."""
+    run = Run("s", runs_dir=folder)
+    data.prepare_data(run, dataset)
     stages_models.train_models(run, **MODELS, workers=1)
     return run
+
+
+def compared(folder, dataset=DATA) -> Run:
+    """The same as far as directions, two of either side."""
+    run = trained(folder, dataset)
+    datamodels.fit_datamodels(run, method="difference_of_means")
+    comparison.compare_algorithms(run, n_directions=2, n_splits=1, n_null_splits=1)
+    return run
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Run:
+    return trained(tmp_path_factory.mktemp("runs"))
 
 
 def test_a_finished_stage_is_read_and_not_made_again(run, capsys):

@@ -8,9 +8,9 @@ import pytest
 
 from mdhelpers.data.transforms import parse_transformation, transform_images
 from mdhelpers.runs.run import Run
-from mdhelpers.stages import captions, comparison, data, datamodels, models, proposals
+from mdhelpers.stages import captions, comparison, models, proposals
 from mdhelpers.stages import subpopulations as sub
-from tests.stages.test_models import MODELS
+from tests.stages.test_models import compared
 
 DATA = {"kind": "scenes", "size": 16, "n_train": 30, "n_test": 90}
 OFF = {"model": "none"}
@@ -18,11 +18,7 @@ OFF = {"model": "none"}
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> Run:
-    run = Run("s", runs_dir=tmp_path_factory.mktemp("runs"))
-    data.prepare_data(run, DATA)
-    models.train_models(run, **MODELS, workers=1)
-    datamodels.fit_datamodels(run, method="difference_of_means")
-    comparison.compare_algorithms(run, n_directions=2, n_splits=1, n_null_splits=1)
+    run = compared(tmp_path_factory.mktemp("runs"), DATA)
     sub.inspect_subpopulations(run, top_k=20)
     captions.caption_directions(run, OFF)
     return run

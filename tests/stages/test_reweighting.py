@@ -9,10 +9,10 @@ from mdhelpers.runs import stage as names
 from mdhelpers.runs.run import Run
 from mdhelpers.runs.stage import TILTING
 from mdhelpers.show import reweighting as show
-from mdhelpers.stages import comparison, data, datamodels, models
+from mdhelpers.stages import comparison, models
 from mdhelpers.stages.reweighting import StudyTilts, read_tilted, tilt_directions
 from mdhelpers.training.store import ModelStore
-from tests.stages.test_models import DATA, MODELS
+from tests.stages.test_models import compared
 
 BUDGET = {"n_tilted": 1, "n_random_tilts": 1, "n_tilt_pairs": 4}
 NAMES = ("a", "b")
@@ -20,12 +20,7 @@ NAMES = ("a", "b")
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> Run:
-    run = Run("s", runs_dir=tmp_path_factory.mktemp("runs"))
-    data.prepare_data(run, DATA)
-    models.train_models(run, **MODELS, workers=1)
-    datamodels.fit_datamodels(run, method="difference_of_means")
-    comparison.compare_algorithms(run, n_directions=2, n_splits=1, n_null_splits=1)
-    return run
+    return compared(tmp_path_factory.mktemp("runs"))
 
 
 @pytest.fixture(scope="module")

@@ -273,6 +273,39 @@ def planner(
             print(textwrap.fill(sentence, 80))
 
 
+@app.command(cls=_PapermillOptions)
+def power(
+    study: Annotated[str, typer.Argument(help="A parameters file, or the name of a study.")],
+    strengths: Annotated[
+        list[float] | None,
+        typer.Option("--strength", help="An intensity of what is spiked in; may be repeated."),
+    ] = None,
+    models: Annotated[
+        list[int] | None,
+        typer.Option("--models", help="Models of each algorithm; may be repeated."),
+    ] = None,
+    drawings: Annotated[
+        int, typer.Option("--drawings", min=1, help="How often carriers and seeds are drawn.")
+    ] = 3,
+    files: Files = None,
+    parameters: Values = None,
+    out: Annotated[str | None, typer.Option("--out", help="Write every figure here.")] = None,
+    runs_dir: RunsDir = None,
+    traceback: Traceback = False,
+) -> None:
+    """Say what a study would find: its dataset.spike_in, by strength and number of models."""
+    with _readable_errors(traceback):
+        from mdhelpers.base.places import resolve, shown
+        from mdhelpers.command.power import measure
+
+        about = {"strengths": strengths or [], "budgets": models or [], "drawings": drawings}
+        folder = resolve(runs_dir or "runs/power")
+        given = study, files or [], _parameters(parameters or [])
+        table, path = measure(*given, folder=folder, out=out and resolve(out), **about)
+        print(table.round(2).to_string(index=False))
+        print(f"Each drawing stands in {shown(path)}")
+
+
 @app.command()
 def export(
     study: Annotated[str, typer.Argument(help="The study's name, or a run's folder.")],

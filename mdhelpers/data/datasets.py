@@ -22,11 +22,12 @@ from pydantic import (
 
 from mdhelpers.base.records import read_json, write_json, written
 from mdhelpers.base.specs import Count, Seed, Share, Spec, find_named
+from mdhelpers.data.spikes import Spike
 
 if TYPE_CHECKING:
     from mdhelpers.data.sources import Source
 
-OF_EVERY_KIND = ("kind", "size", "seed", "duplicates")
+OF_EVERY_KIND = ("kind", "size", "seed", "duplicates", "spike_in")
 LIMITS = ". For fewer pictures give limit_train and limit_test, the most of a class"
 
 
@@ -37,7 +38,8 @@ class DatasetSpec(Spec):
     ``limit_train`` and ``limit_test`` (images a class) to folders and CIFAR-10; ``options``, and
     what else it says that it reads, to a kind of the user's own (``module:name``, see
     `mdhelpers.data.sources.Source`). So many training images as ``duplicates`` says become
-    near-copies of test images."""
+    near-copies of test images. ``spike_in``, a mapping or a list of them, plants features into any
+    images (`mdhelpers.data.spikes.Spike`)."""
 
     kind: str = "scenes"
     size: Annotated[int, Field(ge=16, le=256)] | None = None
@@ -53,6 +55,7 @@ class DatasetSpec(Spec):
     limit_train: Count | None = None
     limit_test: Count | None = None
     duplicates: Annotated[int, Field(ge=0)] = 0
+    spike_in: list[Spike] = Field([])
     options: dict[str, Any] = Field({})
 
     @property
@@ -96,6 +99,11 @@ class DatasetSpec(Spec):
         default = type(self).model_fields[key].get_default(call_default_factory=True)
         return getattr(self, key) != default
 
+    @field_validator("spike_in", mode="before")
+    @classmethod
+    def _one_or_several(cls, given: Any) -> Any:
+        return [given] if isinstance(given, dict) else given
+
     @field_validator("classes")
     @classmethod
     def _each_class_once(cls, names: list[str]) -> list[str]:
@@ -106,7 +114,7 @@ class DatasetSpec(Spec):
     def _without_unused(self, handler: SerializerFunctionWrapHandler) -> dict:
         """Leave out what was added later and is not used: runs made before stay current."""
         shown = handler(self)
-        for key in ("duplicates", "planted", "distractors", "options", "masks"):
+        for key in ("duplicates", "spike_in", "planted", "distractors", "options", "masks"):
             if not getattr(self, key):
                 shown.pop(key, None)
         return shown

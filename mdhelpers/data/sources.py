@@ -33,6 +33,8 @@ from mdhelpers.data.pictures import (
     read_picture,
 )
 from mdhelpers.data.scenes import CLASS_NAMES, check_features, make_scenes
+from mdhelpers.data.spikes import spike_in
+from mdhelpers.data.transforms import contents_of
 
 PARTS = ("train", "test")
 NOT_OURS = {
@@ -95,6 +97,8 @@ def load_dataset(spec: DatasetSpec) -> Dataset:
 
     """
     data = spec.source.read(spec)
+    if spec.spike_in:
+        data = spike_in(data, spec.spike_in, seed=spec.seed)
     return plant_duplicates(data, spec.duplicates, seed=spec.seed) if spec.duplicates else data
 
 
@@ -111,6 +115,8 @@ def data_digest(spec: DatasetSpec) -> str:
     read = [(name, content_digest(path)) for name, path in spec.source.files(spec)]
     if is_own(spec.kind):
         read.append((spec.kind, code_digest(spec.kind)))
+    pasted = contents_of([spike.transformation for spike in spec.spike_in])
+    read += [(f"spike_in: {name}", found) for name, found in pasted.items()]
     return digest(read)[:16] if read else ""
 
 

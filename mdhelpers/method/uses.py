@@ -49,7 +49,6 @@ from mdhelpers.method.subpopulations import ENDS
 DIFFERENT = ("only_1", "more_1", "only_2", "more_2", "other_images")
 USES = (*DIFFERENT, "alike", "too_few")
 _LEAST_PART = 0.25  # of a subpopulation, for a class to be looked at
-_TINY = np.finfo(float).tiny
 
 
 @dataclass(frozen=True)
@@ -221,9 +220,10 @@ def measured_uses(
 
 
 def _shares(values: np.ndarray, covariance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Shares (2, p) and their covariance (2, 2, p), to first order."""
+    """Shares (2, p) and their covariance (2, 2, p), to first order; NaN where a length is not
+    above zero."""
     gradients = np.zeros((2, 5, values.shape[1]))
-    lengths = np.maximum(values[3:], _TINY)
+    lengths = np.where(values[3:] > 0, values[3:], np.nan)
     shares = values[:2] / lengths
     for a in (0, 1):
         gradients[a, a], gradients[a, 3 + a] = 1 / lengths[a], -shares[a] / lengths[a]

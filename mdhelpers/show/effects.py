@@ -220,7 +220,7 @@ def verdicts(found: StudyEffects, names: Sequence[str]) -> pd.DataFrame | str:
         cells += [with_interval(row, what) for what in ("effect_1", "effect_2", "difference")]
         cells += ["<.001" if row["p_corrected"] < 0.001 else f"{row['p_corrected']:.3f}"]
         expected = as_expected(row["uses"], row["outcome"])
-        known = row["source"] == "study" and expected != "undecided"
+        known = row["source"] == "study" and expected not in ("", "undecided")
         said = word_of(row["outcome"], names) + decided_by(row)
         cells += [said + (f", {expected}" if known else ""), word_of(row["placebo"], names)]
         rows.append(cells)

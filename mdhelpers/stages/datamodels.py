@@ -151,6 +151,7 @@ def fit_datamodels(
     workers: int = 0,
     scheduler: str = "local",
     cluster: dict[str, Any] | None = None,
+    keep_gradients: bool = False,
 ) -> StudyFits:
     """Stage 03: fit datamodels, and grade them on held-out models.
 
@@ -172,6 +173,8 @@ def fit_datamodels(
     device, workers, scheduler, cluster
         Who takes gradients, as `mdhelpers.training.mask_training.train_all`; no result depends on
         it, but for the kind of device.
+    keep_gradients
+        Leave their files for a fit on more models, which begins with these; they are large.
 
     """
     if trained := run.manifest(MODELS):
@@ -204,7 +207,7 @@ def fit_datamodels(
         saved = (partial(save_datamodels, fit) for fit in fits.datamodels)
         files |= zip(FILES, saved, strict=True)
         stage.keep(arrays=arrays, files=files, figures=fit_figures(fits, method) | figures)
-        if plan:
+        if plan and not keep_gradients:
             forget_gradients(plan)
     return fits
 

@@ -39,7 +39,7 @@ SURE_MATCH, FEWEST_MOVED = 0.05, 0.05
 class Case:
     """A transformation and the class it is tested on, at some intensities.
 
-    ``rows`` are the test images that it is tested on; ``uses`` is what is expected.
+    ``rows`` are the test images that it is tested on; ``uses`` is what is expected, NaN if nothing.
     """
 
     name: str
@@ -48,7 +48,7 @@ class Case:
     intensities: tuple[float, ...]
     target: str
     rows: np.ndarray
-    uses: int = 0
+    uses: float = 0
 
 
 Candidates = dict[str, tuple[Transformation, float]]
@@ -78,7 +78,7 @@ def cases_of(
     rows, given, cases = np.arange(n_test), set(), []
     for h in wanted:
         about = h.name, "study", h.transformation, tuple(h.intensities), h.target_class
-        cases.append(Case(*about, rows, h.uses))
+        cases.append(Case(*about, rows, np.nan if h.uses is None else h.uses))
         given.add((h.transformation.name, h.target_class))
     _, rows = proposals.halves(n_test, seed)
     for name, target in chosen[["transformation", "class_name"]].itertuples(index=False):
@@ -233,7 +233,7 @@ def after_changes(
 
 VERDICT_COLUMNS = {"hypothesis": str, "source": str, "transformation": str, "class_name": str}
 
-VERDICT_COLUMNS |= {"uses": int, "outcome": str, "intensity": float, "unit": str}
+VERDICT_COLUMNS |= {"uses": float, "outcome": str, "intensity": float, "unit": str}
 
 VERDICT_COLUMNS |= {
     f"{what}{end}": float

@@ -142,8 +142,13 @@ def more_side(outcome: str) -> int:
     return int(outcome[-1]) if outcome.endswith(("1", "2")) else 0
 
 
-def as_expected(uses: int, outcome: str) -> str:
-    """What became of an expectation: "as expected", "not as expected", or "undecided"."""
+def as_expected(uses: float, outcome: str) -> str:
+    """What became of an expectation: "as expected", "not as expected", or "undecided".
+
+    It is "" where nothing was expected, ``uses`` being NaN.
+    """
+    if uses != uses:
+        return ""
     if outcome == "undecided":
         return outcome
     return "as expected" if more_side(outcome) == uses else "not as expected"

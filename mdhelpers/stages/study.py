@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from mdhelpers.analyses.selection import HARDEST
 from mdhelpers.base.places import resolve
@@ -32,6 +32,7 @@ from mdhelpers.clip.words import CaptionSpec, caption_bank
 from mdhelpers.data.datasets import DatasetSpec
 from mdhelpers.data.scenes import CLASS_NAMES, PLANTED
 from mdhelpers.data.sources import data_digest, expected_sizes, has_masks
+from mdhelpers.data.spikes import Spike, check_spikes
 from mdhelpers.data.transforms import (
     AnyTransformation,
     Around,
@@ -59,14 +60,15 @@ class Hypothesis(Spec):
     """A feature said to matter to one algorithm: tested in notebook 07 by Definition 2.
 
     Without a ``name`` it goes by its transformation's. ``uses`` is what is expected: 1 or 2, the
-    algorithm said to use the feature, or 0 for a control, of which no difference is expected.
+    algorithm said to use the feature, or 0 for a control, of which no difference is expected. With
+    null nothing is.
     """
 
     name: str = ""
     transformation: AnyTransformation
     intensities: Annotated[list[Positive], Field(min_length=1)]
     target_class: str
-    uses: Literal[0, 1, 2] = 0
+    uses: Literal[0, 1, 2] | None = 0
 
     @model_validator(mode="before")
     @classmethod
@@ -74,6 +76,23 @@ class Hypothesis(Spec):
         if isinstance(given, dict) and not given.get("name") and given.get("transformation"):
             return given | {"name": of_its_kind(given["transformation"]).name}
         return given
+
+
+def hypothesis_of(spike: Spike) -> Hypothesis:
+    """That a feature which was spiked in matters to its class; nothing is expected of whom."""
+    return Hypothesis(
+        name=f"{spike.name} → {spike.target_class}",
+        transformation=spike.transformation,
+        intensities=[spike.strength],
+        target_class=spike.target_class,
+        uses=None,
+    )
+
+
+def tested(spike: Spike, hypotheses: Sequence[Hypothesis]) -> bool:
+    """Whether one of the hypotheses is about this feature in this class."""
+    about = [(h.transformation.name, h.target_class) for h in hypotheses]
+    return (spike.name, spike.target_class) in about
 
 
 class Placebo(Spec):
@@ -187,6 +206,20 @@ class Study(Spec):
     n_levels: Annotated[int, Field(ge=2)] = 5
     n_crossed: Annotated[int, Field(ge=120)] = 2000
 
+    @model_validator(mode="before")
+    @classmethod
+    def _tests_what_is_spiked_in(cls, given: Any) -> Any:
+        """What is spiked in is a hypothesis too, where the study has none of it."""
+        if not isinstance(given, dict) or given.get("models_1_given"):
+            return given
+        try:
+            dataset = DatasetSpec.model_validate(given.get("dataset", {}))
+            known = [Hypothesis.model_validate(h) for h in given.get("hypotheses", [])]
+        except (ValidationError, TypeError):
+            return given  # its own field says what is wrong
+        own = [hypothesis_of(s) for s in dataset.spike_in if not tested(s, known)]
+        return given | {"hypotheses": [*known, *own]} if own else given
+
     @model_validator(mode="after")
     def _fits_together(self) -> Study:
         if not 0 < self.epsilon < self.delta:
@@ -217,6 +250,7 @@ class Study(Spec):
             raise ValueError(f"n_kept ({self.n_kept}) exceeds the models trained")
         scenes = self.dataset.kind == "scenes"
         classes = CLASS_NAMES if scenes else self.dataset.classes
+        check_spikes(self.dataset.spike_in, classes)
         check_hypotheses(self.hypotheses, classes)
         check_patch_class(self.patch_class, classes)
         if classes:
@@ -416,6 +450,7 @@ def _algorithms(study: Study) -> None:
 def _names(study: Study) -> None:
     """Classes of a folder are known once it was looked at."""
     if (names := study.dataset.source.names(study.dataset)) and not study.dataset.classes:
+        check_spikes(study.dataset.spike_in, names)
         check_hypotheses(study.hypotheses, names)
         check_patch_class(study.patch_class, names)
         check_targets(study.selection_targets, names)
@@ -427,7 +462,8 @@ def _transformations(study: Study) -> None:
     masks = np.ones((1, size, size), bool) if has_masks(study.dataset) else None
     around = Around(masks, np.zeros(1, int))
     placebos = [study.placebo] if study.placebo.transformation else []
-    for spec in (*study.hypotheses, *placebos):
+    spikes = [hypothesis_of(spike) for spike in study.dataset.spike_in]
+    for spec in (*study.hypotheses, *placebos, *spikes):
         for intensity in spec.intensities:
             try:
                 transform_images(spec.transformation, image, intensity, around=around)

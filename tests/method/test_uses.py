@@ -139,3 +139,15 @@ def test_classes_that_make_up_an_end_are_looked_at_one_by_one():
     first = found[found["comparison"] == "1_minus_2"]
     listed = first[["direction", "end", "label", "n"]].to_numpy().tolist()
     assert listed == [[4, "top", 0, 6], [4, "top", 1, 3], [4, "bottom", 1, 9]]
+
+
+def test_a_length_that_noise_hides_leaves_nothing_to_say():
+    rng = np.random.default_rng(0)
+    halves = [rng.normal(size=(17, 5, 1)) * 1e-3 for _ in range(2)]
+    for half in halves:
+        half[:, 3] = -1e-300  # no length of the first can be told
+        half[:, 4] += 1
+    row = measured_uses([halves], [[np.arange(16), np.arange(16)]]).iloc[0]
+    assert row["use"] == "too_few"
+    assert np.isnan(row["share_first"])
+    assert np.isfinite(row["share_second"])

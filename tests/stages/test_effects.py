@@ -158,6 +158,7 @@ def test_what_is_proposed_is_tested_on_the_other_half_and_only_once():
         (0, "neither", "as expected"),
         (0, "only_2", "not as expected"),
         (2, "undecided", "undecided"),
+        (np.nan, "more_1", ""),
     ],
 )
 def test_an_expectation_is_held_against_the_outcome(uses, outcome, expected):

@@ -334,3 +334,25 @@ def test_pictures_that_transformations_paste_are_read_from_outside(tmp_path):
     assert of_study(Study(**given))[EFFECTS] != before
     given["hypotheses"] = []
     assert of_study(Study(**given))[EFFECTS] == {}
+
+
+SPIKE = {"transformation": "cross", "class": "boat", "intensity": 6}
+
+
+def test_what_is_spiked_in_is_a_hypothesis_unless_the_study_has_its_own():
+    alone = validate(Study, SMALLEST | {"dataset": {"spike_in": SPIKE}})
+    [own] = alone.hypotheses
+    assert (own.name, own.intensities, own.uses) == ("cross → boat", [6.0], None)
+    assert validate(Study, alone.model_dump()) == alone
+    given = {"transformation": "cross", "intensities": [3, 6], "target_class": "boat", "uses": 1}
+    both = validate(Study, alone.model_dump() | {"hypotheses": [given]})
+    assert [h.uses for h in both.hypotheses] == [1]
+
+
+def test_what_is_spiked_in_must_be_of_a_class_and_drawn_on_the_images():
+    with pytest.raises(ValueError, match="spike_in: unknown class 'bat'; did you mean 'boat'"):
+        validate(Study, SMALLEST | {"dataset": {"spike_in": SPIKE | {"class": "bat"}}})
+    lost = SPIKE | {"transformation": {"kind": "patch", "path": "nowhere"}}
+    study = validate(Study, SMALLEST | {"dataset": {"spike_in": lost}})
+    with pytest.raises(StudyError, match="no picture at"):
+        check_study(study)

@@ -1,0 +1,199 @@
+"""What a study would find: a feature of known strength, at several strengths and budgets.
+
+That nothing was found means something only where it is known what would have been. A study whose
+data have a feature spiked in (`mdhelpers.data.spikes`) is carried out with it at several strengths,
+for several numbers of models, on several drawings of carriers and seeds. The models of a smaller
+budget are the first of a larger one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from mdhelpers.method.comparison import COMPARISONS
+from mdhelpers.method.engines.moments import FEWEST_WHOLE
+from mdhelpers.method.subpopulations import shows
+from mdhelpers.runs.run import Run
+from mdhelpers.stages import (
+    captions,
+    comparison,
+    data,
+    datamodels,
+    effect_models,
+    effects,
+    models,
+    subpopulations,
+)
+from mdhelpers.stages.study import HALVES, OF_A_SLOT, Study, check_study
+from mdhelpers.training.tasks import choose_stack, resolve_device
+
+LEVEL = 0.05
+N_HELDOUT, N_EFFECT_MODELS = 16, 16  # nothing is graded here but what is found
+OUTCOMES = ("found", "not found", "no difference", "undecided")
+
+
+def studies_of(
+    study: Study, strengths: Sequence[float], budgets: Sequence[int], drawings: int
+) -> list[tuple[Study, dict[str, Any]]]:
+    """The studies to carry out, checked, in an order in which models are extended.
+
+    Each comes with its ``strength``, ``drawing`` and ``models``.
+
+    Raises
+    ------
+    ValueError
+        If the study has not one feature spiked in, and for what a study is refused for.
+    """
+    spikes = study.dataset.spike_in
+    if len(spikes) != 1:
+        raise ValueError(
+            f"the study {study.study} has {len(spikes) or 'no'} features spiked in, and power is "
+            "measured with one. Give dataset.spike_in, such as {transformation: tag, class: "
+            "NAME, share: 0.1}"
+        )
+    found = []
+    for drawing in range(drawings):
+        for strength in sorted(strengths or [spikes[0].strength]):
+            spike = spikes[0].model_dump() | {"intensity": strength}
+            for budget in sorted(budgets or [study.n_models]):
+                about = {"strength": strength, "drawing": drawing, "models": budget}
+                each = with_spike(study, spike, drawing, budget, sorted(budgets or [budget]))
+                check_study(each)
+                found.append((each, about))
+    return found
+
+
+def with_spike(
+    study: Study, spike: dict, drawing: int, budget: int, budgets: Sequence[int]
+) -> Study:
+    """One of the studies: another feature's strength, other seeds, another number of models."""
+    given = study.model_dump() | {"seed": study.seed + drawing, "hypotheses": []}
+    given["dataset"] |= {"spike_in": [spike], "seed": study.dataset.seed + drawing}
+    enough = budget >= study.n_slots * HALVES * OF_A_SLOT and study.n_slots >= FEWEST_WHOLE
+    given |= {"n_slots": study.n_slots if enough else 0, "n_models": budget}
+    given |= {"n_heldout": N_HELDOUT, "n_kept": 0}
+    given["selection_sizes"] = [1]  # of a page that is not carried out
+    together = [b for b in budgets if (b >= study.n_slots * HALVES * OF_A_SLOT) == enough]
+    specs, device = (study.algorithm_1, study.algorithm_2), resolve_device(study.device)
+    n = math.gcd(*(b + N_HELDOUT for b in together or [budget]))
+    given["stack"] = choose_stack(specs, n, device)
+    return Study.model_validate(given)
+
+
+def measure_power(
+    study: Study,
+    *,
+    strengths: Sequence[float] = (),
+    budgets: Sequence[int] = (),
+    drawings: int = 3,
+    folder: Path,
+) -> Iterator[dict[str, Any]]:
+    """Carry the studies out, one row each; what is finished is read.
+
+    Parameters
+    ----------
+    study
+        With one feature in ``dataset.spike_in``.
+    strengths
+        Intensities of the feature; the spike's own where none are given.
+    budgets
+        Models of each algorithm; the study's where none are given.
+    drawings
+        How often carriers and all seeds are drawn.
+    folder
+        Where the runs go.
+
+    Yields
+    ------
+    dict
+        ``strength, drawing, models`` and what `row_of` says.
+    """
+    for each, about in studies_of(study, strengths, budgets, drawings):
+        slots = "" if each.n_slots else "-own"
+        name = f"{study.study}-{about['strength']:g}-{about['drawing']}{slots}"
+        print(f"{name}: {about['models']} models of each algorithm", flush=True)
+        yield about | row_of(carry_out(Run(name, runs_dir=folder), each), each)
+
+
+def carry_out(run: Run, study: Study) -> Run:
+    """Stages 01 to 05, and 07 with what is spiked in as its hypothesis."""
+    given = study.model_dump()
+    who = {key: given[key] for key in ("device", "workers", "scheduler", "cluster")}
+    seed = {"seed": study.seed}
+    data.prepare_data(run, given["dataset"])
+    names = ("n_models", "n_heldout", "n_kept", "n_slots", "alpha", "share_order", "stack")
+    algorithms = given["algorithm_1"], given["algorithm_2"]
+    models.train_models(run, *algorithms, **{n: given[n] for n in names}, **seed, **who)
+    names = ("method", "relative_to_class", "n_lams", "lam_min_ratio", "folds", "gradients")
+    about = {n: given[n] for n in names} | {"keep_gradients": True}
+    datamodels.fit_datamodels(run, **about, **seed, **who)
+    names = ("n_directions", "n_splits", "top_k", "only_below", "alike_within")
+    comparison.compare_algorithms(run, **{n: given[n] for n in names}, n_null_splits=1, **seed)
+    subpopulations.inspect_subpopulations(run, top_k=study.top_k)
+    captions.caption_directions(run, {"model": "none"})
+    effect_models.train_on_all(run, n_effect_models=N_EFFECT_MODELS, **who)
+    about = {"placebo": given["placebo"], "epsilon": study.epsilon, "delta": study.delta}
+    about |= {"n_proposed": 0, "captions": {"model": "none"}, "device": study.device}
+    effects.verify_hypotheses(run, given["hypotheses"], **about, **seed)
+    return run
+
+
+def row_of(run: Run, study: Study) -> dict[str, Any]:
+    """What one study says of the feature that was spiked in.
+
+    Returns
+    -------
+    dict
+        ``effect_1, effect_2, difference`` in points, ``verdict`` of stage 07; ``auc`` within class
+        of the best significant direction of the algorithm that responds more (of either, where
+        none surely does), NaN where none is significant; ``random``, what the best of as many
+        random directions reaches; ``evidence``, the best there is; and ``outcome``: "found" where
+        one algorithm surely responds more, and a significant direction of its own shows the
+        carriers; "not found" where none does; "no difference" or "undecided" where the verdict
+        is so, and there is nothing to find, or it is not known.
+    """
+    feature = study.dataset.spike_in[0].name
+    verdict = effects.read_effects(run).verdicts.iloc[0]
+    gaps = comparison.read_comparison(run).gaps
+    grades = run.kept(effects.SUBPOPULATIONS)["grades"]
+    grades = grades[grades["feature"] == feature].merge(gaps, on=["comparison", "direction"])
+    side = effects.more_side(verdict["outcome"])
+    own = grades[grades["comparison"] == COMPARISONS[side - 1]] if side else grades
+    sure = own[own["q"] < LEVEL].sort_values("auc_within_class", ascending=False)
+    row = verdict[["effect_1", "effect_2", "difference"]].to_dict()
+    row |= {"verdict": verdict["outcome"], "auc": float("nan"), "random": own["random"].max()}
+    row["evidence"] = next((w for w in ("strong", "weak") if w in set(own["evidence"])), "none")
+    seen = False
+    if len(sure):
+        row["auc"] = sure["auc_within_class"].iloc[0]
+        seen = bool(shows(row["auc"], sure["random"].iloc[0]))
+    undecided = verdict["outcome"] == "undecided"
+    none = "undecided" if undecided else "no difference"
+    return row | {"outcome": ("found" if seen else "not found") if side else none}
+
+
+def summary(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
+    """In how many drawings what became of it, by strength and number of models.
+
+    Columns
+    -------
+    strength, models, drawings
+    difference
+        Median, in points: effect under algorithm 1 less that under 2.
+    auc
+        Median over drawings with a significant direction.
+    found, not found, no difference, undecided
+        Drawings.
+    """
+    found = []
+    for key, part in pd.DataFrame(rows).groupby(["strength", "models"]):
+        row = dict(zip(("strength", "models"), key, strict=True)) | {"drawings": len(part)}
+        row |= {"difference": part["difference"].median(), "auc": part["auc"].median()}
+        counts = part["outcome"].value_counts()
+        found.append(row | {word: int(counts.get(word, 0)) for word in OUTCOMES})
+    return pd.DataFrame(found)

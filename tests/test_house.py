@@ -39,7 +39,7 @@ def faults_in(path):
     """All that is wrong with one notebook, in words."""
     found = []
     notebook = json.loads(path.read_text())
-    if extra := set(notebook["metadata"]) - {"kernelspec", "language_info"}:
+    if extra := set(notebook["metadata"]) - {"kernelspec", "language_info", "mdhelpers"}:
         found.append(f"metadata {extra}")
     if not notebook["cells"] or not source(notebook["cells"][0]).startswith("# "):
         found.append("it does not begin with a title")

@@ -133,7 +133,8 @@ def is_finished(run: Run) -> bool:
 
 def _missing(run: Run) -> list[str]:
     """The project's notebooks that the run has no executed copy of."""
-    return sorted(set(_pages_of_project()) - {path.stem for path in _notebooks(run)})
+    wanted = {notebook.name for notebook in find_notebooks() if not notebook.needs}
+    return sorted(wanted - {path.stem for path in _notebooks(run)})
 
 
 def _pages_of_project() -> list[str]:

@@ -183,6 +183,7 @@ def make_plan(
         runs_dir=values.get("runs_dir", "runs"),
     )
     plan, reads = Plan(study, run, ()), _reads(study)
+    notebooks = [notebook for notebook in notebooks if notebook.concerns(values)]
     entries = read_entries(plan.run)
     first = _position(start, notebooks) if start is not None else 0
     why = "forced" if force else "asked for by --from" if start is not None else ""
@@ -307,16 +308,20 @@ def carry_out(plan: Plan, *, force: bool = False) -> None:
 
 
 def _begin(plan: Plan, *, force: bool) -> None:
-    """Forget what will be made anew, so that a run that is cut short never passes for whole."""
-    if not plan.to_run:
+    """Forget what will be made anew, so that a run that is cut short never passes for whole.
+
+    Pages that are no part of the study any more are forgotten too.
+    """
+    names, entries = [step.name for step in plan.to_run], read_entries(plan.run)
+    left = [name for name in entries if name not in {step.name for step in plan.steps}]
+    if not names and not left:
         return
-    names = [step.name for step in plan.to_run]
     if force:
         _discard(plan.run, names)
-    entries = read_entries(plan.run)
-    write_json(keys_file(plan.run), {k: v for k, v in entries.items() if k not in names})
-    for step in plan.to_run:
-        _put_away(plan.copy(step), entries.get(step.name, {}))
+    kept = {k: v for k, v in entries.items() if k not in (*names, *left)}
+    write_json(keys_file(plan.run), kept)
+    for name in (*names, *left):
+        _put_away(plan.run.folder / "notebooks" / f"{name}.ipynb", entries.get(name, {}))
 
 
 def _put_away(copy: Path, entry: Mapping[str, Any]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -24,11 +25,16 @@ class Notebook:
     path: Path
     declares: tuple[str, ...]
     source: str  # sha256 of its cells, outputs left out
+    needs: str = ""  # a parameter without which it has nothing to do, by its metadata
 
     @property
     def name(self) -> str:
         """The stage's name, such as "03_datamodel_fitting"."""
         return self.path.stem
+
+    def concerns(self, values: Mapping[str, Any]) -> bool:
+        """Whether it is part of a study with these parameters."""
+        return not self.needs or bool(values.get(self.needs))
 
 
 def find_notebooks(folder: str | Path | None = None) -> list[Notebook]:
@@ -70,13 +76,14 @@ def _steps_and_copies(folder: Path) -> tuple[list[Path], list[Path]]:
 def read_notebook(path: Path) -> Notebook:
     """Return what a notebook declares and a digest of its cells."""
     try:
-        cells = nbformat.read(path, as_version=4).cells
+        found = nbformat.read(path, as_version=4)
     except Exception as error:  # nbformat raises many kinds
         raise StudyError(f"{shown(path)} cannot be read as a notebook: {error}") from None
+    cells, needs = found.cells, found.metadata.get("mdhelpers", {}).get("needs", "")
     tagged = [c for c in cells if "parameters" in c.metadata.get("tags", ())]
     declares = declared(tagged[0].source, shown(path)) if tagged else ()
     source = digest([[c.cell_type, c.source, c.metadata.get("tags", [])] for c in cells])
-    return Notebook(path.resolve(), declares, source)
+    return Notebook(path.resolve(), declares, source, needs)
 
 
 COPY = re.compile(

@@ -51,6 +51,7 @@ APPLICATIONS = "08_datamodel_applications"
 PREDICTIONS = "09_prediction_level"
 TILTING = "10_reweighting"
 PROBES = "11_patch_and_factors"
+SEVERAL = "12_several_algorithms"
 STORE = ".zarr"
 
 

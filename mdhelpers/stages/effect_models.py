@@ -26,7 +26,8 @@ NAME, _FIRST_KEY = "effects", 2_000_000  # beyond the keys of any run's other mo
 class EffectModels:
     """Models of both algorithms that were trained on all training images, from own seeds.
 
-    ``plans`` are those that trained them, one an algorithm; none for models made elsewhere.
+    ``plans`` are those that trained them, one an algorithm, whatever its number in the study; none
+    for models made elsewhere.
     """
 
     study: StudyModels
@@ -47,11 +48,12 @@ class EffectModels:
     def kept(self, algorithm: int) -> list[TrainedModels]:
         """The models, held against the run's digests."""
         plan, check = self.plans[algorithm - 1], partial(checked, self.study.plan.folder, ALL_DATA)
-        return load_kept(plan, algorithm, self.n_models, check=check)
+        return load_kept(plan, plan.numbers[0], self.n_models, check=check)
 
     def slots(self, algorithm: int) -> np.ndarray | None:
         """Which of several source models each started from; None where that is not shared."""
-        source = self.study.plan.algorithms[algorithm - 1].start.source
+        plan = self.plans[algorithm - 1]
+        source = plan.algorithms[plan.numbers[0] - 1].start.source
         n = source.n_models if source else 0
         return (_FIRST_KEY + np.arange(self.n_models)) % n if n > 1 else None
 

@@ -42,7 +42,7 @@ def gradient_plan(models: StudyModels, spec: GradientSpec) -> GradientPlan:
     plan, first = models.plan, models.n_heldout
     own = {field.name: getattr(plan, field.name) for field in fields(TrainingPlan)}
     return GradientPlan(
-        **own | {"folder": plan.folder / FOLDER, "run_folder": plan.folder},
+        **own | {"folder": plan.folder / FOLDER, "run_folder": plan.run_folder or plan.folder},
         rows=(first, min(first + spec.models, plan.n_models)),
         at=tuple(spec.at),
         views=spec.views,
@@ -64,7 +64,7 @@ def take_gradients(
     tasks, failures, n_done = unfinished(plan), [], 0
     workers = workers or default_workers(plan, len(tasks))
     reports = run_tasks(plan, tasks, scheduler, workers, cluster, run=run_gradients)
-    total = 2 * len(plan.tasks) * plan.stack
+    total = len(plan.numbers) * len(plan.tasks) * plan.stack
     begun = total - len(tasks) * plan.stack
     bar = tqdm(total=total, initial=begun, unit="model", desc="gradients", mininterval=2.0)
     with bar, closing(reports):
@@ -82,7 +82,7 @@ def take_gradients(
 
 def forget_gradients(plan: GradientPlan) -> None:
     """Remove the files of gradients; the folder goes where nothing else lies in it."""
-    for path in (*plan.folder.glob("[12]-?????-*.safetensors"), plan.folder / LOG):
+    for path in (*plan.folder.glob("*-?????-*.safetensors"), plan.folder / LOG):
         path.unlink(missing_ok=True)
     with suppress(OSError):
         plan.folder.rmdir()
@@ -187,5 +187,9 @@ def as_outputs(scores: np.ndarray, models: StudyModels, relative: bool) -> np.nd
 
 def read_scores(run: Run, algorithm: int) -> np.ndarray:
     """One algorithm's scores as stage 03 wrote them, (n_scored, n_test, n_train), on disk."""
-    path = run.output(DATAMODELS, FILES[algorithm - 1])
+    return open_scores(run.output(DATAMODELS, FILES[algorithm - 1]))
+
+
+def open_scores(path: Path) -> np.ndarray:
+    """Scores that `ModelGradients.write` wrote, on disk."""
     return open_npy(path, ("n_models", "n_test", "n_train"))

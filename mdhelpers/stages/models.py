@@ -309,7 +309,7 @@ def training_figures(models: StudyModels, begun: dict) -> dict:
     return figures
 
 
-MADE = ("models_?.zarr", "checkpoints_?", "sources", "retrained", "gradients")
+MADE = ("models_?.zarr", "checkpoints_?", "sources", "retrained", "gradients", "further")
 MADE += ("training.jsonl", "plan.json")
 
 

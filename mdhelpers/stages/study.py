@@ -48,7 +48,7 @@ from mdhelpers.method.engines.fast_l1 import check_fast_l1
 from mdhelpers.method.engines.moments import FEWEST_WHOLE
 from mdhelpers.method.uses import Margins
 from mdhelpers.runs.run import StudyError
-from mdhelpers.runs.stage import CAPTIONS, COMPARISON, DATA, EFFECTS, MODELS
+from mdhelpers.runs.stage import CAPTIONS, COMPARISON, DATA, EFFECTS, MODELS, SEVERAL
 from mdhelpers.stages.data import data_from_outside
 from mdhelpers.training.algorithms import AlgorithmSpec, AnyAlgorithm
 from mdhelpers.training.locations import check_url
@@ -143,6 +143,7 @@ class Study(Spec):
     dataset: DatasetSpec = DatasetSpec()
     write_beton: bool = False
 
+    algorithms: list[AnyAlgorithm] = Field([])
     algorithm_1: AnyAlgorithm
     algorithm_2: AnyAlgorithm
     alpha: Share = 0.5
@@ -208,6 +209,15 @@ class Study(Spec):
 
     @model_validator(mode="before")
     @classmethod
+    def _first_two_of_several(cls, given: Any) -> Any:
+        """Of ``algorithms`` the first two are those that every page is about."""
+        several = given.get("algorithms") if isinstance(given, dict) else None
+        if not isinstance(several, list) or len(several) < 2:
+            return given
+        return {"algorithm_1": several[0], "algorithm_2": several[1]} | given
+
+    @model_validator(mode="before")
+    @classmethod
     def _tests_what_is_spiked_in(cls, given: Any) -> Any:
         """What is spiked in is a hypothesis too, where the study has none of it."""
         if not isinstance(given, dict) or given.get("models_1_given"):
@@ -227,6 +237,7 @@ class Study(Spec):
                 f"epsilon ({self.epsilon}) must be above 0 and below delta ({self.delta})"
             )
         Margins(self.only_below, self.alike_within)
+        check_several(self.algorithms, (self.algorithm_1, self.algorithm_2))
         if self.stack and (self.n_models + self.n_heldout) % self.stack:
             raise ValueError(
                 f"n_models + n_heldout = {self.n_models + self.n_heldout} do not make whole "
@@ -259,6 +270,21 @@ class Study(Spec):
                 [*(self.dataset.planted or PLANTED if scenes else ()), *classes],
             )
         return self
+
+
+def check_several(several: Sequence[AlgorithmSpec], first: tuple[AlgorithmSpec, ...]) -> None:
+    """Refuse fewer than three ``algorithms``, one name twice, and others beside them."""
+    if not several:
+        return
+    if len(several) <= len(first):
+        raise ValueError(
+            f"algorithms: {len(several)} given; give three or more, or algorithm_1 and algorithm_2"
+        )
+    names = [spec.name for spec in several]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise ValueError(f"algorithms: two are called {twice[0]!r}; give one another name")
+    if tuple(several[: len(first)]) != first:
+        raise ValueError("algorithms holds all of them; leave algorithm_1 and algorithm_2 out")
 
 
 def check_gradients(method: str, specs: Sequence[AlgorithmSpec], elsewhere: bool) -> None:
@@ -376,6 +402,7 @@ def of_study(study: Study) -> dict[str, dict[str, Any]]:
         COMPARISON: {"scores": [scores_digest(resolve(path)) for path in scores]},
         CAPTIONS: captions_from_outside(study.captions.for_data(study.dataset.kind)),
         EFFECTS: transformations_from_outside(study.hypotheses, study.placebo),
+        SEVERAL: algorithms_from_outside(*study.algorithms),
     }
 
 
@@ -441,8 +468,13 @@ def _of_sizes(study: Study, n_train: int, n_test: int) -> Iterator[str]:
 
 
 def _algorithms(study: Study) -> None:
-    for spec in (study.algorithm_1, study.algorithm_2):
+    every = study.algorithms or [study.algorithm_1, study.algorithm_2]
+    for spec in every:
         spec.check()
+    if study.algorithms and study.models_1_given:
+        raise ValueError("algorithms: of models_1_given there are two; give two algorithms")
+    if (method := method_of(study)) in FROM_GRADIENTS and study.algorithms:
+        check_gradients(method, every, elsewhere=False)
     if study.share_order and not study.n_slots:
         raise ValueError("share_order needs slots to share within; give n_slots above 0")
 

@@ -68,7 +68,7 @@ class GradientPlan(TrainingPlan):
     @property
     def digest(self) -> str:
         """Of what decides the gradients beside the models."""
-        about = [self.identity(a) for a in (1, 2)] + [self.at, self.views, self.dimension]
+        about = [self.identity(a) for a in self.numbers] + [self.at, self.views, self.dimension]
         return hashlib.sha256(json.dumps(about, default=str).encode()).hexdigest()[:12]
 
     def path(self, algorithm: int, task: int) -> Path:
@@ -77,7 +77,7 @@ class GradientPlan(TrainingPlan):
 
 def unfinished(plan: GradientPlan) -> list[tuple[int, int]]:
     """(algorithm, task) pairs still to do, the algorithms in turn."""
-    return [(a, t) for t in plan.tasks for a in (1, 2) if not plan.path(a, t).exists()]
+    return [(a, t) for t in plan.tasks for a in plan.numbers if not plan.path(a, t).exists()]
 
 
 def run_gradients(plan: GradientPlan, algorithm: int, task_index: int) -> dict:

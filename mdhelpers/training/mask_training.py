@@ -183,7 +183,8 @@ def describe_plan(plan: TrainingPlan) -> None:
 
 def remove_leftovers(plan: TrainingPlan) -> None:
     """Remove what killed processes had begun to write."""
-    for folder in (".", "checkpoints_1", "checkpoints_2", "sources"):
+    checkpoints = (f"checkpoints_{algorithm}" for algorithm in plan.numbers)
+    for folder in (".", *checkpoints, "sources"):
         remove_unfinished(plan.folder / folder)
 
 
@@ -254,7 +255,7 @@ def retrain(
     plan : TrainingPlan
         Of a finished study: `mdhelpers.stages.models.read_models(run).plan`.
     algorithm : int
-        1 or 2.
+        Its number, 1 or 2 of a study of two.
     masks : ndarray, shape (n_models, n_train), bool
         Subsets of any sizes; all training images are one too. Sizes that occur in multiples of
         ``plan.stack`` train fastest.
@@ -311,7 +312,7 @@ def retraining(
     folder = plan.folder / "retrained" / f"{name}_{algorithm}-{digest}"
     own = {field.name: getattr(plan, field.name) for field in fields(TrainingPlan)}
     ours = replace(
-        RetrainingPlan(**own | {"run_folder": plan.folder}, digest=digest),
+        RetrainingPlan(**own | {"run_folder": plan.run_folder or plan.folder}, digest=digest),
         folder=folder,
         n_models=len(order),
         n_keep=len(masks) if keep else 0,
@@ -342,8 +343,10 @@ def _in_stacks(sizes: np.ndarray, limit: int) -> tuple[int, np.ndarray]:
 
 def _checked(plan: TrainingPlan, algorithm: int, masks, keys) -> tuple[np.ndarray, np.ndarray]:
     masks, keys = np.asarray(masks), np.asarray(keys)
-    if algorithm not in (1, 2):
-        raise ValueError(f"algorithm is {algorithm!r}; give 1 or 2.")
+    if algorithm not in range(1, len(plan.algorithms) + 1):
+        raise ValueError(
+            f"algorithm is {algorithm!r}; give a number from 1 to {len(plan.algorithms)}."
+        )
     if masks.ndim != 2 or masks.shape[1] != plan.n_train or masks.dtype != bool or not len(masks):
         raise ValueError(
             f"masks have shape {masks.shape} and dtype {masks.dtype}; expected (n_models, "

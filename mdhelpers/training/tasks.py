@@ -66,13 +66,14 @@ class TrainingPlan:
     """Everything that fixes the models of a study; small and picklable, it travels to workers.
 
     ``n_models`` counts all models of an algorithm, held-out ones first; the first ``n_keep`` are
-    kept as checkpoints. ``numbers`` are those of the algorithms that are trained.
+    kept as checkpoints. ``algorithms`` are two, or as many as a study of several has;
+    ``numbers``, from 1 on, are those of the ones that are trained.
     ``origins`` says of models made elsewhere what files they were read from, by algorithm.
     ``run_folder`` is the study's, where ``folder`` is one within it.
     """
 
     folder: Path
-    algorithms: tuple[AlgorithmSpec, AlgorithmSpec]
+    algorithms: tuple[AlgorithmSpec, ...]
     fingerprint: str
     n_train: int
     n_test: int

@@ -375,7 +375,7 @@ def test_sizes_fill_whole_stacks_with_little_waste():
 @pytest.mark.parametrize(
     ("algorithm", "masks", "keys", "message"),
     [
-        (3, np.ones((2, 24), bool), [0, 1], "give 1 or 2"),
+        (3, np.ones((2, 24), bool), [0, 1], "give a number from 1 to 2"),
         (1, np.ones((2, 23), bool), [0, 1], "expected"),
         (1, np.ones((2, 24)), [0, 1], "dtype float64"),
         (1, np.eye(2, 24, -1, dtype=bool), [0, 1], "mask 0 is empty"),

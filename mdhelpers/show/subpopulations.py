@@ -286,11 +286,15 @@ def matches(found: StudySubpopulations, *, names: Sequence[str]) -> pd.DataFrame
     return table.loc[order, list(ENDS)].rename_axis(columns=None)
 
 
+OF_OLDER_RUNS = {"found": "seen, used more", "not found": "not seen"}
+
+
 def best_directions(run: Run) -> pd.DataFrame | str:
     """The direction of each comparison that shows each planted feature best.
 
     *Random* is what the best of as many random directions reaches, 95th percentile. *Carriers* are
-    counted among as many outermost images as carry the feature.
+    counted among as many outermost images as carry the feature. *Shown* says whether the direction
+    shows the feature, and how the first-named algorithm uses what marks its images.
     """
     best = run.results[SUBPOPULATIONS].get("best")
     if not best:
@@ -307,7 +311,8 @@ def best_directions(run: Run) -> pd.DataFrame | str:
         "precision_at_k": "carriers",
         "n": "of",
         "use": "who uses it",
-        "verdict": "verdict",
+        "verdict": "shown",
     }
+    table["verdict"] = table["verdict"].replace(OF_OLDER_RUNS)
     table = table.set_index(["comparison", "feature"])[list(titles)]
     return table.rename(columns=titles).round(2)

@@ -29,8 +29,8 @@ from mdhelpers.stages.comparison import read_comparison
 from mdhelpers.stages.data import read_data
 
 VERDICTS = {
-    "only_1": "found",
-    "more_1": "found",
+    "only_1": "seen, used more",
+    "more_1": "seen, used more",
     "only_2": "seen, used more by the other",
     "more_2": "seen, used more by the other",
     "alike": "seen, used alike",
@@ -99,10 +99,10 @@ def grade_figures(
     """The best direction for each planted feature, and the feature that each end matches.
 
     ``best`` has a word for the use of its subpopulation in the feature's class, where there is one,
-    and a ``verdict``. *Found* takes two things: the direction shows the feature
-    (`mdhelpers.method.subpopulations.shows`), and the first-named algorithm surely uses what marks
-    the subpopulation more, as is said of an algorithm compared with itself in one of forty cases at
-    most. A feature that both use alike is seen in directions too.
+    and a ``verdict``: whether the direction shows the feature
+    (`mdhelpers.method.subpopulations.shows`), and who surely uses what marks the subpopulation
+    more, as is said of an algorithm compared with itself in one of forty cases at most. It is no
+    finding yet: what is, page 7 says, where the feature itself is put into images.
     """
     if grades is None:
         return {}
@@ -110,7 +110,7 @@ def grade_figures(
     best = grades.loc[best].copy()
     best["use"] = [use_of(row, uses, labels, truth) for row in best.itertuples()]
     seen = shows(best["auc_within_class"], best["random"])
-    best["verdict"] = np.where(seen, best["use"].map(VERDICTS), "not found")
+    best["verdict"] = np.where(seen, best["use"].map(VERDICTS), "not seen")
     tables = {"best": best, "matches": match_features(grades)}
     return {name: table.to_dict("records") for name, table in tables.items()}
 

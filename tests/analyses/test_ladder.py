@@ -81,7 +81,7 @@ def test_intervals_over_models_cover_the_truth():
         table = ladder.measure_ladder(given, {("a", "b"): "architecture"}, seed=seed)
         row = table[table["measure"] == "inconsistency"].iloc[0]
         hits += row["low"] <= truth <= row["high"]
-    assert 0.8 < hits / n  # noise of pairs, which the models' drawings do not hold, makes it wide
+    assert hits / n > 0.8  # noise of pairs, which the models' drawings do not hold, makes it wide
 
 
 def test_an_ensemble_adds_the_best_of_what_is_left(two):

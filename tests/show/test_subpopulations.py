@@ -81,8 +81,8 @@ def test_what_was_found_is_called_so():
     ]
     run = SimpleNamespace(names=NAMES, results={SUBPOPULATIONS: {"best": best}})
     table = subpopulations.best_directions(run)
-    assert table.loc[("fixed ∖ shifted", "tag"), "verdict"] == "found"
-    assert table.loc[("fixed ∖ shifted", "ring"), "verdict"] == "not found"
+    assert table.loc[("fixed ∖ shifted", "tag"), "shown"] == "seen, used more"
+    assert table.loc[("fixed ∖ shifted", "ring"), "shown"] == "not seen"
     assert table["who uses it"].tolist() == ["fixed more", "both alike"]
     run.results[SUBPOPULATIONS]["best"] = []
     assert "No truth is known" in subpopulations.best_directions(run)

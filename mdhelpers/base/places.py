@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tomllib
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -63,9 +64,33 @@ def _is_checkout(folder: Path) -> bool:
 
 
 def resolve(path: str | Path) -> Path:
-    """Return `path` as absolute: `~` is the home folder, relative counts from `project_root()`."""
+    """Return `path` as absolute: `~` is the home folder, relative counts from `project_root()`.
+
+    ``package://NAME/FILE`` is a file that an installed package brings; nothing of it is imported.
+
+    Raises
+    ------
+    ValueError
+        If there is no package of that name.
+    """
+    found = IN_A_PACKAGE.fullmatch(str(path))
+    if found:
+        return _in_package(*found.groups())
     path = Path(path).expanduser()
     return path if path.is_absolute() else project_root() / path
+
+
+IN_A_PACKAGE = re.compile(r"package:/{1,2}([A-Za-z_]\w*)/(.+)")  # pathlib leaves one of two slashes
+
+
+def _in_package(name: str, file: str) -> Path:
+    spec = find_spec(name)
+    if spec is None or not spec.submodule_search_locations:
+        raise ValueError(
+            f"package://{name}/{file}: no package {name} is installed. Install it, for example by "
+            f"pip install {name.replace('_', '-')}"
+        )
+    return Path(next(iter(spec.submodule_search_locations))) / file
 
 
 def shown(path: str | Path) -> str:

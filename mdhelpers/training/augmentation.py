@@ -68,7 +68,7 @@ class Augmenter:
         if spec.flip:
             draws["flip"] = rng.random(n) < 0.5
         if spec.crop:
-            draws["box"] = crop_boxes(n, spec.crop, rng)
+            draws["box"] = crop_boxes(n, spec.crop, self.size, rng)
         if spec.jitter:
             factors = rng.uniform(1 - spec.jitter, 1 + spec.jitter, (n, 3))
             draws["jitter"] = factors.astype(np.float32)
@@ -153,33 +153,64 @@ def normalise(images: torch.Tensor) -> torch.Tensor:
     return images.float().mul_(2 / 255).sub_(1)
 
 
-def crop_boxes(n: int, smallest: float, rng: np.random.Generator) -> np.ndarray:
-    """Random resized crops as torchvision draws them: area in [smallest, 1], aspect 3/4 to 4/3.
+def crop_boxes(
+    n: int, smallest: float, size: tuple[int, int], rng: np.random.Generator
+) -> np.ndarray:
+    """Random resized crops as torchvision's `RandomResizedCrop` draws them.
+
+    Of whole pixels: an area uniform in [smallest, 1] of the image's and an aspect between 3/4 and
+    4/3, uniform in its logarithm, drawn up to ten times until both sides fit. Where none does, the
+    middle of the image, as much of it as has such an aspect.
 
     Returns
     -------
     (n, 4) float32: centre x, centre y, half width, half height in the units of `affine_grid`,
-    in which the whole image spans [-1, 1].
+    in which the whole image of ``size`` (height, width) spans [-1, 1].
 
     """
-    area = rng.uniform(smallest, 1, n)
-    aspect = np.exp(rng.uniform(math.log(3 / 4), math.log(4 / 3), n))
-    half_width = np.minimum(np.sqrt(area * aspect), 1)
-    half_height = np.minimum(np.sqrt(area / aspect), 1)
-    x = rng.uniform(-1, 1, n) * (1 - half_width)
-    y = rng.uniform(-1, 1, n) * (1 - half_height)
-    return np.stack([x, y, half_width, half_height], axis=1).astype(np.float32)
+    whole = np.array([size[1], size[0]])
+    sides = np.tile(middle_crop(size), (n, 1))
+    left = np.arange(n)
+    for _ in range(TRIES):
+        area = whole.prod() * rng.uniform(smallest, 1, len(left))
+        aspect = np.exp(rng.uniform(math.log(NARROWEST), math.log(WIDEST), len(left)))
+        tried = np.rint(np.sqrt([area * aspect, area / aspect])).T
+        fits = ((tried > 0) & (tried <= whole)).all(1)
+        sides[left[fits]] = tried[fits]
+        left = left[~fits]
+    starts = np.floor(rng.random((n, 2)) * (whole - sides + 1))
+    starts[left] = (whole - sides[left]) // 2
+    return np.hstack([(2 * starts + sides) / whole - 1, sides / whole]).astype(np.float32)
+
+
+TRIES, NARROWEST, WIDEST = 10, 3 / 4, 4 / 3
+
+
+def middle_crop(size: tuple[int, int]) -> tuple[float, float]:
+    """Width and height of the largest crop with an aspect between 3/4 and 4/3."""
+    height, width = size
+    return min(width, round(height * WIDEST)), min(height, round(width / NARROWEST))
 
 
 def resample(batch: torch.Tensor, boxes: torch.Tensor) -> torch.Tensor:
-    """Cut each box out of its image (m, height, width, 3) and resize it to full size, bilinear."""
+    """Cut each box out of its image (m, height, width, 3) and resize it to full size, bilinear.
+
+    What lies beyond a box has no part in it, as where one is cut out first and then resized.
+    """
     _, height, width, _ = batch.shape
-    x = _pixel_centres(width, batch.device) * boxes[:, 2:3] + boxes[:, 0:1]
-    y = _pixel_centres(height, batch.device) * boxes[:, 3:4] + boxes[:, 1:2]
+    x = _points(boxes[:, 0:1], boxes[:, 2:3], width)
+    y = _points(boxes[:, 1:2], boxes[:, 3:4], height)
     # a box needs no rotation: `affine_grid` finds the same points by a matrix product, slowly
     grid = torch.stack(torch.broadcast_tensors(x[:, None, :], y[:, :, None]), dim=-1)
     cut = F.grid_sample(batch.permute(0, 3, 1, 2), grid, padding_mode="border", align_corners=False)
     return cut.permute(0, 2, 3, 1)
+
+
+def _points(centres: torch.Tensor, halves: torch.Tensor, side: int) -> torch.Tensor:
+    """Where boxes (m, 1) are looked at, (m, side), within the centres of their outermost pixels."""
+    points = _pixel_centres(side, centres.device) * halves + centres
+    inner = halves - 1 / side
+    return points.clamp_(centres - inner, centres + inner)
 
 
 def _pixel_centres(side: int, device: torch.device) -> torch.Tensor:

@@ -450,9 +450,16 @@ def test_normalisations_that_mean_nothing_are_refused(start, message):
         NetworkSpec(name="a", architecture="resnet18", initialisation=start)
 
 
-def test_models_from_torchvisions_weights_are_others_than_before_and_no_others_are():
+def test_models_that_are_others_than_before_say_so_and_no_others_do():
     def spec(**given):
         return NetworkSpec(name="a", architecture="resnet18", **given)
+
+    assert spec(augmentation={"shift": 2, "flip": True, "jitter": 0.1}).made_with() == ""
+    cropped = spec(augmentation={"crop": 0.5})
+    assert cropped.made_with() == "crops drawn as torchvision draws them"
+    source = {"dataset": {"kind": "scenes"}, "algorithm": cropped.model_dump()}
+    tuned = spec(initialisation={"kind": "pretraining", "source": source})
+    assert tuned.made_with() == cropped.made_with()
 
     from_weights = spec(initialisation="torchvision")
     assert "ImageNet" in from_weights.made_with()

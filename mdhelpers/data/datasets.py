@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -34,8 +34,10 @@ class DatasetSpec(Spec):
     """What notebook 01 prepares. ``n_train``, ``n_test``, ``share``, ``planted`` (which class each
     feature marks) and ``distractors`` (features of every class) belong to scenes; ``root``,
     ``masks`` (a folder with a picture of where the object is, for each image), ``classes``,
-    ``limit_train`` and ``limit_test`` (images a class) to folders and CIFAR-10; ``options``, and
-    what else it says that it reads, to a kind of the user's own (``module:name``, see
+    ``limit_train`` and ``limit_test`` (images a class) to folders and published data sets; ``part``
+    to Waterbirds (``validation`` in place of its test images) and ``split`` to Living17 (its
+    ``source`` or ``target`` half; both where it is left out); ``options``, and what else it says
+    that it reads, to a kind of the user's own (``module:name``, see
     `mdhelpers.data.sources.Source`). So many training images as ``duplicates`` says become
     near-copies of test images."""
 
@@ -52,6 +54,8 @@ class DatasetSpec(Spec):
     classes: list[str] = Field([])
     limit_train: Count | None = None
     limit_test: Count | None = None
+    part: Literal["test", "validation"] = "test"
+    split: Literal["", "source", "target"] = ""
     duplicates: Annotated[int, Field(ge=0)] = 0
     options: dict[str, Any] = Field({})
 
@@ -106,8 +110,8 @@ class DatasetSpec(Spec):
     def _without_unused(self, handler: SerializerFunctionWrapHandler) -> dict:
         """Leave out what was added later and is not used: runs made before stay current."""
         shown = handler(self)
-        for key in ("duplicates", "planted", "distractors", "options", "masks"):
-            if not getattr(self, key):
+        for key in ("duplicates", "planted", "distractors", "options", "masks", "part", "split"):
+            if not self._differs(key):
                 shown.pop(key, None)
         return shown
 

@@ -215,6 +215,8 @@ def waterbirds_files(spec: DatasetSpec) -> list[tuple[str, Path]]:
 def list_waterbirds(spec: DatasetSpec) -> Listing:
     """The pictures of the official splits; ``spec.part`` says which one tests.
 
+    A limit takes pictures of all species.
+
     Raises
     ------
     FileNotFoundError
@@ -227,8 +229,9 @@ def list_waterbirds(spec: DatasetSpec) -> Listing:
     pictures = {
         part: {
             name: [
-                root / file for file in table.img_filename[(table.split == number) & (table.y == y)]
-            ][: limits[part]]
+                root / file
+                for file in evenly(table[(table.split == number) & (table.y == y)], limits[part])
+            ]
             for y, name in enumerate(BIRDS)
         }
         for part, number in parts.items()
@@ -236,6 +239,12 @@ def list_waterbirds(spec: DatasetSpec) -> Listing:
     listing = Listing(root, list(BIRDS), pictures, {})
     refuse_lost(listing, "waterbirds", GET_WATERBIRDS)
     return listing
+
+
+def evenly(table: pd.DataFrame, limit: int | None) -> list[str]:
+    """Names of so many pictures, from the whole of a table that is sorted by species."""
+    n = min(len(table), limit or len(table))
+    return table.img_filename.iloc[np.arange(n) * len(table) // max(n, 1)].tolist()
 
 
 def refuse_lost(listing: Listing, kind: str, where: str) -> None:

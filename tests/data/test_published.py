@@ -54,6 +54,8 @@ def test_waterbirds_lie_below_the_root_too_and_limits_are_of_a_class(waterbirds)
     data = load_dataset(spec)
     assert np.bincount(data.train.labels).tolist() == [5, 5]
     assert expected_sizes(spec) == (10, 6, 2)
+    numbers = data.train.metadata["file"].str.extract(r"_(\d+)\.jpg")[0].astype(int)
+    assert numbers[:5].tolist() == [0, 8, 16, 24, 32]  # of 20 in turns of the classes
 
 
 def test_masks_of_birds_lie_as_the_birds_do(waterbirds, tmp_path):

@@ -12,7 +12,7 @@ import yaml
 from PIL import Image
 
 from mdhelpers.base.specs import validate
-from mdhelpers.command.files import complete, known_studies, merge, read_study
+from mdhelpers.command.files import complete, known_studies, merge, read_parameters, read_study
 from mdhelpers.method.engines import moments
 from mdhelpers.runs.notebooks import find_notebooks
 from mdhelpers.runs.run import StudyError
@@ -39,7 +39,7 @@ def test_a_study_needs_a_name_and_two_algorithms():
 
 @pytest.mark.parametrize("path", sorted((ROOT / "parameters").glob("*.yaml")), ids=lambda p: p.stem)
 def test_every_parameters_file_is_valid(path):
-    given = yaml.safe_load(path.read_text())
+    given = read_parameters(path)
     validate(Study, given if "study" in given else SMALLEST | given)
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from mdhelpers.base.places import resolve
+from mdhelpers.base.places import reachable, resolve
 from mdhelpers.data.datasets import Dataset, DatasetSpec, Split
 from mdhelpers.data.folders import (
     PARTS,
@@ -39,12 +39,37 @@ def read_cifar10(spec: DatasetSpec) -> Dataset:
             raw = CIFAR10(str(root), train=part == "train", download=True)
         except (OSError, RuntimeError) as error:
             raise FileNotFoundError(
-                f"CIFAR-10 is neither in {root} nor could be downloaded ({error}). Put "
-                f"cifar-10-batches-py there, or use kind: image_folder with its JPEGs."
+                f"CIFAR-10 is neither in {root} nor could be downloaded ({error}). {GET_CIFAR10}."
             ) from error
         names = chosen_classes(spec.classes, list(raw.classes))
         splits.append(chosen(raw.data, np.array(raw.targets), raw.class_to_idx, names, limit, spec))
     return Dataset.build("cifar10", *splits, names)
+
+
+def names_of_cifar10(spec: DatasetSpec) -> list[str]:
+    """Its classes.
+
+    Raises
+    ------
+    FileNotFoundError
+        Where it is not there and could not be downloaded.
+
+    """
+    from torchvision.datasets import CIFAR10
+
+    root = resolve(spec.root or "data")
+    if not (root / CIFAR10.base_folder).is_dir() and not reachable(CIFAR10.url):
+        raise FileNotFoundError(
+            f"CIFAR-10 is not in {root}, and {CIFAR10.url} cannot be reached. {GET_CIFAR10}"
+        )
+    return spec.classes or list(CIFAR_CLASSES)
+
+
+CIFAR_CLASSES = (
+    *("airplane", "automobile", "bird", "cat", "deer"),
+    *("dog", "frog", "horse", "ship", "truck"),
+)
+GET_CIFAR10 = "Put cifar-10-batches-py there, or use kind: image_folder with its JPEGs"
 
 
 def count_cifar10(spec: DatasetSpec) -> tuple[int, int, int]:

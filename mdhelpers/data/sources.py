@@ -231,7 +231,12 @@ SOURCES = {
         keys=("classes", "masks"),
         check=needs_root,
     ),
-    "cifar10": Source(published.read_cifar10, published.count_cifar10, keys=(*LIMITED, "classes")),
+    "cifar10": Source(
+        published.read_cifar10,
+        published.count_cifar10,
+        keys=(*LIMITED, "classes"),
+        names=published.names_of_cifar10,
+    ),
     "fashion_mnist": Source(
         published.read_fashion_mnist,
         published.count_fashion_mnist,

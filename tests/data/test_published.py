@@ -216,6 +216,22 @@ def test_fashion_mnist_says_what_is_missing_or_cut_short(tmp_path):
         load_dataset(spec)
 
 
+# CIFAR-10
+
+
+def test_cifar10_is_asked_for_before_anything_is_trained(tmp_path, monkeypatch):
+    monkeypatch.setattr("mdhelpers.data.published.reachable", lambda _: False)
+    spec = DatasetSpec(kind="cifar10", root=str(tmp_path))
+    with pytest.raises(
+        FileNotFoundError, match=r"cannot be reached\. Put cifar-10-batches-py there"
+    ):
+        spec.source.names(spec)
+    (tmp_path / "cifar-10-batches-py").mkdir()
+    assert spec.source.names(spec)[5] == "dog"
+    monkeypatch.setattr("mdhelpers.data.published.reachable", lambda _: True)
+    assert len(DatasetSpec(kind="cifar10").source.names(DatasetSpec(kind="cifar10"))) == 10
+
+
 # Of all of them
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from PIL import Image
 from safetensors.torch import save_file
 
@@ -29,12 +30,12 @@ from tests.published_data import make_living17, make_waterbirds, save
 
 TINY = {
     "n_models": 32, "n_heldout": 8, "n_kept": 4, "n_slots": 0, "stack": 8, "n_splits": 1,
-    "n_null_splits": 1, "n_directions": 2, "top_k": 4, "n_effect_models": 4, "n_lams": 3,
+    "n_null_splits": 1, "n_directions": 2, "top_k": 4, "n_effect_models": 4, "n_lams": 10,
     "selection_sizes": [8], "workers": 1,
 }  # fmt: skip
 TINY_NETWORK = {
-    "architecture": "cnn", "width": 4, "epochs": 8, "batch_size": 8, "lr": 0.03,
-    "precision": "fp32", "stop_at_loss": 0.0,
+    "architecture": "cnn", "width": 4, "epochs": 12, "batch_size": 8, "lr": 0.03,
+    "precision": "fp32", "stop_at_loss": 0.0, "validation_share": 0.0,
 }  # fmt: skip
 WHERE = ("device", "workers", "scheduler", "cluster")
 
@@ -51,6 +52,7 @@ def small(algorithm: dict, classes: int, folder: Path) -> dict:
     made = {k: v for k, v in algorithm.items() if k != "initialisation"} | changed
     if "initialisation" in algorithm:
         path = folder / "imagenet.safetensors"
+        torch.manual_seed(0)
         save_file(make_model(parse_algorithm(made), (16, 16), classes).state_dict(), path)
         start = {"kind": "checkpoint", "path": str(path), "normalisation": "imagenet"}
         made["initialisation"] = start
@@ -58,7 +60,7 @@ def small(algorithm: dict, classes: int, folder: Path) -> dict:
 
 
 def waterbirds(folder: Path) -> dict:
-    root, rng = make_waterbirds(folder / "birds"), np.random.default_rng(0)
+    root, rng = make_waterbirds(folder / "birds", n_train=24, n_test=64), np.random.default_rng(0)
     for name in pd.read_csv(root / "metadata.csv").img_filename:
         mask = np.zeros((30, 40), np.uint8)
         mask[4:26, 8:30] = 255
@@ -72,7 +74,7 @@ def waterbirds(folder: Path) -> dict:
         hypothesis["intensities"] = [4]
     given["hypotheses"][1]["transformation"]["path"] = str(folder / "faces")
     own = {"root": str(root), "masks": str(folder / "masks"), "size": 16}
-    return given | TINY | {"dataset": given["dataset"] | own}
+    return given | TINY | {"dataset": given["dataset"] | own, "n_models": 64}
 
 
 def living17(folder: Path) -> dict:

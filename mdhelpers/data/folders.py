@@ -250,7 +250,7 @@ def read_listed(
 
     ``about`` gives what is known of a picture beside its class, for its row of the metadata.
     """
-    read = read_all(listing.paths(), spec.pixels)
+    read = read_all(listing.paths(), spec.read_at)
     tell(listing, read)
     splits = [split_of(listing.pictures[part], read) for part in PARTS]
     if about:
@@ -261,7 +261,7 @@ def read_listed(
         ]
     if spec.masks:
         found = dict(mask_files(listing, spec.masks))
-        masks = read_all(found.values(), spec.pixels)
+        masks = read_all(found.values(), spec.read_at)
         inside = {path: masks[mask].pixels.mean(2) > 127 for path, mask in found.items()}
         splits = [
             replace(split, foreground=np.stack([inside[path] for path in listing.of(part)]))

@@ -16,7 +16,7 @@ import numpy as np
 from mdhelpers.base.records import content_digest, digest
 from mdhelpers.base.specs import code_digest, is_own
 from mdhelpers.data import published
-from mdhelpers.data.datasets import Dataset, DatasetSpec, Split
+from mdhelpers.data.datasets import Dataset, DatasetSpec, Split, shrunk
 from mdhelpers.data.folders import (
     Listing,
     about_listing,
@@ -79,7 +79,9 @@ def load_dataset(spec: DatasetSpec) -> Dataset:
 
     """
     data = spec.source.read(spec)
-    return plant_duplicates(data, spec.duplicates, seed=spec.seed) if spec.duplicates else data
+    if spec.duplicates:
+        data = plant_duplicates(data, spec.duplicates, seed=spec.seed)
+    return shrunk(data, spec.pixels) if spec.stored else data  # last: crops show what was planted
 
 
 def expected_sizes(spec: DatasetSpec) -> tuple[int, int, int]:
@@ -208,7 +210,7 @@ def of_pictures(
 ) -> Source:
     """The kind of data whose picture files ``listed`` names before any of them is opened."""
     own = {
-        "keys": (*LIMITED, *keys),
+        "keys": (*LIMITED, "stored", *keys),
         "files": lambda spec: listed_files(listed(spec), spec),
         "names": lambda spec: listed(spec).names,
         "about": lambda spec: about_listing(listed(spec)),

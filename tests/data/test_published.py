@@ -1,12 +1,14 @@
 """Data sets that everyone knows, in folders of their layout that are made here."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
 
 from mdhelpers.base.specs import validate
-from mdhelpers.data.datasets import DatasetSpec
+from mdhelpers.data.datasets import DatasetSpec, fingerprint, read_dataset, save_dataset
 from mdhelpers.data.published import FASHION, LIVING17, subpopulations
 from mdhelpers.data.sources import data_digest, expected_sizes, has_masks, load_dataset
 from tests.published_data import make_fashion_mnist, make_living17, make_waterbirds
@@ -232,6 +234,54 @@ def test_cifar10_is_asked_for_before_anything_is_trained(tmp_path, monkeypatch):
     assert len(DatasetSpec(kind="cifar10").source.names(DatasetSpec(kind="cifar10"))) == 10
 
 
+# Training images in a larger size beside
+
+
+def test_larger_training_images_are_kept_for_crops(waterbirds, tmp_path):
+    given = {"kind": "waterbirds", "root": str(waterbirds), "size": 16}
+    data = load_dataset(DatasetSpec(**given, stored=24))
+    large = load_dataset(DatasetSpec(**given | {"size": 24}))
+    assert np.array_equal(data.train.stored, large.train.images)
+    assert data.train.images.shape == (40, 16, 16, 3)
+    for split, whole in ((data.train, large.train), (data.test, large.test)):
+        for image, square in zip(split.images, whole.images, strict=True):
+            shrunk = Image.fromarray(square).resize((16, 16), Image.Resampling.LANCZOS)
+            assert np.array_equal(image, np.asarray(shrunk))
+    assert data.test.stored is None
+    others = data.train.stored.copy()
+    others[0, 0, 0] ^= 1
+    other = replace(data.train, stored=others)
+    assert fingerprint(replace(data, train=other)) != data.fingerprint
+    save_dataset(data, tmp_path)
+    again = read_dataset(tmp_path)
+    assert np.array_equal(again.train.stored, data.train.stored)
+    assert again.fingerprint == data.fingerprint
+    plain = load_dataset(DatasetSpec(**given))
+    save_dataset(plain, tmp_path)
+    assert read_dataset(tmp_path).train.stored is None
+
+
+def test_what_is_planted_is_in_the_larger_images_too(waterbirds):
+    given = {"kind": "waterbirds", "root": str(waterbirds), "size": 16, "stored": 24}
+    data = load_dataset(DatasetSpec(**given, duplicates=6))
+    before = load_dataset(DatasetSpec(**given))
+    copies = data.train.metadata["duplicate_of"].to_numpy() >= 0
+    changed = (data.train.stored != before.train.stored).any((1, 2, 3))
+    assert np.array_equal(changed, copies)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"kind": "image_folder", "root": "r", "size": 32, "stored": 32}, "not more than the 32"),
+        ({"kind": "scenes", "stored": 64}, "stored would not be read"),
+    ],
+)
+def test_larger_images_that_would_be_of_no_use_are_refused(given, message):
+    with pytest.raises(ValueError, match=message):
+        DatasetSpec(**given)
+
+
 # Of all of them
 
 
@@ -251,5 +301,5 @@ def test_keys_of_another_kind_are_refused(kind, key, theirs):
 
 def test_what_is_not_used_is_not_recorded():
     shown = DatasetSpec(kind="waterbirds", root="r").model_dump()
-    assert not {"part", "split", "masks"} & set(shown)
+    assert not {"part", "split", "masks", "stored"} & set(shown)
     assert DatasetSpec(kind="waterbirds", root="r", part="validation").model_dump()["part"]

@@ -81,7 +81,14 @@ def living17(folder: Path) -> dict:
     names = ["spider", "salamander", "fox"]
     root = make_living17(folder / "imagenet", n_train=4, n_test=2, names=names)
     given = merge("paper_living17_affordable")
-    own = {"root": str(root), "size": 16, "classes": names, "limit_train": 14, "limit_test": 8}
+    own = {
+        "root": str(root),
+        "size": 16,
+        "stored": 24,
+        "classes": names,
+        "limit_train": 14,
+        "limit_test": 8,
+    }
     looks = {"models": 8, "at": [1.0], "views": 1}
     return given | TINY | {"dataset": given["dataset"] | own, "gradients": looks}
 

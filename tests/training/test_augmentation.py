@@ -8,7 +8,7 @@ from torchvision.transforms.v2 import functional as tv
 
 from mdhelpers.training import augmentation
 from mdhelpers.training.algorithms import AugmentationSpec
-from mdhelpers.training.augmentation import Augmenter, crop_boxes, normalise, resample
+from mdhelpers.training.augmentation import Augmenter, crop_boxes, jitter, normalise, resample
 
 ALL = {"shift": 2, "flip": True, "crop": 0.35, "jitter": 0.4, "cutout": 5}
 
@@ -119,10 +119,41 @@ def test_crops_are_distributed_as_torchvisions(size, smallest):
 def test_a_crop_is_cut_out_and_resized_as_by_torchvision(size):
     batch = torch.rand(40, *size, 3, generator=torch.Generator().manual_seed(0))
     boxes = crop_boxes(40, 0.08, size, np.random.default_rng(2))
-    got = resample(batch, torch.from_numpy(boxes))
+    got = resample(batch, torch.from_numpy(boxes), size)
     for i, (left, top, width, height) in enumerate(np.rint(in_pixels(boxes, size)).astype(int).T):
         want = tv.resized_crop(batch[i].permute(2, 0, 1), top, left, height, width, size)
         torch.testing.assert_close(got[i].permute(2, 0, 1), want, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("smallest", [0.05, 0.9])
+def test_a_crop_of_a_larger_image_is_made_smaller_with_antialiasing(smallest):
+    """Some crops are made larger and most smaller, by up to four times, on each axis by itself."""
+    large, size = (64, 48), (16, 20)
+    batch = torch.rand(40, *large, 3, generator=torch.Generator().manual_seed(0))
+    boxes = crop_boxes(40, smallest, large, np.random.default_rng(2))
+    got = resample(batch, torch.from_numpy(boxes), size)
+    for i, (left, top, width, height) in enumerate(np.rint(in_pixels(boxes, large)).astype(int).T):
+        image = batch[i].permute(2, 0, 1)
+        want = tv.resized_crop(image, top, left, height, width, size, antialias=True)
+        torch.testing.assert_close(got[i].permute(2, 0, 1), want, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("n_models", [1, 3])
+def test_larger_images_are_moved_cut_and_made_smaller(n_models):
+    rng = np.random.default_rng(0)
+    large = torch.from_numpy(rng.integers(0, 255, (6, 40, 36, 3), dtype=np.uint8))
+    augmenter = Augmenter(AugmentationSpec(**ALL), (16, 18), cut_from=(40, 36))
+    draws = tensors(augmenter.draw(6, np.random.default_rng(1)))
+    got = augmenter.stacked(large, draws, n_models)
+    assert got.shape == (6 // n_models, 3 * n_models, 16, 18)
+    moved = slow_batch(large, range(6), {k: draws[k] for k in ("shift", "flip")}, 2)
+    cut = resample(moved, draws["box"], (16, 18))
+    want = augmentation.cut_squares(jitter(cut, draws["jitter"]), draws["cutout"], 5)
+    own = got.unflatten(1, (n_models, 3)).flatten(0, 1).permute(0, 2, 3, 1)
+    torch.testing.assert_close(own, want, atol=1e-5, rtol=0)
+    small = large[:, :16, :18]
+    plain = augmenter.stacked(small, {}, n_models).unflatten(1, (n_models, 3)).flatten(0, 1)
+    assert torch.equal(plain.permute(0, 2, 3, 1), normalise(small))
 
 
 @pytest.mark.parametrize("names", [(), ("shift",), ("flip",), ("shift", "flip"), tuple(ALL)[:3]])

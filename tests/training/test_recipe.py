@@ -9,7 +9,7 @@ from torch.optim import lr_scheduler
 
 from mdhelpers.training.algorithms import NetworkSpec
 from mdhelpers.training.augmentation import normalise
-from mdhelpers.training.gradients import plain_network
+from mdhelpers.training.gradients import plain_network, training_views
 from mdhelpers.training.networks import make_model, make_stack
 from mdhelpers.training.recipe import (
     Batches,
@@ -192,6 +192,23 @@ def test_models_start_from_given_weights(data):
     state = first_stack(started, data).model_state(2)
     torch.testing.assert_close(state["conv1.weight"], donor["conv1.weight"])
     torch.testing.assert_close(state["linear.weight"], first_model(task, 2).linear.weight.data)
+
+
+def test_crops_are_cut_from_larger_images_and_nothing_else_is(data):
+    """Larger images of one colour each are told apart from the usual ones, which are black."""
+    larger = torch.full((N_TRAIN, 40, 40, 3), 255, dtype=torch.uint8)
+    black = torch.zeros(N_TRAIN, SIZE, SIZE, 3, dtype=torch.uint8)
+    both = TrainingData(black, data.labels, 3, larger)
+    for augmentation, seen in (({"crop": 0.5, "flip": True}, 1), ({"flip": True, "shift": 1}, -1)):
+        spec = NetworkSpec(name="a", batch_size=6, augmentation=augmentation, validation_share=0.25)
+        batches = Batches(make_task(spec), both)
+        for images, _ in batches.epoch():
+            assert images.shape[1:] == (9, SIZE, SIZE)
+            torch.testing.assert_close(images, torch.full_like(images, seen))
+        stack = make_stack(spec, 3, (SIZE, SIZE), 3)
+        assert batches.validation_accuracy(stack).shape == (3,)
+        ((view, _),) = next(training_views(spec, both, 1, 0))
+        torch.testing.assert_close(view, torch.full_like(view, seen))
 
 
 def test_equal_data_seeds_treat_shared_images_alike(data):

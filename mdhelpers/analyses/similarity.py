@@ -141,10 +141,16 @@ def variance_curves(
         variance; gaps are positive where the first-named algorithm relies on the component more.
     """
     pair = as_weights(datamodels_1), as_weights(datamodels_2)
-    if pair[0].ndim == 2:  # else compare says what is wrong
-        n_components = min(n_components, most_directions(pair[0].shape))
-    found = compare(*pair, n_directions=n_components, seed=seed)
-    return curves_of(found, measured_on)
+    n_components = components_of(*pair, at_most=n_components)
+    return curves_of(compare(*pair, n_directions=n_components, seed=seed), measured_on)
+
+
+def components_of(first: Weights, second: Weights, *, at_most: int = N_COMPONENTS) -> int:
+    """How many components residuals have: test images of which either knows nothing have none."""
+    if first.ndim != 2 or first.shape != second.shape:
+        return at_most  # compare says what is wrong
+    known = (first != 0).any(1) & (second != 0).any(1)
+    return max(1, min(at_most, most_directions((int(known.sum()), first.shape[1]))))
 
 
 def curves_of(

@@ -275,6 +275,6 @@ def content_digest(path: Path) -> str:
     return _content_digest(path, about.st_ino, about.st_size, about.st_mtime_ns, about.st_ctime_ns)
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=2**18)  # files of the largest data sets
 def _content_digest(path: Path, *_stamp: int) -> str:
     return file_digest(path)

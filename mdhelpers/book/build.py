@@ -242,6 +242,10 @@ def _prose(source: Path, run: Run, tree: dict[str, bytes]) -> str:
     said = finding.read_text(encoding="utf-8").strip()
     text = source.read_text(encoding="utf-8").replace("{{ finding }}", said)
     values = {"results": results, "recorded": recorded, "kinds": {"rows": kinds_rows()}}
+    values["parameters"] = {
+        file.stem: yaml.safe_load(file.read_text(encoding="utf-8"))
+        for file in (source.parent.parent / "parameters").glob("paper_*.yaml")
+    }
     page = source.name
     text, figures = expand_figures(text, lambda path: look_up(values, path, page=page), page=page)
     tree |= figures

@@ -73,12 +73,38 @@ def find_parameters(file: str | Path) -> Path:
 def read_parameters(file: str | Path) -> dict[str, Any]:
     """Return the flat mapping of parameters that a YAML file holds.
 
+    Where it has a key ``base``, the file of that name, beside it or one of the project's, comes
+    first: its keys hold where this file does not give them again. The study's name is not taken.
+
     Raises
     ------
     StudyError
-        If the file is missing, is not YAML, repeats a key, or is no mapping.
+        If the file or its base is missing, is not YAML, repeats a key, is no mapping, or builds on
+        itself.
     """
-    path = find_parameters(file)
+    path, merged, seen = find_parameters(file), {}, []
+    while path:
+        if path.resolve() in seen:
+            raise StudyError(f"{shown(path)} builds on itself. Take out one base.")
+        seen.append(path.resolve())
+        given = _read_mapping(path)
+        base = given.pop("base", None)
+        if len(seen) > 1:
+            given.pop("study", None)
+        merged = given | merged
+        path = _base_of(path, base) if base is not None else None
+    return merged
+
+
+def _base_of(path: Path, base: Any) -> Path:
+    """The file that another one builds on."""
+    if not isinstance(base, str) or not base:
+        raise StudyError(f"{shown(path)}: base is {base!r}. Give the name of a parameters file.")
+    beside = path.parent / (base if base.endswith((".yaml", ".yml")) else f"{base}.yaml")
+    return beside if beside.is_file() else find_parameters(base)
+
+
+def _read_mapping(path: Path) -> dict[str, Any]:
     try:
         value = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # a SafeLoader
     except StudyError as error:

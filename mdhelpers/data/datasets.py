@@ -8,10 +8,11 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 import pandas as pd
+from PIL import Image
 from pydantic import (
     Field,
     SerializerFunctionWrapHandler,
@@ -35,8 +36,12 @@ class DatasetSpec(Spec):
     """What notebook 01 prepares. ``n_train``, ``n_test``, ``share``, ``planted`` (which class each
     feature marks) and ``distractors`` (features of every class) belong to scenes; ``root``,
     ``masks`` (a folder with a picture of where the object is, for each image), ``classes``,
-    ``limit_train`` and ``limit_test`` (images a class) to folders and CIFAR-10; ``options``, and
-    what else it says that it reads, to a kind of the user's own (``module:name``, see
+    ``limit_train`` and ``limit_test`` (images a class) to folders and published data sets; ``part``
+    to Waterbirds (``validation`` in place of its test images) and ``split`` to Living17 (its
+    ``source`` or ``target`` half; both where it is left out). Of folders, Waterbirds and Living17
+    ``stored`` is a larger size in which training images are kept beside, for random crops to be cut
+    from; all else sees them in ``size``. ``options``, and what else it says
+    that it reads, belong to a kind of the user's own (``module:name``, see
     `mdhelpers.data.sources.Source`). So many training images as ``duplicates`` says become
     near-copies of test images. ``spike_in``, a mapping or a list of them, plants features into any
     images (`mdhelpers.data.spikes.Spike`)."""
@@ -54,6 +59,9 @@ class DatasetSpec(Spec):
     classes: list[str] = Field([])
     limit_train: Count | None = None
     limit_test: Count | None = None
+    part: Literal["test", "validation"] = "test"
+    split: Literal["", "source", "target"] = ""
+    stored: Annotated[int, Field(ge=17, le=512)] | None = None
     duplicates: Annotated[int, Field(ge=0)] = 0
     spike_in: list[Spike] = Field([])
     options: dict[str, Any] = Field({})
@@ -68,6 +76,11 @@ class DatasetSpec(Spec):
         """Height and width of its images."""
         return self.size or self.source.size
 
+    @property
+    def read_at(self) -> int:
+        """Height and width in which picture files are read."""
+        return self.stored or self.pixels
+
     @field_validator("kind")
     @classmethod
     def _known(cls, kind: str) -> str:
@@ -77,6 +90,16 @@ class DatasetSpec(Spec):
     @model_validator(mode="after")
     def _complete(self) -> DatasetSpec:
         self.source.check(self)
+        if self.stored and self.stored <= self.pixels:
+            raise ValueError(
+                f"stored: {self.stored} px are not more than the {self.pixels} of size; leave it "
+                "out, or give a larger one to cut crops from"
+            )
+        if self.stored and self.spike_in:
+            raise ValueError(
+                "spike_in and stored do not go together: its size in pixels would differ between "
+                "crops and whole images; leave one of them out"
+            )
         return self
 
     @model_validator(mode="after")
@@ -114,8 +137,9 @@ class DatasetSpec(Spec):
     def _without_unused(self, handler: SerializerFunctionWrapHandler) -> dict:
         """Leave out what was added later and is not used: runs made before stay current."""
         shown = handler(self)
-        for key in ("duplicates", "spike_in", "planted", "distractors", "options", "masks"):
-            if not getattr(self, key):
+        added = ("duplicates", "spike_in", "planted", "distractors", "options", "masks")
+        for key in (*added, "part", "split", "stored"):
+            if not self._differs(key):
                 shown.pop(key, None)
         return shown
 
@@ -141,6 +165,8 @@ class Split:
         n rows; on generated scenes every drawing factor and the truth (``feature_…``).
     foreground
         (n, height, width) bool, True on the object, or None where it is not known.
+    stored
+        The same images in a larger size, which crops are cut from, or None; of training images.
 
     """
 
@@ -148,6 +174,7 @@ class Split:
     labels: np.ndarray
     metadata: pd.DataFrame
     foreground: np.ndarray | None = None
+    stored: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -191,6 +218,26 @@ def refuse_twice(names: Iterable[str]) -> None:
         raise ValueError(f"class {', '.join(map(repr, twice))} is named twice; name each once")
 
 
+def shrunk(dataset: Dataset, size: int) -> Dataset:
+    """The same images in a smaller size; training images are kept in the larger one beside."""
+    return Dataset.build(
+        dataset.name,
+        replace(_resized(dataset.train, size), stored=dataset.train.images),
+        _resized(dataset.test, size),
+        dataset.class_names,
+    )
+
+
+def _resized(split: Split, size: int) -> Split:
+    square, how = (size, size), Image.Resampling.LANCZOS
+    images = np.stack([np.asarray(Image.fromarray(i).resize(square, how)) for i in split.images])
+    masks = split.foreground
+    if masks is not None:
+        parts = [Image.fromarray(mask).convert("L").resize(square, how) for mask in masks]
+        masks = np.stack([np.asarray(part) > 127 for part in parts])
+    return replace(split, images=images, foreground=masks)
+
+
 def check_dataset(dataset: Dataset) -> None:
     """Refuse what no stage could use: wrong shapes, a class twice or empty, sizes that differ."""
     refuse_twice(dataset.class_names)
@@ -225,6 +272,8 @@ def fingerprint(dataset: Dataset) -> str:
         digest.update(repr(split.images.shape).encode())
         digest.update(np.ascontiguousarray(split.images).tobytes())
         digest.update(np.ascontiguousarray(split.labels, np.int64).tobytes())
+        if split.stored is not None:
+            digest.update(np.ascontiguousarray(split.stored).tobytes())
     return digest.hexdigest()[:16]
 
 
@@ -235,6 +284,7 @@ def save_dataset(dataset: Dataset, folder: Path) -> list[Path]:
     for part in ("train", "test"):
         split = getattr(dataset, part)
         arrays = {"images": split.images, "labels": split.labels, "foreground": split.foreground}
+        arrays["stored"] = split.stored
         for name, array in arrays.items():
             if array is not None:
                 paths.append(folder / f"{part}_{name}.npy")
@@ -248,6 +298,8 @@ def save_dataset(dataset: Dataset, folder: Path) -> list[Path]:
         "class_names": list(dataset.class_names),
         "fingerprint": dataset.fingerprint,
     }
+    if dataset.train.stored is not None:
+        about["stored"] = True
     write_json(folder / "dataset.json", about)
     return [*paths, folder / "dataset.json"]
 
@@ -264,12 +316,14 @@ def read_dataset(folder: Path, *, mmap: bool = False, foreground: bool = True) -
     splits = []
     for part in ("train", "test"):
         masks = folder / f"{part}_foreground.npy"
+        larger = folder / f"{part}_stored.npy" if about.get("stored") and part == "train" else None
         splits.append(
             Split(
                 np.load(folder / f"{part}_images.npy", mmap_mode="r" if mmap else None),
                 np.load(folder / f"{part}_labels.npy"),
                 pd.read_parquet(folder / f"{part}_metadata.parquet"),
                 np.load(masks) if foreground and masks.exists() else None,
+                np.load(larger, mmap_mode="r") if larger else None,
             )
         )
     return Dataset(about["name"], *splits, tuple(about["class_names"]), about["fingerprint"])

@@ -51,3 +51,20 @@ def relative_to_class(margins: np.ndarray, labels: np.ndarray) -> np.ndarray:
         members = labels == label
         relative[:, members] -= margins[:, members].mean(axis=1, keepdims=True)
     return relative
+
+
+def worst_group_accuracy(right: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    """Each model's accuracy on the group of test images where it is lowest.
+
+    Parameters
+    ----------
+    right : ndarray, shape (n_models, n_test), bool
+        Whether a model is right about an image.
+    groups : ndarray, shape (n_test,)
+        What each image belongs to, such as a class on a background.
+
+    Returns
+    -------
+    ndarray, shape (n_models,), float64
+    """
+    return np.min([right[:, groups == group].mean(axis=1) for group in np.unique(groups)], axis=0)

@@ -33,7 +33,10 @@ def flat(spec: dict, prefix: str = "") -> dict:
 
 
 def throughput(models: StudyModels) -> pd.DataFrame | str:
-    """Models, core-seconds and accuracy of each algorithm, from the training log."""
+    """Models, core-seconds and accuracy of each algorithm, from the training log.
+
+    Where test images belong to groups, the accuracy on each model's worst one too.
+    """
     if models.made_elsewhere:
         return "These models were trained elsewhere, in a time that is not known."
     rows = []
@@ -41,7 +44,11 @@ def throughput(models: StudyModels) -> pd.DataFrame | str:
         trained = models.all(algorithm)
         rows.append((name, len(trained.masks), trained.seconds.mean(), trained.accuracy.mean()))
     columns = ["algorithm", "models", "core-seconds a model", "mean test accuracy"]
-    return pd.DataFrame(rows, columns=columns).set_index("algorithm").round(3)
+    table = pd.DataFrame(rows, columns=columns).set_index("algorithm")
+    worst = [models.worst_group(algorithm) for algorithm in (1, 2)]
+    if any(each is not None for each in worst):
+        table["mean worst-group accuracy"] = [np.nan if w is None else w.mean() for w in worst]
+    return table.round(3)
 
 
 def accuracy_histogram(ax: Axes, accuracies: Mapping[str, np.ndarray]) -> Axes:

@@ -15,8 +15,8 @@ import pandas as pd
 
 from mdhelpers.analyses.model_counts import ModelCounts, effect_of_model_count, fit_samples
 from mdhelpers.analyses.similarity import (
-    N_COMPONENTS,
     Similarity,
+    components_of,
     curves_of,
     directions_without,
     most_common_predictions,
@@ -24,7 +24,7 @@ from mdhelpers.analyses.similarity import (
     usually_right,
     variance_curves,
 )
-from mdhelpers.method.comparison import Comparison, compare, most_directions
+from mdhelpers.method.comparison import Comparison, compare
 from mdhelpers.method.datamodels import Datamodels
 from mdhelpers.stages.models import StudyModels
 from mdhelpers.training.tasks import TrainingPlan
@@ -132,8 +132,7 @@ def analyse(
 
 def _curves_of_halves(halves: list, seed: int) -> list[pd.DataFrame]:
     """Curves of one half's components on itself and on the other half."""
-    n_components = min(N_COMPONENTS, most_directions(halves[0][0].shape))
-    found = compare(*halves[0], n_directions=n_components, seed=seed)
+    found = compare(*halves[0], n_directions=components_of(*halves[0]), seed=seed)
     return [
         curves_of(found).assign(on="half"),
         curves_of(found, measured_on=halves[1]).assign(on="others"),

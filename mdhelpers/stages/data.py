@@ -7,6 +7,7 @@ results in memory. The science is elsewhere; this is where it meets files.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,9 @@ def write_data(run: Run, data: Dataset, write_beton: bool) -> list[Path]:
         from mdhelpers.training import loading  # FFCV and torch, which images alone do without
 
         paths += [loading.write_beton(getattr(data, p), folder / f"{p}.beton") for p in SPLITS]
+        if data.train.stored is not None:
+            larger = replace(data.train, images=data.train.stored)
+            paths.append(loading.write_beton(larger, folder / loading.STORED_BETON))
     return paths
 
 

@@ -21,7 +21,7 @@ from mdhelpers.base.places import shown
 from mdhelpers.base.threads import spread
 from mdhelpers.data.datasets import Dataset
 from mdhelpers.formats.models import given_models, import_models, origins
-from mdhelpers.method.margins import relative_to_class
+from mdhelpers.method.margins import relative_to_class, worst_group_accuracy
 from mdhelpers.runs.run import Run, StudyError, checked, store_locations
 from mdhelpers.runs.stage import DATA, MODELS, is_inside, lies_in, problem
 from mdhelpers.stages.data import read_data
@@ -86,6 +86,19 @@ class StudyModels:
         """What datamodels predict, (n_models, n_test): margins, perhaps relative to the class."""
         labels = self.dataset.test.labels
         return relative_to_class(trained.margins, labels) if relative else trained.margins
+
+    def worst_group(self, algorithm: int) -> np.ndarray | None:
+        """Accuracy of each model on its worst group of test images, (n_models,).
+
+        None where images have no ``group`` in their metadata, or where who is right is not known,
+        as of log-odds of several classes.
+        """
+        spec, metadata = self.plan.algorithms[algorithm - 1], self.dataset.test.metadata
+        trained, two = self.all(algorithm), len(self.dataset.class_names) == 2
+        known = np.isfinite(trained.accuracy).all() and (two or not spec.gives_probabilities)
+        if "group" not in metadata or not known:
+            return None
+        return worst_group_accuracy(trained.margins > 0, metadata["group"].to_numpy())
 
     def slots(self, trained: Trained) -> np.ndarray | None:
         """The common initialisations of some models, or None where each had its own."""
@@ -306,6 +319,8 @@ def training_figures(models: StudyModels, begun: dict) -> dict:
         figures[f"name_{algorithm}"] = models.names[algorithm - 1]
         figures[f"accuracy_{algorithm}"] = accuracy.mean()
         figures[f"accuracy_sd_{algorithm}"] = accuracy.std()
+        if (worst := models.worst_group(algorithm)) is not None:
+            figures[f"worst_group_{algorithm}"] = worst.mean()
     return figures
 
 

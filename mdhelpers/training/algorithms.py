@@ -12,6 +12,7 @@ What trains is imported by the methods, so that a study can be read without torc
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
@@ -84,16 +85,40 @@ class PretrainingSpec(Spec):
         return self
 
 
+class Normalisation(Spec):
+    """How the inputs of weights were normalised where they were trained: colours in [0, 1], less
+    ``mean`` and divided by ``std``. ``imagenet`` in one word is torchvision's of ImageNet."""
+
+    mean: Annotated[list[float], Field(min_length=3, max_length=3)]
+    std: Annotated[list[Positive], Field(min_length=3, max_length=3)]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_a_word(cls, given: Any) -> Any:
+        if not isinstance(given, str):
+            return given
+        if given not in NORMALISATIONS:
+            known = ", ".join(NORMALISATIONS)
+            raise ValueError(f"{given!r} is not known; give {known}, or mean: and std: of 3 each")
+        return NORMALISATIONS[given]
+
+
+NORMALISATIONS = {"imagenet": {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}}
+
+
 class InitialisationSpec(Spec):
     """Where training starts: ``random``, ``torchvision`` (its ImageNet weights), ``checkpoint``
     (a safetensors file at ``path``, or torchvision's own ``.pth`` read with weights only), or
     ``pretraining`` on a ``source``. A single word or a mapping. ``scheme`` says what random layers
-    are drawn from: what their ``architecture`` says, or ``torch``'s defaults for each layer."""
+    are drawn from: what their ``architecture`` says, or ``torch``'s defaults for each layer.
+    ``normalisation`` says what inputs a checkpoint's weights expect, [-1, 1] by default;
+    torchvision's get their own."""
 
     kind: Literal["random", "torchvision", "checkpoint", "pretraining"] = "random"
     path: str = ""
     source: PretrainingSpec | None = None
     scheme: Literal["architecture", "torch"] = "architecture"
+    normalisation: Normalisation | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -106,7 +131,19 @@ class InitialisationSpec(Spec):
             raise ValueError("kind: checkpoint and path (a file) belong together")
         if (self.kind == "pretraining") != (self.source is not None):
             raise ValueError("kind: pretraining and source belong together")
+        if self.normalisation and self.kind != "checkpoint":
+            raise ValueError(
+                "normalisation says what inputs a checkpoint's weights expect: it goes with kind: "
+                "checkpoint. torchvision's weights get ImageNet's by themselves"
+            )
         return self
+
+    @property
+    def expected_inputs(self) -> Normalisation | None:
+        """How inputs must be normalised for the weights; None where they are in [-1, 1]."""
+        if self.kind == "torchvision":
+            return Normalisation.model_validate("imagenet")
+        return self.normalisation
 
     @model_serializer(mode="wrap")
     def _without_unused(self, handler: SerializerFunctionWrapHandler) -> dict:
@@ -114,6 +151,8 @@ class InitialisationSpec(Spec):
         shown = handler(self)
         if self.scheme == "architecture":
             shown.pop("scheme", None)
+        if self.normalisation is None:
+            shown.pop("normalisation", None)
         return shown
 
 
@@ -351,7 +390,17 @@ class NetworkSpec(AlgorithmSpec):
             )
 
     def made_with(self) -> str:
-        return code_digest(self.architecture) if is_own(self.architecture) else ""
+        own = code_digest(self.architecture) if is_own(self.architecture) else ""
+        source = self.initialisation.source
+        changed = [*self.changed_since(), *(source.algorithm.changed_since() if source else ())]
+        return "; ".join(filter(None, [own, *dict.fromkeys(changed)]))
+
+    def changed_since(self) -> Iterator[str]:
+        """What makes other models than it did before of the same keys, so that those are stale."""
+        if self.initialisation.kind == "torchvision":
+            yield "inputs normalised as ImageNet's"
+        if self.augmentation.crop:
+            yield "crops drawn as torchvision draws them"
 
     def most_in_a_stack(self, device: str) -> int:
         return self.design.stacks[device]

@@ -29,6 +29,9 @@ class Augmenter:
         (height, width) of the images in pixels.
     device
         That of the batches.
+    cut_from
+        (height, width) of larger images that crops are cut from, where there are such. Then images
+        come in that size, and ``shift`` counts their pixels.
 
     Raises
     ------
@@ -42,15 +45,20 @@ class Augmenter:
         spec: AugmentationSpec,
         size: tuple[int, int],
         device: torch.device | str = "cpu",
+        cut_from: tuple[int, int] | None = None,
     ):
         self.spec, self.size = spec, tuple(size)
+        self.cut_from = tuple(cut_from or size)
         for name in ("shift", "cutout"):
             if getattr(spec, name) >= min(self.size):
                 raise ValueError(
                     f"augmentation.{name} is {getattr(spec, name)} pixels, but the images are "
                     f"{self.size[0]} × {self.size[1]}; take less than the smaller side"
                 )
-        self.rows, self.columns = (torch.arange(side, device=device) for side in self.size)
+        self.places = {
+            sides: [torch.arange(side, device=device) for side in sides]
+            for sides in (self.size, self.cut_from)
+        }
 
     def draw(self, n: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
         """The random numbers of ``n`` augmented images, drawn on the CPU for every device.
@@ -68,7 +76,7 @@ class Augmenter:
         if spec.flip:
             draws["flip"] = rng.random(n) < 0.5
         if spec.crop:
-            draws["box"] = crop_boxes(n, spec.crop, rng)
+            draws["box"] = crop_boxes(n, spec.crop, self.cut_from, rng)
         if spec.jitter:
             factors = rng.uniform(1 - spec.jitter, 1 + spec.jitter, (n, 3))
             draws["jitter"] = factors.astype(np.float32)
@@ -108,7 +116,7 @@ class Augmenter:
 
     def _change(self, images: torch.Tensor, draws: dict) -> torch.Tensor:
         """Normalise, crop, jitter and cut out (m, height, width, 3) uint8 images."""
-        some = max(1, PIECE_BYTES // (12 * self.size[0] * self.size[1]))
+        some = max(1, PIECE_BYTES // (12 * images.shape[1] * images.shape[2]))
         if images.device.type == "cpu" and len(images) > some and draws.keys() - MOVES:
             starts = range(0, len(images), some)
             parts = [{k: v[i : i + some] for k, v in draws.items()} for i in starts]
@@ -116,7 +124,7 @@ class Augmenter:
             return torch.cat([self._change(cut, part) for cut, part in cuts])
         batch = normalise(images)
         if "box" in draws:
-            batch = resample(batch, draws["box"])
+            batch = resample(batch, draws["box"], self.size)
         if "jitter" in draws:
             batch = jitter(batch, draws["jitter"])
         if "cutout" in draws:
@@ -125,17 +133,17 @@ class Augmenter:
 
     def _move(self, images: torch.Tensor, index: torch.Tensor, draws: dict) -> torch.Tensor:
         """Images ``index`` (b, G) shifted and flipped: (b, height, width, G, 3) uint8."""
-        pixels = self._pixels(index, draws)
+        pixels = self._pixels(tuple(images.shape[1:3]), index, draws)
         picked = images.reshape(-1, 3).index_select(0, pixels.view(-1))
         return picked.view(*pixels.shape, 3)
 
-    def _pixels(self, index: torch.Tensor, draws: dict) -> torch.Tensor:
-        """Which pixel of all images comes to each place: (b, height, width, G) int64.
+    def _pixels(self, size: tuple[int, int], index: torch.Tensor, draws: dict) -> torch.Tensor:
+        """Which pixel of all images of ``size`` comes to each place: (b, height, width, G) int64.
 
         Indices beyond the border are clamped to it, as if the images were padded by their edges.
         """
-        (height, width), (b, n_models) = self.size, index.shape
-        rows, columns = self.rows[None], self.columns[None]
+        (height, width), (b, n_models) = size, index.shape
+        rows, columns = (places[None] for places in self.places[size])
         if "flip" in draws:
             columns = torch.where(draws["flip"][:, None], columns.flip(1), columns)
         if "shift" in draws:
@@ -153,33 +161,91 @@ def normalise(images: torch.Tensor) -> torch.Tensor:
     return images.float().mul_(2 / 255).sub_(1)
 
 
-def crop_boxes(n: int, smallest: float, rng: np.random.Generator) -> np.ndarray:
-    """Random resized crops as torchvision draws them: area in [smallest, 1], aspect 3/4 to 4/3.
+def crop_boxes(
+    n: int, smallest: float, size: tuple[int, int], rng: np.random.Generator
+) -> np.ndarray:
+    """Random resized crops as torchvision's `RandomResizedCrop` draws them.
+
+    Of whole pixels: an area uniform in [smallest, 1] of the image's and an aspect between 3/4 and
+    4/3, uniform in its logarithm, drawn up to ten times until both sides fit. Where none does, the
+    middle of the image, as much of it as has such an aspect.
 
     Returns
     -------
     (n, 4) float32: centre x, centre y, half width, half height in the units of `affine_grid`,
-    in which the whole image spans [-1, 1].
+    in which the whole image of ``size`` (height, width) spans [-1, 1].
 
     """
-    area = rng.uniform(smallest, 1, n)
-    aspect = np.exp(rng.uniform(math.log(3 / 4), math.log(4 / 3), n))
-    half_width = np.minimum(np.sqrt(area * aspect), 1)
-    half_height = np.minimum(np.sqrt(area / aspect), 1)
-    x = rng.uniform(-1, 1, n) * (1 - half_width)
-    y = rng.uniform(-1, 1, n) * (1 - half_height)
-    return np.stack([x, y, half_width, half_height], axis=1).astype(np.float32)
+    whole = np.array([size[1], size[0]])
+    sides = np.tile(middle_crop(size), (n, 1))
+    left = np.arange(n)
+    for _ in range(TRIES):
+        area = whole.prod() * rng.uniform(smallest, 1, len(left))
+        aspect = np.exp(rng.uniform(math.log(NARROWEST), math.log(WIDEST), len(left)))
+        tried = np.rint(np.sqrt([area * aspect, area / aspect])).T
+        fits = ((tried > 0) & (tried <= whole)).all(1)
+        sides[left[fits]] = tried[fits]
+        left = left[~fits]
+    starts = np.floor(rng.random((n, 2)) * (whole - sides + 1))
+    starts[left] = (whole - sides[left]) // 2
+    return np.hstack([(2 * starts + sides) / whole - 1, sides / whole]).astype(np.float32)
 
 
-def resample(batch: torch.Tensor, boxes: torch.Tensor) -> torch.Tensor:
-    """Cut each box out of its image (m, height, width, 3) and resize it to full size, bilinear."""
+TRIES, NARROWEST, WIDEST = 10, 3 / 4, 4 / 3
+
+
+def middle_crop(size: tuple[int, int]) -> tuple[float, float]:
+    """Width and height of the largest crop with an aspect between 3/4 and 4/3."""
+    height, width = size
+    return min(width, round(height * WIDEST)), min(height, round(width / NARROWEST))
+
+
+def resample(batch: torch.Tensor, boxes: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """Cut each box out of its image (m, height, width, 3) and resize it, bilinear.
+
+    What lies beyond a box has no part in it, as where one is cut out first and then resized; and
+    where a box is made smaller, every pixel of it has.
+    """
     _, height, width, _ = batch.shape
-    x = _pixel_centres(width, batch.device) * boxes[:, 2:3] + boxes[:, 0:1]
-    y = _pixel_centres(height, batch.device) * boxes[:, 3:4] + boxes[:, 1:2]
+    if (height, width) != tuple(size):
+        down = _shares(boxes[:, 1::2], height, size[0])
+        across = _shares(boxes[:, 0::2], width, size[1])
+        return _weighted(batch, down, across)
+    x = _points(boxes[:, 0:1], boxes[:, 2:3], width)
+    y = _points(boxes[:, 1:2], boxes[:, 3:4], height)
     # a box needs no rotation: `affine_grid` finds the same points by a matrix product, slowly
     grid = torch.stack(torch.broadcast_tensors(x[:, None, :], y[:, :, None]), dim=-1)
     cut = F.grid_sample(batch.permute(0, 3, 1, 2), grid, padding_mode="border", align_corners=False)
     return cut.permute(0, 2, 3, 1)
+
+
+def _points(centres: torch.Tensor, halves: torch.Tensor, side: int) -> torch.Tensor:
+    """Where boxes (m, 1) are looked at, (m, side), within the centres of their outermost pixels."""
+    points = _pixel_centres(side, centres.device) * halves + centres
+    inner = halves - 1 / side
+    return points.clamp_(centres - inner, centres + inner)
+
+
+def _weighted(batch: torch.Tensor, down: torch.Tensor, across: torch.Tensor) -> torch.Tensor:
+    """Images (m, height, width, 3) in the shares (m, new, old) of their rows and columns."""
+    m, height, width, n = batch.shape
+    rows = torch.bmm(down, batch.reshape(m, height, width * n)).view(m, -1, width, n)
+    return torch.einsum("mxw,mowc->moxc", across, rows)
+
+
+def _shares(boxes: torch.Tensor, old: int, new: int) -> torch.Tensor:
+    """What part each of ``old`` pixels has in each of ``new``, (m, new, old): a triangle.
+
+    It is as wide as a pixel of the coarser of the two, as torchvision's and Pillow's is with
+    antialiasing. ``boxes`` (m, 2) are centres and half sides along one axis.
+    """
+    first, length = (boxes[:, :1] - boxes[:, 1:] + 1) * old / 2, boxes[:, 1:] * old
+    step, at = length / new, torch.arange(old, device=boxes.device) + 0.5
+    centres = first + (torch.arange(new, device=boxes.device) + 0.5) * step
+    far = (at - centres[:, :, None]).abs() / step.clamp(min=1)[:, :, None]
+    inside = (at > first) & (at < first + length)
+    shares = (1 - far).clamp(min=0) * inside[:, None]
+    return shares / shares.sum(2, keepdim=True)
 
 
 def _pixel_centres(side: int, device: torch.device) -> torch.Tensor:

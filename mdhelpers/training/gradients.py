@@ -35,7 +35,7 @@ from mdhelpers.base.arrays import write_tensors
 from mdhelpers.method.margins import correct_class_margins, log_odds
 from mdhelpers.method.trak import Look
 from mdhelpers.training.algorithms import AlgorithmSpec, AugmentationSpec, NetworkSpec
-from mdhelpers.training.augmentation import Augmenter, normalise
+from mdhelpers.training.augmentation import normalise
 from mdhelpers.training.networks import MaxPool, StackedNetwork, seeded
 from mdhelpers.training.recipe import TrainingData, train_stack
 from mdhelpers.training.tasks import TrainingPlan, derived_seed, prepare_task, resident_data
@@ -229,7 +229,7 @@ def training_views(
     they are.
     """
     augmentation = getattr(spec, "augmentation", AugmentationSpec())
-    augmenter = Augmenter(augmentation, data.source.size, data.device)
+    source, augmenter = data.augmented_by(augmentation)
     rng, n = np.random.default_rng(seed), len(data.labels)
 
     def one(draws: dict[str, np.ndarray]) -> Iterator[tuple[Tensor, Tensor]]:
@@ -239,7 +239,7 @@ def training_views(
                 key: torch.from_numpy(value[low : low + _BATCH]).to(data.device)
                 for key, value in draws.items()
             }
-            yield augmenter.stacked(data.source.gather(rows), part), data.labels[rows]
+            yield augmenter.stacked(source.gather(rows), part), data.labels[rows]
 
     first = augmenter.draw(n, rng)
     for view in range(views if first else 1):

@@ -28,6 +28,7 @@ from mdhelpers.base.specs import unknown_word
 from mdhelpers.data.datasets import Split
 
 LoaderName = Literal["memory", "ffcv"]
+STORED_BETON = "train_stored.beton"
 CHUNK_BYTES = 4 << 20  # ffcv holds five chunks; one of this size hides the cost of asking for it
 N_COMPARED = 8
 LARGEST_DIFFERENCE = 8  # grey levels of a 4 × 4 thumbnail; JPEG at quality 90 changes it by 1 or 2
@@ -126,7 +127,7 @@ class FFCVSource:
 
 
 def open_source(
-    folder: Path, loader: LoaderName, device: str | torch.device
+    folder: Path, loader: LoaderName, device: str | torch.device, *, stored: bool = False
 ) -> MemorySource | FFCVSource:
     """The training images of ``folder``, as `mdhelpers.data.datasets.save_dataset` left them.
 
@@ -138,6 +139,8 @@ def open_source(
         ``memory`` or ``ffcv``.
     device
         Where batches go.
+    stored
+        Whether the larger images are meant, which crops are cut from (``dataset.stored``).
 
     Raises
     ------
@@ -149,13 +152,15 @@ def open_source(
     """
     if loader not in get_args(LoaderName):
         raise ValueError(unknown_word(str(loader), get_args(LoaderName), "loader"))
-    for name in ("train_images.npy", "train_labels.npy"):
+    name, beton = ("train_stored", STORED_BETON) if stored else ("train_images", "train.beton")
+    file = folder / f"{name}.npy"
+    for name in (file.name, "train_labels.npy"):
         if not (folder / name).exists():
             raise FileNotFoundError(f"no {name} in {folder}; run notebook 01_data_prep first")
     if loader == "memory":
-        return MemorySource(torch.from_numpy(np.load(folder / "train_images.npy")).to(device))
-    source = FFCVSource(folder / "train.beton", device)
-    images = np.load(folder / "train_images.npy", mmap_mode="r")
+        return MemorySource(torch.from_numpy(np.load(file)).to(device))
+    source = FFCVSource(folder / beton, device)
+    images = np.load(file, mmap_mode="r")
     _check_same(source, images, np.load(folder / "train_labels.npy"))
     return source
 

@@ -18,12 +18,13 @@ import math
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from mdhelpers.training.algorithms import NetworkSpec
+from mdhelpers.training.algorithms import NetworkSpec, Normalisation
 from mdhelpers.training.efficientnet import efficientnet_lite0
 from mdhelpers.training.weights import weight_faults
 
@@ -37,7 +38,8 @@ def make_model(spec: NetworkSpec, size: tuple[int, int], n_classes: int) -> nn.M
     Parameters
     ----------
     spec
-        Names the architecture, its ``width`` and the ``initialisation.scheme``.
+        Names the architecture, its ``width`` and the ``initialisation``: its ``scheme``, and what
+        inputs the weights that it starts from expect.
     size
         (height, width) of the images in pixels, at least 16.
     n_classes
@@ -45,7 +47,7 @@ def make_model(spec: NetworkSpec, size: tuple[int, int], n_classes: int) -> nn.M
 
     Returns
     -------
-    A module from images (b, 3, height, width) to logits (b, n_classes).
+    A module from images (b, 3, height, width) in [-1, 1] to logits (b, n_classes).
 
     Raises
     ------
@@ -64,7 +66,42 @@ def make_model(spec: NetworkSpec, size: tuple[int, int], n_classes: int) -> nn.M
         for layer in model.modules():
             if hasattr(layer, "reset_parameters"):
                 layer.reset_parameters()
+    if expected := spec.initialisation.expected_inputs:
+        model.__class__ = of_scaled_inputs(type(model))
+        model.input_scale = InputScale(expected)
     return model
+
+
+@lru_cache
+def of_scaled_inputs(kind: type[nn.Module]) -> type[nn.Module]:
+    """The same class of networks, whose ``input_scale`` is applied to images before they enter.
+
+    A class, since a layer more would change the names of weights, and `torch.compile` takes
+    networks with a hook for ones without.
+    """
+
+    def forward(self: nn.Module, images: torch.Tensor) -> torch.Tensor:
+        return kind.forward(self, self.input_scale(images))
+
+    return type(kind.__name__, (kind,), {"forward": forward})
+
+
+class InputScale:
+    """Takes images in [-1, 1], (b, 3 G, h, w) of G models or of one, to what weights expect."""
+
+    def __init__(self, expected: Normalisation):
+        pairs = list(zip(expected.mean, expected.std, strict=True))
+        self.factors = [0.5 / std for _, std in pairs]
+        self.shifts = [(0.5 - mean) / std for mean, std in pairs]
+
+    def __call__(self, images: torch.Tensor) -> torch.Tensor:
+        factors, shifts = (self.of_channels(v, images) for v in (self.factors, self.shifts))
+        return torch.addcmul(shifts, images, factors)
+
+    def of_channels(self, values: list[float], images: torch.Tensor) -> torch.Tensor:
+        """One value for each channel, made where the images are, so that nobody waits for it."""
+        one = [images.new_full((1, 1, 1, 1), value) for value in values]
+        return torch.cat(one * (images.shape[1] // len(values)), dim=1)
 
 
 def cnn(channels: int, size: tuple[int, int], n_classes: int) -> nn.Module:

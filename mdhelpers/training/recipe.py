@@ -24,7 +24,7 @@ import torch
 from torch.nn import functional as F
 from torch.optim.swa_utils import update_bn
 
-from mdhelpers.training.algorithms import AlgorithmSpec, NetworkSpec
+from mdhelpers.training.algorithms import AlgorithmSpec, AugmentationSpec, NetworkSpec
 from mdhelpers.training.augmentation import Augmenter, normalise
 from mdhelpers.training.loading import FFCVSource, MemorySource
 from mdhelpers.training.networks import StackedNetwork, make_model, make_stack
@@ -141,16 +141,24 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 class TrainingData:
     """Where training images come from, and their labels (n,) int64, on the device that trains.
 
-    Images given as a tensor, (n, height, width, 3) uint8, are their own source.
+    Images given as a tensor, (n, height, width, 3) uint8, are their own source. ``larger`` has the
+    same images in a larger size, which random crops are cut from, or is None.
     """
 
     source: MemorySource | FFCVSource | torch.Tensor
     labels: torch.Tensor
     n_classes: int
+    larger: MemorySource | FFCVSource | torch.Tensor | None = None
 
     def __post_init__(self) -> None:
-        if isinstance(self.source, torch.Tensor):
-            object.__setattr__(self, "source", MemorySource(self.source))
+        for name in ("source", "larger"):
+            if isinstance(getattr(self, name), torch.Tensor):
+                object.__setattr__(self, name, MemorySource(getattr(self, name)))
+
+    def augmented_by(self, spec: AugmentationSpec) -> tuple[MemorySource | FFCVSource, Augmenter]:
+        """Where images to be augmented come from, and what augments them."""
+        source = self.larger if self.larger is not None and spec.crop else self.source
+        return source, Augmenter(spec, self.source.size, self.device, cut_from=source.size)
 
     @property
     def device(self) -> torch.device:
@@ -338,7 +346,7 @@ class Batches:
         self.trained, kept = split_validation(task, self.rngs)
         self.validation = kept if kept is None else torch.from_numpy(kept).to(data.device)
         self.n_subset = int(self.trained[0].sum())
-        self.augmenter = Augmenter(self.spec.augmentation, data.source.size, data.device)
+        self.source, self.augmenter = data.augmented_by(self.spec.augmentation)
         self.steps_per_epoch = max(1, round(self.n_subset / self.spec.batch_size))
 
     def epoch(self):
@@ -360,7 +368,7 @@ class Batches:
             for key in draws[0]
         }
         bounds = np.linspace(0, self.n_subset, self.steps_per_epoch + 1).round().astype(int)
-        batches = self.data.source.epoch(index.flatten(), n_models * bounds)
+        batches = self.source.epoch(index.flatten(), n_models * bounds)
         for (start, stop), images in zip(itertools.pairwise(bounds), batches, strict=True):
             part = {key: value[start:stop].flatten(0, 1) for key, value in drawn.items()}
             stacked = self.augmenter.stacked(images, part, n_models)

@@ -274,6 +274,7 @@ def source_data(spec_json: str, device: str) -> tuple[TrainingData, TrainingData
             torch.tensor(split.images, device=device),
             torch.tensor(split.labels, device=device),
             len(dataset.class_names),
+            None if split.stored is None else torch.tensor(split.stored, device=device),
         )
         for split in (dataset.train, dataset.test)
     )
@@ -351,18 +352,22 @@ def refuse_diverged(task: Task, algorithm: int, margins: np.ndarray, rows: slice
 
 def resident_data(plan: TrainingPlan) -> tuple[TrainingData, torch.Tensor, torch.Tensor]:
     """The run's training data, test images (on the device) and test labels (on the CPU)."""
-    return _resident_data(plan.data_folder, plan.loader, plan.device, plan.fingerprint)
+    augmented = (getattr(spec, "augmentation", None) for spec in plan.algorithms)
+    crops = any(augmentation and augmentation.crop for augmentation in augmented)
+    return _resident_data(plan.data_folder, plan.loader, plan.device, plan.fingerprint, crops)
 
 
 @lru_cache(maxsize=1)
-def _resident_data(folder: Path, loader: str, device: str, fingerprint: str):
+def _resident_data(folder: Path, loader: str, device: str, fingerprint: str, crops: bool):
     dataset = read_dataset(folder, mmap=True)
     if dataset.fingerprint != fingerprint:
         raise ValueError(f"the images in {folder} changed; run 01_data_prep again")
     train_labels = torch.from_numpy(dataset.train.labels).to(device)
-    source = open_source(folder, loader, device)
+    source, larger = open_source(folder, loader, device), None
+    if crops and dataset.train.stored is not None:
+        larger = open_source(folder, loader, device, stored=True)
     test_images = torch.from_numpy(np.array(dataset.test.images)).to(device)
-    data = TrainingData(source, train_labels, len(dataset.class_names))
+    data = TrainingData(source, train_labels, len(dataset.class_names), larger)
     return data, test_images, torch.from_numpy(dataset.test.labels)
 
 

@@ -95,6 +95,13 @@ def test_all_components_are_taken_where_there_are_fewer():
     np.testing.assert_allclose(sums, 1, atol=1e-4)
 
 
+def test_test_images_without_a_datamodel_have_no_components():
+    first, second = (weights[:30].copy() for weights in sharing()())
+    first[::2] = 0
+    second[1] = 0
+    assert len(variance_curves(first, second)) == 2 * (30 - 15 - 1 - 1)
+
+
 def test_noise_has_gaps_on_its_own_fits_and_none_on_others():
     naive, honest = [], []
     for seed in range(12):

@@ -220,6 +220,15 @@ def test_parts_of_one_run_share_out_its_notebooks(tmp_path):
     assert others == [page for page in PAGES if page >= "08"]
 
 
+def test_a_page_quotes_the_papers_parameters_files(tmp_path):
+    make_run(tmp_path, "augmentation")
+    tree = book.assemble(Run("augmentation", runs_dir=tmp_path), ROOT / "book")
+    page = tree["paper_studies.md"].decode()
+    assert "{{" not in page
+    assert "| models of each algorithm | 120,000; 50,000; 50,000 | 120,000 | 50,000 |" in page
+    assert "| learning rate | 0.6, cyclic with its peak at epoch 12 | 0.6, `triangular`" in page
+
+
 def test_only_what_changed_is_written_and_what_went_is_removed(tmp_path):
     assert not book._synchronise({"a.md": b"1", "folder/b.md": b"2"}, tmp_path)
     before = (tmp_path / "a.md").stat().st_mtime_ns

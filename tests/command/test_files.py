@@ -29,6 +29,32 @@ def test_later_files_and_single_values_replace_top_level_keys(project):
     }
 
 
+def test_a_file_may_build_on_another(project):
+    (project / "mine").mkdir()
+    (project / "parameters" / "whole.yaml").write_text("study: whole\nn_models: 3\nn_train: 9\n")
+    (project / "mine" / "less.yaml").write_text("base: whole\nn_models: 4\n")
+    (project / "mine" / "least.yaml").write_text("base: less\nn_train: 5\n")
+    assert files.merge("mine/less.yaml") == {"study": "less", "n_models": 4, "n_train": 9}
+    assert files.merge("mine/least.yaml") == {"study": "least", "n_models": 4, "n_train": 5}
+    assert files.merge("mine/least.yaml", ["smoke"])["n_models"] == 2
+    assert files.merge("whole")["study"] == "whole"
+
+
+@pytest.mark.parametrize(
+    ("base", "message"),
+    [
+        ("turn", r"turn\.yaml builds on itself"),
+        ("tinny", r"no parameters file tinny\. Did you mean"),
+        ("[tiny]", r"base is \['tiny'\]\. Give the name"),
+        ('""', "base is ''. Give the name"),
+    ],
+)
+def test_a_base_that_cannot_be_is_named(project, base, message):
+    (project / "parameters" / "turn.yaml").write_text(f"base: {base}\nn_models: 3\n")
+    with pytest.raises(StudyError, match=message):
+        files.read_parameters("turn")
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

@@ -119,3 +119,9 @@ def test_a_pasted_picture_that_changes_is_noticed(tmp_path):
         spec = validate(DatasetSpec, {"spike_in": {"transformation": face, "class": "boat"}})
         seen.append(data_digest(spec))
     assert len({*seen, data_digest(DatasetSpec())}) == 3
+
+
+def test_it_does_not_go_with_images_that_are_kept_in_two_sizes():
+    given = {"kind": "image_folder", "root": "x", "size": 32, "stored": 64}
+    with pytest.raises(ValueError, match="spike_in and stored do not go together"):
+        validate(DatasetSpec, given | {"spike_in": TAG})

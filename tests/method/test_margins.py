@@ -3,7 +3,12 @@ import pytest
 import torch
 from scipy.special import logit
 
-from mdhelpers.method.margins import correct_class_margins, is_right, relative_to_class
+from mdhelpers.method.margins import (
+    correct_class_margins,
+    is_right,
+    relative_to_class,
+    worst_group_accuracy,
+)
 from mdhelpers.training.algorithms import parse_algorithm
 from mdhelpers.training.learners import margins_of
 
@@ -47,6 +52,13 @@ def test_the_largest_logit_is_right_even_below_even_odds():
     logits, labels = torch.tensor([[0.4, 0.3, 0.3], [0.3, 0.4, 0.3]]).log(), torch.tensor([0, 0])
     assert is_right(logits, labels).tolist() == [True, False]
     assert (margins_of(FOREST, logits, labels) < 0).all()
+
+
+def test_the_worst_group_is_each_models_own():
+    right = np.array([[1, 1, 1, 0, 0, 1], [0, 1, 1, 1, 1, 1]], bool)
+    groups = np.array(["a", "a", "b", "b", "c", "c"])
+    assert worst_group_accuracy(right, groups).tolist() == [0.5, 0.5]
+    assert worst_group_accuracy(right[:, 2:5], groups[2:5]).tolist() == [0.0, 1.0]
 
 
 def test_relative_margins_forget_what_moves_a_whole_class():

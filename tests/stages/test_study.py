@@ -12,7 +12,7 @@ import yaml
 from PIL import Image
 
 from mdhelpers.base.specs import validate
-from mdhelpers.command.files import complete, known_studies, merge, read_study
+from mdhelpers.command.files import complete, known_studies, merge, read_parameters, read_study
 from mdhelpers.method.engines import moments
 from mdhelpers.runs.notebooks import find_notebooks
 from mdhelpers.runs.run import StudyError
@@ -39,7 +39,7 @@ def test_a_study_needs_a_name_and_two_algorithms():
 
 @pytest.mark.parametrize("path", sorted((ROOT / "parameters").glob("*.yaml")), ids=lambda p: p.stem)
 def test_every_parameters_file_is_valid(path):
-    given = yaml.safe_load(path.read_text())
+    given = read_parameters(path)
     validate(Study, given if "study" in given else SMALLEST | given)
 
 
@@ -130,6 +130,59 @@ def test_the_projects_own_studies_pass(name):
         given, _ = complete(merge(name, overlays), Study)
         if given.dataset.kind == "scenes":
             check_study(given)
+
+
+# Appendix B.2 and B.3 of the paper, as it says them
+OF_BOTH = {
+    "living17": {
+        "architecture": "resnet18", "epochs": 25, "batch_size": 1024, "lr": 0.6, "momentum": 0.9,
+        "weight_decay": 5e-4, "label_smoothing": 0.1, "schedule": "triangular",
+    },
+    "waterbirds": {
+        "architecture": "resnet50", "epochs": 50, "stop_at_loss": 0.01, "batch_size": 64,
+        "momentum": 0.9, "weight_decay": 1e-4, "augmentation": {},
+    },
+    "cifar10": {
+        "architecture": "resnet9", "epochs": 100, "stop_at_loss": 0.01, "momentum": 0.9,
+        "weight_decay": 5e-4, "augmentation": {"shift": 4, "flip": True},
+    },
+}  # fmt: skip
+OF_ONE = {
+    "living17": ({"augmentation": {"crop": 0.08, "flip": True}}, {"augmentation": {}}),
+    "waterbirds": (
+        {"lr": 0.005, "schedule": "constant", "initialisation": {"kind": "torchvision"}},
+        {"lr": 0.01, "schedule": "step", "step_factor": 0.2, "step_epochs": 15},
+    ),
+    "cifar10": (
+        {"lr": 0.1, "batch_size": 256, "schedule": "step", "step_factor": 0.5, "step_epochs": 20},
+        {"lr": 0.02, "batch_size": 1024, "schedule": "constant"},
+    ),
+}
+MODELS_OF = {"living17": 120_000, "waterbirds": 50_000, "cifar10": 50_000}
+
+
+@pytest.mark.parametrize("name", list(MODELS_OF))
+def test_the_papers_studies_have_its_recipes(name):
+    study, _ = complete(merge(f"paper_{name}"), Study)
+    assert study.n_models == MODELS_OF[name]
+    assert (study.method, study.n_slots, study.relative_to_class) == ("lasso", 0, False)
+    assert (study.alpha, study.n_lams, study.folds, study.n_effect_models) == (0.5, 50, 1, 500)
+    for spec, own in zip((study.algorithm_1, study.algorithm_2), OF_ONE[name], strict=True):
+        said = NetworkSpec(**{"name": spec.name, "precision": "bf16"} | OF_BOTH[name] | own)
+        ours = spec.model_dump() | {"validation_share": 0.0, "peak": said.peak}
+        assert ours == said.model_dump()
+    if name == "living17":
+        assert study.algorithm_1.peak * study.algorithm_1.epochs == 12
+
+
+@pytest.mark.parametrize("name", list(MODELS_OF))
+def test_affordable_twins_change_the_budget_alone(name):
+    whole, twin = merge(f"paper_{name}"), merge(f"paper_{name}_affordable")
+    assert twin["study"] == f"paper_{name}_affordable"
+    for key in ("algorithm_1", "algorithm_2", "hypotheses", "captions", "seed", "alpha"):
+        assert twin[key] == whole[key]
+    study, _ = complete(twin, Study)
+    assert study.n_models + study.n_heldout < 100
 
 
 def test_all_faults_are_told_at_once(pets):

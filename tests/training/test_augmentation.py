@@ -1,12 +1,14 @@
 import numpy as np
 import pytest
 import torch
+from scipy.stats import ks_2samp
 from torch.nn import functional as F
+from torchvision.transforms import RandomResizedCrop
 from torchvision.transforms.v2 import functional as tv
 
 from mdhelpers.training import augmentation
 from mdhelpers.training.algorithms import AugmentationSpec
-from mdhelpers.training.augmentation import Augmenter, crop_boxes, normalise
+from mdhelpers.training.augmentation import Augmenter, crop_boxes, jitter, normalise, resample
 
 ALL = {"shift": 2, "flip": True, "crop": 0.35, "jitter": 0.4, "cutout": 5}
 
@@ -35,7 +37,7 @@ def augment(images, draws, **spec):
 
 
 def slow_batch(images, index, draws, shift: int) -> torch.Tensor:
-    """Shift, flip and crop of one image after the other, by padding, slicing and affine_grid."""
+    """Shift, flip and crop of one image after the other, by padding, slicing and resizing."""
     done = []
     for row, i in enumerate(index):
         image = images[i].permute(2, 0, 1)
@@ -47,10 +49,9 @@ def slow_batch(images, index, draws, shift: int) -> torch.Tensor:
             image = image.flip(2)
         image = image.float().mul(2 / 255).sub(1)[None]
         if "box" in draws:
-            x, y, w, h = draws["box"][row]
-            theta = torch.stack([w, w * 0, x, h * 0, h, y]).view(1, 2, 3)
-            grid = F.affine_grid(theta, image.shape, align_corners=False)
-            image = F.grid_sample(image, grid, padding_mode="border", align_corners=False)
+            size = image.shape[2:]
+            (x,), (y,), (w,), (h,) = np.rint(in_pixels(draws["box"][[row]], size)).astype(int)
+            image = F.interpolate(image[:, :, y : y + h, x : x + w], size, mode="bilinear")
         done.append(image[0].permute(1, 2, 0))
     return torch.stack(done)
 
@@ -81,12 +82,78 @@ def test_a_crop_of_the_whole_image_is_the_image(images):
     torch.testing.assert_close(got, normalise(images), atol=1e-5, rtol=0)
 
 
-def test_crop_boxes_lie_inside_and_have_the_areas_asked_for():
-    boxes = crop_boxes(5000, 0.35, np.random.default_rng(0))
-    assert (np.abs(boxes[:, :2]) + boxes[:, 2:] <= 1 + 1e-6).all()
-    area = boxes[:, 2] * boxes[:, 3]
-    assert area.min() > 0.25  # below 0.35 only where a long side was cut to the image's
-    assert abs(area.mean() - 0.66) < 0.03
+def in_pixels(boxes, size):
+    """Left, top, width and height of boxes, (4, n)."""
+    height, width = size
+    x, y, half_width, half_height = np.asarray(boxes, float).T
+    left, top = (x - half_width + 1) * width / 2, (y - half_height + 1) * height / 2
+    return np.array([left, top, half_width * width, half_height * height])
+
+
+@pytest.mark.parametrize("smallest", [0.08, 0.5])
+@pytest.mark.parametrize("size", [(32, 32), (224, 224), (24, 40), (224, 160), (20, 60), (60, 20)])
+def test_crops_are_distributed_as_torchvisions(size, smallest):
+    """Places and sides, each in whole pixels, and how often a crop spans a side."""
+    n = 3000
+    ours = in_pixels(crop_boxes(n, smallest, size, np.random.default_rng(1)), size)
+    assert np.abs(ours - np.rint(ours)).max() < 1e-3
+    ours = np.rint(ours)
+    assert (ours[:2] >= 0).all()
+    assert (ours[0] + ours[2]).max() <= size[1]
+    assert (ours[1] + ours[3]).max() <= size[0]
+    torch.manual_seed(1)
+    image, ratio = torch.empty(3, *size), (3 / 4, 4 / 3)
+    draws = [RandomResizedCrop.get_params(image, (smallest, 1), ratio) for _ in range(n)]
+    top, left, height, width = np.array(draws).T
+    theirs = [left, top, width, height]
+    for one, two in zip(ours, theirs, strict=True):
+        assert ks_2samp(one, two).pvalue > 1e-3
+    assert ks_2samp(ours[2] * ours[3], width * height).pvalue > 1e-3
+    spans = [((w == size[1]) | (h == size[0])).mean() for w, h in ((ours[2:]), (width, height))]
+    assert abs(spans[0] - spans[1]) < 4 * (0.25 * 2 / n) ** 0.5
+    if size == (224, 224) and smallest == 0.08:
+        assert max(spans) < 0.03
+
+
+@pytest.mark.parametrize("size", [(16, 18), (30, 20)])
+def test_a_crop_is_cut_out_and_resized_as_by_torchvision(size):
+    batch = torch.rand(40, *size, 3, generator=torch.Generator().manual_seed(0))
+    boxes = crop_boxes(40, 0.08, size, np.random.default_rng(2))
+    got = resample(batch, torch.from_numpy(boxes), size)
+    for i, (left, top, width, height) in enumerate(np.rint(in_pixels(boxes, size)).astype(int).T):
+        want = tv.resized_crop(batch[i].permute(2, 0, 1), top, left, height, width, size)
+        torch.testing.assert_close(got[i].permute(2, 0, 1), want, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("smallest", [0.05, 0.9])
+def test_a_crop_of_a_larger_image_is_made_smaller_with_antialiasing(smallest):
+    """Some crops are made larger and most smaller, by up to four times, on each axis by itself."""
+    large, size = (64, 48), (16, 20)
+    batch = torch.rand(40, *large, 3, generator=torch.Generator().manual_seed(0))
+    boxes = crop_boxes(40, smallest, large, np.random.default_rng(2))
+    got = resample(batch, torch.from_numpy(boxes), size)
+    for i, (left, top, width, height) in enumerate(np.rint(in_pixels(boxes, large)).astype(int).T):
+        image = batch[i].permute(2, 0, 1)
+        want = tv.resized_crop(image, top, left, height, width, size, antialias=True)
+        torch.testing.assert_close(got[i].permute(2, 0, 1), want, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("n_models", [1, 3])
+def test_larger_images_are_moved_cut_and_made_smaller(n_models):
+    rng = np.random.default_rng(0)
+    large = torch.from_numpy(rng.integers(0, 255, (6, 40, 36, 3), dtype=np.uint8))
+    augmenter = Augmenter(AugmentationSpec(**ALL), (16, 18), cut_from=(40, 36))
+    draws = tensors(augmenter.draw(6, np.random.default_rng(1)))
+    got = augmenter.stacked(large, draws, n_models)
+    assert got.shape == (6 // n_models, 3 * n_models, 16, 18)
+    moved = slow_batch(large, range(6), {k: draws[k] for k in ("shift", "flip")}, 2)
+    cut = resample(moved, draws["box"], (16, 18))
+    want = augmentation.cut_squares(jitter(cut, draws["jitter"]), draws["cutout"], 5)
+    own = got.unflatten(1, (n_models, 3)).flatten(0, 1).permute(0, 2, 3, 1)
+    torch.testing.assert_close(own, want, atol=1e-5, rtol=0)
+    small = large[:, :16, :18]
+    plain = augmenter.stacked(small, {}, n_models).unflatten(1, (n_models, 3)).flatten(0, 1)
+    assert torch.equal(plain.permute(0, 2, 3, 1), normalise(small))
 
 
 @pytest.mark.parametrize("names", [(), ("shift",), ("flip",), ("shift", "flip"), tuple(ALL)[:3]])

@@ -54,7 +54,12 @@ def slow(net, names, image, measure):
     return torch.cat([g.flatten() for g in found])
 
 
-@pytest.mark.parametrize("options", [{}, {"architecture": "resnet9"}, {"trainable": "head"}])
+NORMALISED = {"initialisation": {"kind": "checkpoint", "path": "w.pt", "normalisation": "imagenet"}}
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"architecture": "resnet9"}, {"trainable": "head"}, NORMALISED]
+)
 def test_gradients_are_those_of_a_loop(options):
     spec, rng = spec_of(label_smoothing=0.1, **options), np.random.default_rng(0)
     net, (images, labels) = network(spec), pictures(rng)

@@ -407,12 +407,6 @@ def test_every_yaml_of_the_page_is_a_study(block, module):
     assert names == (given["algorithm_1"]["name"], given["algorithm_2"]["name"])
 
 
-def test_the_page_writes_down_the_papers_recipes():
-    recipes = [yaml.safe_load(b) for b in page_blocks("yaml") if "resnet" in b and "momentum" in b]
-    rates = [(r["algorithm_1"]["lr"], r["algorithm_2"]["lr"]) for r in recipes]
-    assert rates == [(0.6, 0.6), (0.005, 0.01), (0.1, 0.02)]
-
-
 SECTIONS = {
     "Its keys": (algorithms.NetworkSpec, {"name": "a"}),
     "Keys of augmentation": (algorithms.AugmentationSpec, {}),

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from mdhelpers.training.algorithms import NetworkSpec
+from mdhelpers.training.algorithms import NetworkSpec, parse_algorithm
 from mdhelpers.training.networks import MaxPool, StackedNetwork, make_model, make_stack
 
 G, CLASSES, SEEDS = 3, 4, [11, 12, 13]
@@ -384,3 +384,88 @@ def test_a_scheme_that_is_not_chosen_leaves_the_specification_as_it_was():
     assert "scheme" not in NetworkSpec(name="a").model_dump()["initialisation"]
     chosen = NetworkSpec(name="a", initialisation={"scheme": "torch"})
     assert chosen.model_dump()["initialisation"]["scheme"] == "torch"
+
+
+IMAGENET = {"kind": "checkpoint", "path": "w.safetensors", "normalisation": "imagenet"}
+
+
+def test_weights_of_imagenet_see_the_colours_that_they_expect():
+    """White is 2.249 and black -2.118 in red; other weights see [-1, 1] as ever."""
+    seen = []
+    for start in (IMAGENET, "torchvision", "random"):
+        spec = NetworkSpec(name="a", architecture="resnet18", initialisation=start)
+        model = make_model(spec, (32, 32), 3)
+        assert type(model).__name__ == "ResNet"
+        model.conv1.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+        model(torch.tensor([1.0, -1.0]).view(2, 1, 1, 1).expand(2, 3, 32, 32))
+    white, black = ([(c - m) / s for m, s in zip(MEAN, STD, strict=True)] for c in (1, 0))
+    for images in seen[:2]:
+        torch.testing.assert_close(images[:, :, 3, 4], torch.tensor([white, black]))
+    assert white[0] == pytest.approx(2.249, abs=1e-3)
+    assert torch.equal(seen[2][:, 0, 0, 0], torch.tensor([1.0, -1.0]))
+
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # torchvision's documentation
+
+
+@pytest.mark.parametrize("architecture", ["cnn", "resnet18"])
+@pytest.mark.parametrize("shared", [True, False])
+def test_normalisation_changes_the_inputs_alone(architecture, shared):
+    """No name of a weight, nor its draw; and a stack's images are normalised model by model."""
+    start = {**IMAGENET, "normalisation": {"mean": [0, 0.1, 0.2], "std": [0.5, 0.25, 0.2]}}
+    spec = spec_of(architecture).model_copy(
+        update={"initialisation": parse_algorithm({"name": "a", "initialisation": start}).start}
+    )
+    size = SIZES[architecture]
+    stack, usual = make_stack(spec, G, size, CLASSES), stack_of(architecture)
+    stack.initialise(SEEDS)
+    assert stack.state_dict().keys() == usual.state_dict().keys()
+    assert all(torch.equal(a, b) for a, b in zip(stack.parameters(), usual.parameters(), strict=1))
+    images = images_of(architecture)[0].float()
+    images = images[:, 0] if shared else images
+    ready = (images + 1) / 2 - torch.tensor([0, 0.1, 0.2]).view(3, 1, 1)
+    ready = ready / torch.tensor([0.5, 0.25, 0.2]).view(3, 1, 1)
+    given, wanted = (
+        part if shared else part.flatten(1, 2).contiguous(memory_format=torch.channels_last)
+        for part in (images, ready)
+    )
+    with torch.no_grad():
+        found, expected = stack.eval()(given), usual.eval()(wanted)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("start", "message"),
+    [
+        ({**IMAGENET, "normalisation": "imagnet"}, "'imagnet' is not known; give imagenet"),
+        ({**IMAGENET, "normalisation": {"mean": [0, 0, 0]}}, "std"),
+        ({**IMAGENET, "normalisation": {"mean": [0, 0], "std": [1, 1, 1]}}, "mean"),
+        ({**IMAGENET, "normalisation": {"mean": [0, 0, 0], "std": [1, 0, 1]}}, "std"),
+        ({"kind": "random", "normalisation": "imagenet"}, "goes with kind: checkpoint"),
+        ({"kind": "torchvision", "normalisation": "imagenet"}, "ImageNet's by themselves"),
+    ],
+)
+def test_normalisations_that_mean_nothing_are_refused(start, message):
+    with pytest.raises(ValueError, match=message):
+        NetworkSpec(name="a", architecture="resnet18", initialisation=start)
+
+
+def test_models_that_are_others_than_before_say_so_and_no_others_do():
+    def spec(**given):
+        return NetworkSpec(name="a", architecture="resnet18", **given)
+
+    assert spec(augmentation={"shift": 2, "flip": True, "jitter": 0.1}).made_with() == ""
+    cropped = spec(augmentation={"crop": 0.5})
+    assert cropped.made_with() == "crops drawn as torchvision draws them"
+    source = {"dataset": {"kind": "scenes"}, "algorithm": cropped.model_dump()}
+    tuned = spec(initialisation={"kind": "pretraining", "source": source})
+    assert tuned.made_with() == cropped.made_with()
+
+    from_weights = spec(initialisation="torchvision")
+    assert "ImageNet" in from_weights.made_with()
+    assert from_weights.model_dump()["initialisation"].keys() == {"kind", "path", "source"}
+    start = {"kind": "checkpoint", "path": "w.pt"}
+    assert spec().made_with() == spec(initialisation=start).made_with() == ""
+    assert "normalisation" not in spec(initialisation=start).model_dump()["initialisation"]
+    named = spec(initialisation={**start, "normalisation": "imagenet"})
+    assert named.model_dump()["initialisation"]["normalisation"]["mean"] == list(MEAN)

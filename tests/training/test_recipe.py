@@ -8,6 +8,8 @@ from torch.nn import functional as F
 from torch.optim import lr_scheduler
 
 from mdhelpers.training.algorithms import NetworkSpec
+from mdhelpers.training.augmentation import normalise
+from mdhelpers.training.gradients import plain_network, training_views
 from mdhelpers.training.networks import make_model, make_stack
 from mdhelpers.training.recipe import (
     Batches,
@@ -19,6 +21,7 @@ from mdhelpers.training.recipe import (
     stack_logits,
     train_stack,
 )
+from mdhelpers.training.weights import read_weights
 
 N_TRAIN, SIZE = 24, 16
 
@@ -191,6 +194,23 @@ def test_models_start_from_given_weights(data):
     torch.testing.assert_close(state["linear.weight"], first_model(task, 2).linear.weight.data)
 
 
+def test_crops_are_cut_from_larger_images_and_nothing_else_is(data):
+    """Larger images of one colour each are told apart from the usual ones, which are black."""
+    larger = torch.full((N_TRAIN, 40, 40, 3), 255, dtype=torch.uint8)
+    black = torch.zeros(N_TRAIN, SIZE, SIZE, 3, dtype=torch.uint8)
+    both = TrainingData(black, data.labels, 3, larger)
+    for augmentation, seen in (({"crop": 0.5, "flip": True}, 1), ({"flip": True, "shift": 1}, -1)):
+        spec = NetworkSpec(name="a", batch_size=6, augmentation=augmentation, validation_share=0.25)
+        batches = Batches(make_task(spec), both)
+        for images, _ in batches.epoch():
+            assert images.shape[1:] == (9, SIZE, SIZE)
+            torch.testing.assert_close(images, torch.full_like(images, seen))
+        stack = make_stack(spec, 3, (SIZE, SIZE), 3)
+        assert batches.validation_accuracy(stack).shape == (3,)
+        ((view, _),) = next(training_views(spec, both, 1, 0))
+        torch.testing.assert_close(view, torch.full_like(view, seen))
+
+
 def test_equal_data_seeds_treat_shared_images_alike(data):
     spec = NetworkSpec(name="a", batch_size=12, augmentation={"shift": 2, "crop": 0.5})
     masks = make_task(spec, 2).masks
@@ -202,10 +222,14 @@ def test_equal_data_seeds_treat_shared_images_alike(data):
     assert int((one[:, None] == two[None]).all(-1).sum()) == shared
 
 
+NORMALISED = {"kind": "checkpoint", "path": "w.pt", "normalisation": "imagenet"}
+
+
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script_method:DeprecationWarning")
 @pytest.mark.parametrize("options", [{"precision": "bf16"}, {"compile": True}])
-def test_other_arithmetic_gives_nearly_the_same_models(data, options):
-    spec = NetworkSpec(name="a", epochs=2, batch_size=4, lr=0.01)
+@pytest.mark.parametrize("start", ["random", NORMALISED])
+def test_other_arithmetic_gives_nearly_the_same_models(data, options, start):
+    spec = NetworkSpec(name="a", epochs=2, batch_size=4, lr=0.01, initialisation=start)
     exact, _ = train_stack(make_task(spec), data)
     close, _ = train_stack(make_task(spec.model_copy(update=options)), data)
     torch.testing.assert_close(
@@ -357,3 +381,52 @@ def test_optimisers_are_those_of_the_recipe():
     assert sgd.defaults["weight_decay"] == 0.1
     adamw = make_optimizer(NetworkSpec(name="a", optimizer="adamw"), weights)
     assert isinstance(adamw, torch.optim.AdamW)
+
+
+def gratings(n, seed):
+    """Faint stripes of 16 orientations in noise, on any colour: (n, 16, 16, 3) and which."""
+    rng = np.random.default_rng(seed)
+    rows, columns = np.mgrid[:16, :16] - 8
+    kind = np.arange(n) % 16
+    angles = np.pi * kind[:, None, None] / 16
+    phases = rng.uniform(0, 2 * np.pi, (n, 1, 1))
+    waves = np.cos(1.2 * (np.cos(angles) * rows + np.sin(angles) * columns) + phases)
+    images = rng.uniform(80, 175, (n, 1, 1, 3)) + rng.normal(0, 20, (n, 16, 16, 3))
+    images += rng.uniform(8, 16, (n, 1, 1, 1)) * waves[..., None]
+    return torch.from_numpy(images.clip(0, 255).astype(np.uint8)), torch.from_numpy(kind)
+
+
+def trained_on(images, labels, start, **changes):
+    spec = NetworkSpec(
+        name="a", architecture="resnet9", width=8, batch_size=40, initialisation=start, **changes
+    )
+    everything, n_classes = np.ones((1, len(labels)), bool), int(labels.max()) + 1
+    starts = (read_weights(start["path"]),) if "trainable" in changes else ()
+    task = Task(spec, everything, [0], [0], starts)
+    return train_stack(task, TrainingData(images, labels, n_classes))[0]
+
+
+def test_fixed_features_tell_more_with_the_normalisation_of_their_weights(tmp_path):
+    """A network is trained on stripes normalised as ImageNet's pictures; a new last layer then
+    learns another question from few of them, with that normalisation and with [-1, 1]."""
+    start = NORMALISED | {"path": str(tmp_path / "w.pt")}
+    source = trained_on(*gratings(1280, 0), start, epochs=6, lr=0.05)
+    torch.save(source.model_state(0), start["path"])
+    (few, kind), (images, asked) = gratings(160, 1), gratings(480, 2)
+    accuracy = {}
+    for said in ("imagenet", None):
+        given = start | {"normalisation": said}
+        head = trained_on(few, kind // 2, given, epochs=15, lr=0.02, trainable="head")
+        right = stack_logits(head, images)[0].argmax(-1) == asked // 2
+        accuracy[said] = right.float().mean().item()
+    assert accuracy["imagenet"] > accuracy[None] + 0.1
+
+
+def test_models_that_were_kept_are_normalised_as_they_were_in_training(data):
+    spec = NetworkSpec(name="a", epochs=1, initialisation=NORMALISED)
+    stack, _ = train_stack(make_task(spec), data)
+    kept = spec.restore(stack.state_dict(), 3, (SIZE, SIZE), 3)
+    images = data.source.images
+    assert torch.equal(kept.logits(images), stack_logits(stack, images))
+    alone = plain_network(stack, 1)(normalise(images).permute(0, 3, 1, 2))
+    torch.testing.assert_close(alone, kept.logits(images)[1])

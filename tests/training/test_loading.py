@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from mdhelpers.data.datasets import Split, save_dataset
+from mdhelpers.data.datasets import Split, save_dataset, shrunk
 from mdhelpers.data.scenes import make_scenes
 from mdhelpers.training import loading
 from mdhelpers.training.algorithms import AugmentationSpec
 from mdhelpers.training.augmentation import Augmenter
 from mdhelpers.training.loading import (
+    STORED_BETON,
     FFCVSource,
     MemorySource,
     ffcv_problem,
@@ -54,6 +55,21 @@ def both(folder, file, monkeypatch):
 
 def asked(n: int, seed: int = 0) -> torch.Tensor:
     return torch.from_numpy(np.random.default_rng(seed).integers(0, N, n))
+
+
+@pytest.mark.parametrize("loader", ["memory", pytest.param("ffcv", marks=needs_ffcv)])
+@ignore_ffcvs_warnings
+def test_larger_images_have_files_of_their_own(data, tmp_path, loader):
+    small = shrunk(data, 16)
+    save_dataset(small, tmp_path)
+    if loader == "ffcv":
+        write_beton(small.train, tmp_path / "train.beton")
+        write_beton(replace(small.train, images=small.train.stored), tmp_path / STORED_BETON)
+    usual, larger = (open_source(tmp_path, loader, "cpu", stored=s) for s in (False, True))
+    assert (usual.size, larger.size) == ((16, 16), data.size)
+    index = asked(20)
+    assert np.array_equal(larger.gather(index).numpy(), data.train.images[index.numpy()])
+    assert np.array_equal(usual.gather(index).numpy(), small.train.images[index.numpy()])
 
 
 def test_memory_hands_over_what_was_asked_for(data, folder):

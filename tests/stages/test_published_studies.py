@@ -93,8 +93,6 @@ def living17(folder: Path) -> dict:
     return given | TINY | {"dataset": given["dataset"] | own, "gradients": looks}
 
 
-# the lasso hardly finds anything with so few models, and shares of nothing overflow
-@pytest.mark.filterwarnings("ignore:(overflow|invalid value) encountered:RuntimeWarning")
 @pytest.mark.parametrize("made", [waterbirds, living17])
 def test_a_study_of_the_paper_goes_through_all_seven_notebooks(made, tmp_path):
     given = made(tmp_path)

@@ -133,7 +133,7 @@ class Fits:
     @classmethod
     def of(cls, study: Study) -> Fits:
         """On all models, on halves and on quarters of them, for notebooks 03 and 04."""
-        method, device = method_of(study), fit_device(study.device, study.scheduler)
+        method, device = method_of(study), fit_device(study.device)
         n_models, *images = sizes_of(study).of_fit
         times = {1: 2, 2: 4 * study.n_splits + 8, 4: 8 * study.n_null_splits + 8}
         each = {n: fit_cost(method, n_models // n, *images, device=device) for n in times}

@@ -56,7 +56,7 @@ def fit_cost(
     device : str
         A torch device.
     """
-    kind = device.partition(":")[0]
+    kind = "cpu" if device.startswith("cpu") else "cuda"
     sizes = n_models, n_train, n_test
     weights = 4.0 * n_test * n_train
     if method in ("lasso", "fast_l1"):

@@ -39,7 +39,7 @@ from mdhelpers.method.engines.fast_l1 import fit_fast_l1
 from mdhelpers.method.engines.lasso import Engine
 from mdhelpers.method.engines.moments import Moments, PackedMasks, check_slots, within_slots
 from mdhelpers.method.trak import METHODS as FROM_GRADIENTS
-from mdhelpers.method.trak import size_of
+from mdhelpers.method.trak import product, size_of
 
 METHODS = ("lasso", "ridge", "difference_of_means", "fast_l1", *FROM_GRADIENTS)
 _ROWS = 4096  # models at once
@@ -174,7 +174,7 @@ def fit_datamodels(
     elif method == "ridge":
         fit = fit_ridge(moments, margins)
     elif method in FROM_GRADIENTS:
-        scores, left = _beside_scores(masks, margins, groups, scores)
+        scores, left = _beside_scores(masks, margins, groups, scores, device)
         estimate = fit_nothing if method == "trak" else partial(fit_ridge, one_penalty=True)
         fit = estimate(moments, left)
         np.add(fit.weights, scores, out=fit.weights)
@@ -301,6 +301,11 @@ class Fitter:
         return sum(self.scores[m] for m in scored) / len(scored) if len(scored) else None
 
 
+def device_of(fit: FitOn) -> str:
+    """Where a fit computes; what is computed of its weights goes there too."""
+    return getattr(fit, "device", "cpu")
+
+
 def n_scored(*fits: FitOn) -> int:
     """The first models, which have scores in all of these fits; 0 where one is no `Fitter`."""
     return min(getattr(fit, "n_scored", 0) for fit in fits)
@@ -316,7 +321,7 @@ def fit_all(jobs: Iterable[tuple[FitOn, np.ndarray]]) -> list[np.ndarray]:
     return list(spread(lambda job: job[0](job[1]), jobs, at_most=min([AT_ONCE, *rooms])))
 
 
-def _beside_scores(masks, margins, groups, scores) -> tuple[np.ndarray, np.ndarray]:
+def _beside_scores(masks, margins, groups, scores, device) -> tuple[np.ndarray, np.ndarray]:
     """Scores in the size that predicts margins best within slots, and what they leave of them."""
     shape = margins.shape[1], masks.shape[1]
     if np.shape(scores) != shape:
@@ -324,7 +329,8 @@ def _beside_scores(masks, margins, groups, scores) -> tuple[np.ndarray, np.ndarr
             f"scores have shape {np.shape(scores)}; expected {shape}, (n_test, n_train)."
         )
     blocks = (slice(low, low + _ROWS) for low in range(0, len(masks), _ROWS))
-    predicted = np.concatenate([masks[rows].astype(np.float32) @ scores.T for rows in blocks])
+    parts = [product(masks[rows].astype(np.float32), scores.T, device) for rows in blocks]
+    predicted = np.concatenate(parts)
     everyone = torch.arange(len(margins))
     both = (torch.from_numpy(each) for each in (predicted, margins))
     own, true = (within_slots(each, torch.from_numpy(groups), everyone).numpy() for each in both)

@@ -29,11 +29,10 @@ A_DAY = 86_400.0  # seconds of an eigendecomposition that one may ask for
 OTHERS = ("trak", "lasso", "difference_of_means")
 
 
-def fit_device(device: str, scheduler: str = "local") -> str:
+def fit_device(device: str) -> str:
     """Where datamodels are fitted: the study's device, or the CPU where only others have a GPU."""
-    if scheduler != "local" and not torch.cuda.is_available():
-        return "cpu"
-    return resolve_device(device)
+    where = resolve_device(device, "elsewhere")
+    return where if torch.cuda.is_available() else "cpu"
 
 
 def fit_memory(device: str) -> float | None:
@@ -94,7 +93,7 @@ def no_room(study: Study, *, method: str, gradients: bool) -> Iterator[str]:
 
     ``gradients`` says whether some could be taken, so that they may be advised.
     """
-    of, device = sizes_of(study), fit_device(study.device, study.scheduler)
+    of, device = sizes_of(study), fit_device(study.device)
     memory, patience = fit_memory(device), A_DAY
 
     def why(method: str) -> str:

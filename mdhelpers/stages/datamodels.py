@@ -186,7 +186,7 @@ def fit_datamodels(
 
     """
     if trained := run.manifest(MODELS):
-        where = fit_device(device, scheduler)
+        where = fit_device(device)
         method = chosen_method(run, method, trained["parameters"], gradients or {}, device=where)
     options = FitOptions(n_lams=n_lams, lam_min_ratio=lam_min_ratio, folds=folds)
     spec = validate(GradientSpec, gradients or {}, "gradients")

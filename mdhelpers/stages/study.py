@@ -251,7 +251,7 @@ def method_of(study: Study) -> str:
         return study.method
     specs = [study.algorithm_1, study.algorithm_2]
     gradients = not no_gradients(specs, bool(study.models_1_given))
-    device = capacity.fit_device(study.device, study.scheduler)
+    device = capacity.fit_device(study.device)
     of = capacity.sizes_of(study)
     return capacity.method_here(of, study.gradients, specs, gradients=gradients, device=device)
 

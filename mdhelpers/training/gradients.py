@@ -220,7 +220,7 @@ def scores_of(
         train = gradients.of_training(drawn, len(data.labels), data.n_classes, spec)
         tested = gradients.of_outputs(images.to(data.device), labels.to(data.device), spec)
         parts = (part.float().cpu().numpy() for part in reduced(train, tested))
-        total += torch.from_numpy(Look(*parts).scores(damping))
+        total += torch.from_numpy(Look(*parts).scores(damping, device=str(data.device)))
     return total / max(n, 1)
 
 

@@ -100,6 +100,8 @@ def test_datamodels_made_elsewhere_take_no_fit(machine):
 
 def test_without_a_gpu_here_a_clusters_models_are_fitted_on_the_cpu(monkeypatch):
     monkeypatch.setattr(capacity.torch.cuda, "is_available", lambda: False)
-    assert capacity.fit_device("cuda", "slurm") == "cpu"
-    with pytest.raises(ValueError, match="no GPU"):
-        capacity.fit_device("cuda")
+    assert capacity.fit_device("cuda") == capacity.fit_device("auto") == "cpu"
+    with pytest.raises(ValueError, match="it must be auto"):
+        capacity.fit_device("gpu")
+    monkeypatch.setattr(capacity.torch.cuda, "is_available", lambda: True)
+    assert (capacity.fit_device("cuda:1"), capacity.fit_device("cpu")) == ("cuda:1", "cpu")

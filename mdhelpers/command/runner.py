@@ -45,6 +45,7 @@ COSTLY = 2  # the first stages take nearly all time and disk: before the others 
 
 # Where and by whom a result is made, which changes no bit of it; as if none of them was given
 OF_NO_RESULT = {"runs_dir": "runs", "workers": 0, "scheduler": "local", "cluster": {}}
+OF_NO_RESULT |= {"loader": "memory"}  # as it was by default when older runs were made
 
 
 def counted(parameters: Mapping[str, Any]) -> dict[str, Any]:

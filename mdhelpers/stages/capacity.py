@@ -110,6 +110,12 @@ def no_room(study: Study, *, method: str, gradients: bool) -> Iterator[str]:
         )
     if method in FROM_GRADIENTS:
         yield from _too_many_gradients(study, of)
+    images, there = 3 * of.side**2 * (of.n_train + of.n_test), memory_bytes()
+    if there is not None and images > there:
+        yield (
+            f"dataset: images take {in_words(images)}, and {in_words(there)} of memory are here. "
+            "Give a smaller dataset.size or fewer images, or a machine with more memory"
+        )
 
 
 def _too_many_gradients(study: Study, of: Sizes) -> Iterator[str]:

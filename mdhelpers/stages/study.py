@@ -134,7 +134,7 @@ class Study(Spec):
     n_slots: Annotated[int, Field(ge=0)] = 16
     share_order: bool = False
     stack: Annotated[int, Field(ge=0)] = 0
-    loader: Literal["memory", "ffcv"] = "memory"
+    loader: Literal["auto", "memory", "ffcv"] = "auto"
     models_url: str = ""
     models_1_given: dict[str, Any] = Field({})
     models_2_given: dict[str, Any] = Field({})

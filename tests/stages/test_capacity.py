@@ -105,3 +105,8 @@ def test_without_a_gpu_here_a_clusters_models_are_fitted_on_the_cpu(monkeypatch)
         capacity.fit_device("gpu")
     monkeypatch.setattr(capacity.torch.cuda, "is_available", lambda: True)
     assert (capacity.fit_device("cuda:1"), capacity.fit_device("cpu")) == ("cuda:1", "cpu")
+
+
+def test_images_beyond_the_memory_are_refused(machine):
+    machine(1e8, 1e13)
+    assert "dataset: images take 184.3 MB" in no_room(study(n_models=64, method="trak"))[-1]

@@ -7,6 +7,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.optim import lr_scheduler
 
+from mdhelpers.training import recipe
 from mdhelpers.training.algorithms import NetworkSpec
 from mdhelpers.training.networks import make_model, make_stack
 from mdhelpers.training.recipe import (
@@ -357,3 +358,24 @@ def test_optimisers_are_those_of_the_recipe():
     assert sgd.defaults["weight_decay"] == 0.1
     adamw = make_optimizer(NetworkSpec(name="a", optimizer="adamw"), weights)
     assert isinstance(adamw, torch.optim.AdamW)
+
+
+@pytest.mark.parametrize(
+    ("device", "has", "expected"),
+    [("cuda", True, "bf16"), ("cuda", False, None), ("cpu", True, None)],
+)
+def test_auto_is_bf16_on_a_gpu_that_has_it(monkeypatch, device, has, expected):
+    monkeypatch.setattr(recipe, "has_bf16", lambda: has)
+    made = []
+    monkeypatch.setattr(recipe.torch, "autocast", lambda *about: made.append(about))
+    recipe.precision(NetworkSpec(name="a", precision="auto"), torch.device(device))
+    assert made == ([(device, recipe.DTYPES[expected])] if expected else [])
+
+
+def test_auto_on_a_cpu_is_fp32_to_the_bit(data):
+    spec = NetworkSpec(name="a", epochs=1, batch_size=4)
+    exact, same = (
+        stack_logits(train_stack(make_task(s), data)[0], data.source.images)
+        for s in (spec, spec.model_copy(update={"precision": "auto"}))
+    )
+    assert torch.equal(exact, same)

@@ -136,7 +136,7 @@ def fit_samples(
 
 
 def effect_of_model_count(
-    samples: Samples, *, n_directions: int = 8, n_components: int = 10
+    samples: Samples, *, n_directions: int = 8, n_components: int = 10, device: str = "cpu"
 ) -> ModelCounts:
     """Datamodels, components and directions against the number of models (F.3).
 
@@ -146,27 +146,29 @@ def effect_of_model_count(
         From :func:`fit_samples`.
     n_directions : int
         Distinguishing directions of each comparison.
+    device : str
+        Where arrays are worked on.
     n_components : int
         Principal components of each algorithm's own datamodels, as in Figure 21; not centred.
     """
     shape = np.shape(samples.everyone[0])
     n_directions, n_components = (min(n, *shape) for n in (n_directions, n_components))
     return ModelCounts(
-        cosines=_cosine_table(samples),
-        components=_component_table(samples, n_components),
-        directions=_direction_table(samples, n_directions),
+        cosines=_cosine_table(samples, device),
+        components=_component_table(samples, n_components, device),
+        directions=_direction_table(samples, n_directions, device),
     )
 
 
-def _cosine_table(samples: Samples) -> pd.DataFrame:
-    rows = []
+def _cosine_table(samples: Samples, device: str) -> pd.DataFrame:
+    rows, cosine = [], partial(datamodel_cosines, device=device)
     for algorithm in (1, 2):
         everyone = samples.everyone[algorithm - 1]
         for size, (one, other) in samples.halves.items():
             pair = one[algorithm - 1], other[algorithm - 1]
             cosines = {
-                "all": np.mean([datamodel_cosines(half, everyone) for half in pair], axis=0),
-                "others": datamodel_cosines(*pair),
+                "all": np.mean([cosine(half, everyone) for half in pair], axis=0),
+                "others": cosine(*pair),
             }
             for against, values in cosines.items():
                 low, median, high = np.percentile(values, [5, 50, 95])
@@ -175,7 +177,7 @@ def _cosine_table(samples: Samples) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns)
 
 
-def _component_table(samples: Samples, n_components: int) -> pd.DataFrame:
+def _component_table(samples: Samples, n_components: int, device: str) -> pd.DataFrame:
     """Found in the first sample of a size, measured in the second of every size."""
     tables = []
     for algorithm in (1, 2):
@@ -185,7 +187,7 @@ def _component_table(samples: Samples, n_components: int) -> pd.DataFrame:
             for place in (0, 1)
         )
         for found_with, weights in first.items():
-            directions = _own_components(weights, n_components)
+            directions = _own_components(weights, n_components, device)
             for measured_with, others in second.items():
                 columns = {"algorithm": algorithm, "found_with": found_with}
                 columns |= {"measured_with": measured_with}
@@ -195,20 +197,21 @@ def _component_table(samples: Samples, n_components: int) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True)
 
 
-def _own_components(weights: np.ndarray, n_components: int) -> torch.Tensor:
-    rows = torch.nn.functional.normalize(as_weights(weights), dim=1, eps=1e-30)
+def _own_components(weights: np.ndarray, n_components: int, device: str) -> torch.Tensor:
+    rows = torch.nn.functional.normalize(as_weights(weights, device), dim=1, eps=1e-30)
     return principal_components(Rows(rows), n_components, center=False)[0].directions
 
 
 def _variance_along(weights: np.ndarray, directions: torch.Tensor) -> np.ndarray:
-    pair = ResidualPair(as_weights(weights), as_weights(weights))
+    given = as_weights(weights, str(directions.device))
+    pair = ResidualPair(given, given)
     along = pair.datamodels_times(directions.T.float())[0].double()
     n_rows = max(pair.shape[0] - pair.n_zero[0], 1)
     return (along.square().sum(0) / n_rows).cpu().numpy()
 
 
-def _direction_table(samples: Samples, n_directions: int) -> pd.DataFrame:
-    compared = partial(compare, n_directions=n_directions)
+def _direction_table(samples: Samples, n_directions: int, device: str) -> pd.DataFrame:
+    compared = partial(compare, n_directions=n_directions, device=device)
     everyone, tables = compared(*samples.everyone), []
     for size, halves in samples.halves.items():
         one, other = (compared(*half) for half in halves)

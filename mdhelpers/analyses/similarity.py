@@ -81,7 +81,7 @@ class Similarity:
         return matrix / np.sqrt(np.outer(own, own))
 
 
-def similarity(algorithms: Mapping[str, Fits]) -> Similarity:
+def similarity(algorithms: Mapping[str, Fits], *, device: str = "cpu") -> Similarity:
     """Compare any number of algorithms by the cosines of their datamodels (F.1, Figure 18).
 
     Parameters
@@ -90,6 +90,8 @@ def similarity(algorithms: Mapping[str, Fits]) -> Similarity:
         Each a ``Datamodels``, an array or tensor of shape (n_test, n_train), or a list of several:
         fits on disjoint models, in the same order for all algorithms. Fits of equal place may
         share masks, so only fits of unequal place are compared where there are several.
+    device : str
+        Where arrays are worked on.
 
     Raises
     ------
@@ -106,7 +108,9 @@ def similarity(algorithms: Mapping[str, Fits]) -> Similarity:
     for first, second in combinations_with_replacement(fits, 2):
         pairs = _pairs(len(fits[first]), len(fits[second]), same=first == second)
         if pairs:
-            found = [datamodel_cosines(fits[first][i], fits[second][j]) for i, j in pairs]
+            found = [
+                datamodel_cosines(fits[first][i], fits[second][j], device=device) for i, j in pairs
+            ]
             cosines = np.mean(found, axis=0)
             columns = {"first": first, "second": second, "test": np.arange(len(cosines))}
             tables.append(pd.DataFrame(columns | {"cosine": cosines}))
@@ -120,6 +124,7 @@ def variance_curves(
     measured_on: tuple[Weights, Weights] | None = None,
     n_components: int = N_COMPONENTS,
     seed: int = 0,
+    device: str = "cpu",
 ) -> pd.DataFrame:
     """What the components of both residuals explain under either algorithm.
 
@@ -131,7 +136,7 @@ def variance_curves(
         Datamodels of the same examples fitted to other models, on which they are measured instead.
     n_components : int
         Of each residual; as many as there are, if fewer.
-    seed : int
+    seed, device
         As in :func:`mdhelpers.method.comparison.compare`.
 
     Returns
@@ -140,9 +145,10 @@ def variance_curves(
         ``comparison, component, variance_1, variance_2, gap, cumulative_gap``: fractions of the
         variance; gaps are positive where the first-named algorithm relies on the component more.
     """
-    pair = as_weights(datamodels_1), as_weights(datamodels_2)
+    pair = as_weights(datamodels_1, device), as_weights(datamodels_2, device)
     n_components = components_of(*pair, at_most=n_components)
-    return curves_of(compare(*pair, n_directions=n_components, seed=seed), measured_on)
+    found = compare(*pair, n_directions=n_components, seed=seed)
+    return curves_of(found, measured_on, device=device)
 
 
 def components_of(first: Weights, second: Weights, *, at_most: int = N_COMPONENTS) -> int:
@@ -154,14 +160,17 @@ def components_of(first: Weights, second: Weights, *, at_most: int = N_COMPONENT
 
 
 def curves_of(
-    comparison: Comparison, measured_on: tuple[Weights, Weights] | None = None
+    comparison: Comparison,
+    measured_on: tuple[Weights, Weights] | None = None,
+    *,
+    device: str = "cpu",
 ) -> pd.DataFrame:
     """The table of :func:`variance_curves` for the directions of a comparison, by component."""
     tables = []
     for directions in comparison:
         fractions = directions.explained_variance.astype(np.float64)
         if measured_on is not None:
-            fractions = _fractions(measured_on, directions.directions)
+            fractions = _fractions(measured_on, directions.directions, device)
         sign = 1 if directions.name == "1_minus_2" else -1
         columns = {"comparison": directions.name, "component": directions.component}
         columns |= {"variance_1": fractions[:, 0], "variance_2": fractions[:, 1]}
@@ -182,8 +191,10 @@ def _pairs(n_first: int, n_second: int, *, same: bool) -> list[tuple[int, int]]:
     return [(i, j) for i, j in pairs if i != j] or pairs
 
 
-def _fractions(datamodels: tuple[Weights, Weights], directions: np.ndarray) -> np.ndarray:
-    pair = ResidualPair(*(as_weights(weights) for weights in datamodels))
+def _fractions(
+    datamodels: tuple[Weights, Weights], directions: np.ndarray, device: str
+) -> np.ndarray:
+    pair = ResidualPair(*(as_weights(weights, device) for weights in datamodels))
     columns = torch.from_numpy(np.ascontiguousarray(directions.T)).to(pair.device)
     along = [part.double().square().sum(0).cpu().numpy() for part in pair.datamodels_times(columns)]
     n_rows = [max(pair.shape[0] - zero, 1) for zero in pair.n_zero]
@@ -238,6 +249,7 @@ def directions_without(
     *,
     n_random: int = 4,
     seed: int = 0,
+    device: str = "cpu",
 ) -> pd.DataFrame:
     """How far directions turn when some test examples are left out (paper, Table 2).
 
@@ -250,8 +262,8 @@ def directions_without(
         Of all test examples.
     n_random : int
         Random choices of as many test examples, for the control.
-    seed : int
-        As in :func:`mdhelpers.method.comparison.compare`, and of the random choices.
+    seed, device
+        As in :func:`mdhelpers.method.comparison.compare`; the seed is of the random choices too.
 
     Returns
     -------
@@ -272,7 +284,7 @@ def directions_without(
 
     def compared(rows: np.ndarray) -> Comparison:
         pair = (w[rows] for w in weights)
-        return compare(*pair, n_directions=n_directions, seed=seed)
+        return compare(*pair, n_directions=n_directions, seed=seed, device=device)
 
     without, rng = compared(kept), np.random.default_rng(seed)
     controls = [

@@ -218,6 +218,11 @@ def free_bytes(path: Path) -> int:
     return shutil.disk_usage(existing_parent(path)).free
 
 
+def disk_bytes(path: Path | str) -> int:
+    """Return the size of the disk that `path` is, or would be, on, free or not."""
+    return shutil.disk_usage(existing_parent(resolve(path))).total
+
+
 def folder_bytes(path: Path) -> int:
     """Return the bytes that the files under `path` take; 0 where there is no such folder."""
     total = 0
@@ -238,7 +243,7 @@ def in_words(size: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Return a time in words: `41 s`, `3 min 20 s`, `2 h 5 min`."""
+    """Return a time in words: `41 s`, `3 min 20 s`, `2 h 5 min`, `12 days`, `4 years`."""
     if seconds < 9.95:
         return f"{seconds:.1f} s"
     seconds = round(seconds)
@@ -248,7 +253,10 @@ def duration(seconds: float) -> str:
     if minutes < 60:
         return f"{minutes} min {rest} s" if rest else f"{minutes} min"
     hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if minutes else f"{hours} h"
+    if hours < 100:
+        return f"{hours} h {minutes} min" if minutes else f"{hours} h"
+    days = round(hours / 24)
+    return f"{days} days" if days < 730 else f"{round(days / 365):,} years"
 
 
 def reachable(address: str, *, timeout: float = 2.0) -> bool:

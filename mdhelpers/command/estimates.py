@@ -10,24 +10,29 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from mdhelpers.base.places import cores, duration, free_bytes, in_words, memory_bytes, shown
 from mdhelpers.base.records import plain
 from mdhelpers.base.specs import Spec
 from mdhelpers.data.sources import expected_sizes
+from mdhelpers.method.costs import Cost, fit_cost, fits_at_once
 from mdhelpers.method.datamodels import AT_ONCE, FROM_GRADIENTS
 from mdhelpers.runs.run import Run
 from mdhelpers.runs.stage import MODELS
+from mdhelpers.stages.capacity import disk_of_gradients, fit_device, fit_memory, sizes_of
 from mdhelpers.stages.datamodels import Need, StudyQuality, needs, read_quality
-from mdhelpers.stages.study import Study, method_of
+from mdhelpers.stages.study import Study, method_of, no_room
 from mdhelpers.training.algorithms import AlgorithmSpec, AugmentationSpec, NetworkSpec
 from mdhelpers.training.learners import learn
+from mdhelpers.training.networks import make_model
 from mdhelpers.training.recipe import TrainingData
 from mdhelpers.training.tasks import TrainingPlan, choose_stack, make_task, resolve_device
 
@@ -38,6 +43,9 @@ if TYPE_CHECKING:
 PYTHON_BYTES = 1.3e9  # torch, the kernel, what it draws and a compiler: benchmarks/memory.py
 GRADIENT_STEPS = 4
 SECONDS_BESIDE_TRAINING = 270  # fits, captions, effects, probes, pages; at scenes' size
+GPU_RATE = 3e13  # operations a second that training reaches on an A100: assumed, book/scaling.md
+TRIED = 2e12  # operations of a trial on a CPU, beyond which they are counted and not tried
+BACKWARD = 2  # times what the forward pass takes
 
 
 def estimate(study: Study) -> dict[str, Any]:
@@ -46,8 +54,9 @@ def estimate(study: Study) -> dict[str, Any]:
     Returns
     -------
     dict
-        ``models`` of both algorithms, ``seconds``, ``bytes`` on disk, ``memory`` in bytes, and the
-        ``basis`` in words.
+        ``models`` of both algorithms, ``seconds``, ``gpu_hours`` (NaN where they are not known),
+        ``bytes`` on disk, of which ``gradients``, ``memory`` in bytes, the ``fits`` in words,
+        ``cannot``: why it cannot run here, a sentence each; and the ``basis`` in words.
 
     """
     n_train, n_test, n_classes = expected_sizes(study.dataset)
@@ -65,23 +74,40 @@ def estimate(study: Study) -> dict[str, Any]:
         for spec in specs
     ]
     workers = study.workers or (1 if device != "cpu" else cores())
-    known = [seconds for seconds in each if seconds is not None]
-    anew = (each[study.application_algorithm - 1] or 0) * trained_anew(study, n_train)
-    anew += sum(map(partial(by_gradients, study, n_train, n_test), specs, each))
+
+    def training(each: Sequence[float | None]) -> float:
+        """Seconds of all models, where those of one of either algorithm are known."""
+        anew = (each[study.application_algorithm - 1] or 0) * trained_anew(study, n_train)
+        anew += sum(map(partial(by_gradients, study, n_train, n_test), specs, each))
+        return (total + again) * sum(seconds or 0 for seconds in each) + anew
+
+    on_gpu = (
+        each
+        if device != "cpu"
+        else [
+            seconds_by_count(spec, shape=shape, alpha=study.alpha, rate=GPU_RATE) for spec in specs
+        ]
+    )
     images = (n_train + n_test) * size * size * 4
-    scores = 8 * n_scored(study) * n_test * n_train
+    gradients = disk_of_gradients(study.gradients, specs, sizes_of(study)) if n_scored(study) else 0
+    fits = Fits.of(study)
     return {
         "models": 2 * total,
-        "seconds": ((total + again) * sum(known) + anew) / workers + SECONDS_BESIDE_TRAINING,
-        "bytes": int(images + scores + 2 * total * (4 * n_test + n_train / 8 + 1024) + 50e6),
+        "seconds": training(each) / workers + fits.seconds + SECONDS_BESIDE_TRAINING,
+        "gpu_hours": math.nan if None in on_gpu else training(on_gpu) / 3600,
+        "bytes": int(images + gradients + 2 * total * (4 * n_test + n_train / 8 + 1024) + 50e6),
+        "gradients": gradients,
         "memory": memory_needed(study),
-        "basis": f"a trial of training, one core: {estimate_in_words(specs, each)}; "
-        f"{workers} workers, and {SECONDS_BESIDE_TRAINING} s for the rest",
+        "fits": fits.in_words,
+        "cannot": no_room(study),
+        "basis": "a trial of training, or a count of its operations, one core: "
+        f"{estimate_in_words(specs, each)}; {workers} workers, the fits, "
+        f"and {SECONDS_BESIDE_TRAINING} s for the rest",
     }
 
 
 def memory_needed(study: Study) -> int:
-    """Bytes of memory that the largest step takes, notebook 04's fits on quarters of the models.
+    """Bytes of memory that the largest step takes, notebook 04's fits on parts of the models.
 
     Of the datamodels of 8 quarters, normalised, two more in work, and both algorithms' own; of both
     algorithms' masks and margins, and as much again in work.
@@ -89,9 +115,45 @@ def memory_needed(study: Study) -> int:
     n_train, n_test, _ = expected_sizes(study.dataset)
     matrix, n_models = n_test * n_train, study.n_models + study.n_heldout
     models = n_models * (n_train + 4 * n_test)
-    fits = AT_ONCE * (8 * study.n_models**2 + 4 * study.n_models * n_train)
+    fits = Fits.of(study).memory + 3 * 4 * matrix
     compared = 8 * (8 + 4) * matrix + 2 * 4 * matrix
-    return int(PYTHON_BYTES + 4 * models + max(fits + 3 * 4 * matrix, compared))
+    return int(PYTHON_BYTES + 4 * models + max(fits, compared))
+
+
+@dataclass(frozen=True)
+class Fits:
+    """Of a study: one fit on all models, how many run side by side, and the seconds of all."""
+
+    method: str
+    device: str
+    one: Cost
+    at_once: int
+    seconds: float
+
+    @classmethod
+    def of(cls, study: Study) -> Fits:
+        """On all models, on halves and on quarters of them, for notebooks 03 and 04."""
+        method, device = method_of(study), fit_device(study.device)
+        n_models, *images = sizes_of(study).of_fit
+        times = {1: 2, 2: 4 * study.n_splits + 8, 4: 8 * study.n_null_splits + 8}
+        each = {n: fit_cost(method, n_models // n, *images, device=device) for n in times}
+        seconds = sum(n * each[part].seconds for part, n in times.items())
+        room = {"device": device, "at_most": AT_ONCE}
+        return cls(
+            method, device, each[1], fits_at_once(each[1], fit_memory(device), **room), seconds
+        )
+
+    @property
+    def memory(self) -> float:
+        """Bytes of the machine's own memory, of all that run side by side."""
+        return self.at_once * self.one.memory if self.device == "cpu" else 0.0
+
+    @property
+    def in_words(self) -> str:
+        where = "one core" if self.device == "cpu" else "a GPU"
+        took = f"{in_words(self.one.memory)} and about {duration(self.one.seconds)}"
+        every = f"about {duration(self.seconds)} for all"
+        return f"{self.method}: {took} a fit on all models ({where}), {every}"
 
 
 def n_scored(study: Study) -> int:
@@ -127,7 +189,12 @@ def estimate_in_words(specs, each: list[float | None]) -> str:
     """The trial's seconds, and what it could not try."""
     words = []
     for spec, seconds in zip(specs, each, strict=True):
-        took = "not tried, a function of yours" if seconds is None else f"{seconds:.2f} s a model"
+        if seconds is None:
+            took = "not tried, a function of yours"
+        elif seconds < 1000:
+            took = f"{seconds:.2f} s a model"
+        else:
+            took = f"{duration(seconds)} a model"
         words.append(f"{spec.name} {took}")
         if spec.start.source:
             words.append("its source models not counted")
@@ -139,13 +206,18 @@ def seconds_per_model(
 ) -> float | None:
     """Seconds of one core, or of the GPU, a model; None for a function of the user's own.
 
-    A network is tried on a few batches of noise, others on as many images as they will get.
+    A network is tried on a few batches of noise, others on as many images as they will get. On a
+    CPU, operations of a large network are counted, at the rate of a product of matrices.
     """
     n_train, size, n_classes = shape
     tried = spec.trial(n_train, alpha)
     if tried is None:
         return None
     trial, n_tried = tried
+    if device == "cpu" and isinstance(spec, NetworkSpec):
+        one = operations(spec, size, n_classes)
+        if 2 * stack * alpha * n_tried * one > TRIED:
+            return seconds_by_count(spec, shape=shape, alpha=alpha, rate=core_rate() / 2)
     images = torch.randint(0, 255, (n_tried, size, size, 3), dtype=torch.uint8, device=device)
     data = TrainingData(images, torch.arange(n_tried, device=device) % n_classes, n_classes)
     plan = TrainingPlan(
@@ -154,6 +226,37 @@ def seconds_per_model(
     task, _ = make_task(plan, 1, slice(0, stack))
     seconds = timed(task, data) / stack
     return seconds * spec.n_epochs / trial.n_epochs * alpha * n_train / round(alpha * n_tried)
+
+
+def seconds_by_count(
+    spec: AlgorithmSpec, *, shape: tuple[int, int, int], alpha: float, rate: float
+) -> float | None:
+    """Seconds a model at so many operations a second; None where it is no network."""
+    if not isinstance(spec, NetworkSpec):
+        return None
+    n_train, size, n_classes = shape
+    return spec.n_epochs * alpha * n_train * operations(spec, size, n_classes) / rate
+
+
+def operations(spec: NetworkSpec, size: int, n_classes: int) -> float:
+    """Operations that training takes an image: products and convolutions, there and back."""
+    with torch.device("meta"), FlopCounterMode(display=False) as counter:
+        make_model(spec, (size, size), n_classes).eval()(torch.empty(2, 3, size, size))
+    trained = 0 if spec.trainable == "head" else BACKWARD
+    return counter.get_total_flops() / 2 * (1 + trained)
+
+
+def core_rate(n: int = 768) -> float:
+    """Operations a second of one core in a float32 product of matrices."""
+    left, threads = torch.ones(n, n), torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        start = time.perf_counter()
+        for _ in range(3):
+            left @ left
+        return 3 * 2 * n**3 / (time.perf_counter() - start)
+    finally:
+        torch.set_num_threads(threads)
 
 
 def timed(task, data: TrainingData) -> float:
@@ -233,10 +336,25 @@ def of_needs(plan: Plan, needs: Mapping[str, Any]) -> Iterator[str]:
         return
     free = in_words(free_bytes(plan.run.folder))
     yield f"The whole study: {needs_in_words(needs)} ({free} are free)"
+    if not math.isnan(needs.get("gpu_hours", math.nan)):
+        yield of_gpu(needs["gpu_hours"])
+    if needs.get("gradients"):
+        yield f"Disk of gradients and their scores, for a while: {in_words(needs['gradients'])}"
+    if "fits" in needs:
+        yield f"Datamodels by {needs['fits']}"
     if "memory" in needs:
         yield of_memory(needs["memory"])
     if "basis" in needs:
         yield f"Estimated from: {needs['basis']}"
+    yield from (f"Cannot run here. {why}." for why in needs.get("cannot", ()))
+
+
+def of_gpu(hours: float) -> str:
+    """Hours of one GPU for all training, measured where there is one, else counted."""
+    if torch.cuda.is_available():
+        return f"GPU-hours of training: {about(hours)}, by the trial"
+    rate = GPU_RATE / 1e12
+    return f"GPU-hours of training: {about(hours)}, counted, at {rate:.0f} TFLOP/s (assumed)"
 
 
 def of_memory(needed: int) -> str:
@@ -327,7 +445,9 @@ def long(seconds: float) -> str:
 
 
 def about(number: float) -> str:
-    """Two digits that count, or three where the first is 1."""
+    """Two digits that count, or three where the first is 1; below 1, one place behind the point."""
+    if number < 1:
+        return f"{number:.1g}"
     digits = 3 if f"{number:.1e}"[0] == "1" else 2
     step = 10 ** max(math.floor(math.log10(max(number, 1))) + 1 - digits, 0)
     return f"{step * round(number / step):,.0f}"

@@ -39,11 +39,13 @@ from mdhelpers.runs.notebooks import Notebook, find_notebooks, keys_file, read_e
 from mdhelpers.runs.run import Run, StudyError
 
 Estimate = Callable[[Any], Mapping[str, Any]]
+FITTING = 4  # the stages that fit datamodels on all models, and those before them
 COSTLY = 2  # the first stages take nearly all time and disk: before the others no estimate pays
 
 
 # Where and by whom a result is made, which changes no bit of it; as if none of them was given
 OF_NO_RESULT = {"runs_dir": "runs", "workers": 0, "scheduler": "local", "cluster": {}}
+OF_NO_RESULT |= {"loader": "memory"}  # as it was by default when older runs were made
 
 
 def counted(parameters: Mapping[str, Any]) -> dict[str, Any]:
@@ -143,7 +145,7 @@ def run_study(
     if isinstance(study, Study):
         from mdhelpers.stages.study import check_study
 
-        check_study(study)
+        check_study(study, here=False)
     plan = make_plan(notebooks, study, values, force=force, start=start)
     costly = any(step.reason for step in plan.steps[:COSTLY])
     if costly or dry_run:
@@ -154,6 +156,7 @@ def run_study(
 
         print(describe(plan, needs))
         return plan
+    check_room(plan)
     check_disk(plan.run, needs)
     if needs:
         from mdhelpers.command.estimates import needs_in_words
@@ -269,6 +272,15 @@ def _needs(study: Any, estimate: Estimate | None) -> Mapping[str, Any]:
         except ImportError:
             return {}
     return estimate(study)
+
+
+def check_room(plan: Plan) -> None:
+    """Raise StudyError if what is still to be fitted cannot be had on this machine."""
+    from mdhelpers.stages.study import Study, no_room
+
+    still = any(step.reason for step in plan.steps[:FITTING])
+    if still and isinstance(plan.study, Study) and (faults := no_room(plan.study)):
+        raise StudyError("\n".join(faults))
 
 
 def check_disk(run: Run, needs: Mapping[str, Any]) -> None:

@@ -127,10 +127,11 @@ def compare(
     n_directions: int = 8,
     center: bool = True,
     seed: int = 0,
+    device: str = "cpu",
 ) -> Comparison:
     """Find the training directions that distinguish two algorithms.
 
-    Tensors are worked on where they are, on a CPU or a GPU; residuals are never formed (see
+    Tensors are worked on where they are, arrays on ``device``; residuals are never formed (see
     :mod:`mdhelpers.method.engines.principal`). Components are exact where one side has at most 1000
     examples or few more than ``n_directions``, and elsewhere found by iteration until they are
     known to lie within a thousandth (the sine of the angle) of the true ones.
@@ -146,6 +147,8 @@ def compare(
         as the authors' code does. Without, a direction common to all test examples may come first.
     seed : int
         Of the iteration's first vectors.
+    device : str
+        Where arrays are worked on.
 
     Raises
     ------
@@ -157,7 +160,7 @@ def compare(
     RuntimeWarning
         If the iteration ended before its directions were known so well.
     """
-    weights = [as_weights(datamodels) for datamodels in (datamodels_1, datamodels_2)]
+    weights = [as_weights(datamodels, device) for datamodels in (datamodels_1, datamodels_2)]
     pair = ResidualPair(*weights)
     cosines, n_zero, known = pair.cosines.float().cpu().numpy(), np.array(pair.n_zero), None
     if n_zero.any():
@@ -186,7 +189,12 @@ def residual_datamodels(rows: np.ndarray, other: np.ndarray) -> np.ndarray:
 
 
 def principal_directions(
-    residuals: np.ndarray, n_directions: int, *, center: bool = True, seed: int = 0
+    residuals: np.ndarray,
+    n_directions: int,
+    *,
+    center: bool = True,
+    seed: int = 0,
+    device: str = "cpu",
 ) -> np.ndarray:
     """Principal components of the rows, shape (n_directions, n_train), unit norm, unsigned.
 
@@ -195,9 +203,9 @@ def principal_directions(
     known = residuals.any(1)
     if n_directions + center <= known.sum() < len(residuals):
         residuals = residuals[known]
-    rows = Rows(torch.from_numpy(residuals))
+    rows = Rows(torch.from_numpy(residuals).to(device))
     found = principal_components(rows, n_directions, center=center, seed=seed)
-    return found[0].directions.double().numpy()
+    return found[0].directions.double().cpu().numpy()
 
 
 def explained_variance(rows: np.ndarray, directions: np.ndarray) -> np.ndarray:
@@ -206,9 +214,10 @@ def explained_variance(rows: np.ndarray, directions: np.ndarray) -> np.ndarray:
     return np.square(rows @ directions.T).sum(0) / max(total, np.finfo(float).tiny)
 
 
-def datamodel_cosines(first: Weights, second: Weights) -> np.ndarray:
+def datamodel_cosines(first: Weights, second: Weights, *, device: str = "cpu") -> np.ndarray:
     """Cosine of the two datamodels of each test example, (n_test,) float64; 0 for a zero one."""
-    return ResidualPair(as_weights(first), as_weights(second)).cosines.cpu().numpy()
+    pair = ResidualPair(as_weights(first, device), as_weights(second, device))
+    return pair.cosines.cpu().numpy()
 
 
 def row_cosines(one: np.ndarray, two: np.ndarray) -> np.ndarray:

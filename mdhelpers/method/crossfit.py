@@ -49,7 +49,7 @@ from mdhelpers.method.comparison import (
     principal_directions,
     residual_datamodels,
 )
-from mdhelpers.method.datamodels import FitOn, Fitter, fit_all, n_scored
+from mdhelpers.method.datamodels import FitOn, Fitter, device_of, fit_all, n_scored
 from mdhelpers.method.engines.moments import split_groups, split_models
 from mdhelpers.method.evidence import (
     FEWEST_GROUPS,
@@ -162,7 +162,7 @@ def cross_fitted_gaps(
         If there are too few models, or a fit gives the wrong shape.
     """
     rng, groups = np.random.default_rng(seed), group_models(n_models, slots)
-    fitters = (fit_1, fit_2)
+    fitters, device = (fit_1, fit_2), device_of(fit_1)
     weighs = comparison is not None and all(isinstance(fit, Fitter) for fit in fitters)
     scored = [fit.scored(np.arange(n_models)) for fit in fitters] if weighs else []
     by_scores = weighs and all(len(each) for each in scored)
@@ -189,7 +189,9 @@ def cross_fitted_gaps(
                 if retrained:  # of all the half's models, of which not all need have scores
                     record.retrained_ids[-1].append(retrained[0].ids)
             for name in COMPARISONS:
-                directions, patterns = residual_directions(name, rows[found], 2 * n_directions)
+                directions, patterns = residual_directions(
+                    name, rows[found], 2 * n_directions, device=device
+                )
                 gap = signed_gap(name, *rows[other], directions)
                 record.gaps[name].append(gap[:n_directions])
                 record.match(name, directions, gap)
@@ -275,7 +277,7 @@ def null_gaps(
             for pair, (first, second) in PARTIES.items():
                 found = fitted(first, i), fitted(second, j)
                 measured = fitted(first, k), fitted(second, m)
-                table = _null_table(found, measured, n_directions)
+                table = _null_table(found, measured, n_directions, device_of(fit_1))
                 tables.append(table.assign(pair=pair, split=6 * split + choice))
     columns = ["pair", "comparison", "direction", "naive_gap", "gap", "split"]
     return pd.concat(tables, ignore_index=True)[columns]
@@ -423,10 +425,11 @@ def measured(
     """
     if fit.scores is not None:
         groups = group_models(len(fit.masks), fit.slots) if groups is None else groups
-        return Scores(fit.scores, fit.scored(models), lengths, groups)
+        return Scores(fit.scores, fit.scored(models), lengths, groups, device=fit.device)
     given = fit.masks[models], fit.margins[models]
     groups = None if groups is None else groups[models]
-    return Outputs.measured(*given, lengths, slots=fit.slots_of(models), groups=groups)
+    about = {"slots": fit.slots_of(models), "groups": groups, "device": fit.device}
+    return Outputs.measured(*given, lengths, **about)
 
 
 def normalised(weights: list[np.ndarray]) -> list[np.ndarray]:
@@ -440,14 +443,17 @@ def normalised(weights: list[np.ndarray]) -> list[np.ndarray]:
     return rows
 
 
-def residual_directions(name: str, rows, n_directions: int) -> tuple[np.ndarray, np.ndarray]:
+def residual_directions(
+    name: str, rows, n_directions: int, *, device: str = "cpu"
+) -> tuple[np.ndarray, np.ndarray]:
     """Principal directions of a half's residuals, and its test examples' projections on them.
 
     Of both algorithms' normalised ``rows`` (n_test, n_train); shapes (n_directions, n_train) and
     (n_directions, n_test).
     """
     residuals = _residuals(name, *rows)
-    directions = principal_directions(residuals, min(n_directions, *residuals.shape))
+    most = min(n_directions, *residuals.shape)
+    directions = principal_directions(residuals, most, device=device)
     return directions, directions @ residuals.T
 
 
@@ -494,11 +500,12 @@ def _fits_on(
     return lambda algorithm, part: rows[(algorithm - 1) * len(parts) + part]
 
 
-def _null_table(found, measured, n_directions: int) -> pd.DataFrame:
+def _null_table(found, measured, n_directions: int, device: str) -> pd.DataFrame:
     tables = []
     for name in COMPARISONS:
         residuals = _residuals(name, *found)
-        directions = principal_directions(residuals, min(n_directions, *residuals.shape))
+        most = min(n_directions, *residuals.shape)
+        directions = principal_directions(residuals, most, device=device)
         columns = {"comparison": name, "direction": np.arange(1, len(directions) + 1)}
         columns["naive_gap"] = signed_gap(name, *found, directions)
         columns["gap"] = signed_gap(name, *measured, directions)

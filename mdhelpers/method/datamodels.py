@@ -27,6 +27,7 @@ import numpy as np
 import torch
 
 from mdhelpers.base.threads import spread
+from mdhelpers.method.costs import fit_cost, fits_at_once, why_not
 from mdhelpers.method.engines.estimators import (
     FitOptions,
     fit_difference_of_means,
@@ -38,7 +39,7 @@ from mdhelpers.method.engines.fast_l1 import fit_fast_l1
 from mdhelpers.method.engines.lasso import Engine
 from mdhelpers.method.engines.moments import Moments, PackedMasks, check_slots, within_slots
 from mdhelpers.method.trak import METHODS as FROM_GRADIENTS
-from mdhelpers.method.trak import size_of
+from mdhelpers.method.trak import product, size_of
 
 METHODS = ("lasso", "ridge", "difference_of_means", "fast_l1", *FROM_GRADIENTS)
 _ROWS = 4096  # models at once
@@ -153,7 +154,8 @@ def fit_datamodels(
         the method is unknown or cannot be had.
     """
     if method == "auto":
-        method = method_for(*masks.shape, gradients=scores is not None)
+        gradients, n_test = scores is not None, np.shape(margins)[-1]
+        method = method_for(*masks.shape, gradients=gradients, n_test=n_test, device=device)
     if method not in METHODS:
         near = get_close_matches(method, METHODS, n=1, cutoff=0) or METHODS[:1]
         raise ValueError(
@@ -172,7 +174,7 @@ def fit_datamodels(
     elif method == "ridge":
         fit = fit_ridge(moments, margins)
     elif method in FROM_GRADIENTS:
-        scores, left = _beside_scores(masks, margins, groups, scores)
+        scores, left = _beside_scores(masks, margins, groups, scores, device)
         estimate = fit_nothing if method == "trak" else partial(fit_ridge, one_penalty=True)
         fit = estimate(moments, left)
         np.add(fit.weights, scores, out=fit.weights)
@@ -190,22 +192,38 @@ def fit_datamodels(
     )
 
 
-def method_for(n_models: int, n_train: int, *, gradients: bool = False) -> str:
-    """What ``"auto"`` stands for: the estimator that was best at such a budget.
+def method_for(
+    n_models: int,
+    n_train: int,
+    *,
+    gradients: bool = False,
+    n_test: int = 1,
+    device: str = "cpu",
+    memory: float | None = None,
+) -> str:
+    """What ``"auto"`` stands for: the best estimator at such a budget that can be had.
 
-    With ``gradients`` to be had, scores from them and ridge regression on what they leave foretell
+    With ``gradients`` to be had, scores from them and ridge regression on what they leave predict
     best, from four models to two a training example (``benchmarks/estimators.py``). Without, below
-    three models a training example ridge regression foretells held-out margins best and finds
+    three models a training example ridge regression predicts held-out margins best and finds
     planted features with the fewest models; above, the lasso with the paper's single split is as
     good (``benchmarks/budgets.py``, on scenes and on photographs). The comparison fits on halves of
     the models, so that the lasso is taken from six on.
+
+    Ridge regression decomposes a matrix with as many rows as there are models, or training
+    examples if they are fewer. Where that takes more than ``memory`` (bytes, on ``device``), or
+    longer than `mdhelpers.method.costs.PATIENCE`, it is left out: scores stand alone, or, with no
+    gradients, the lasso is taken.
     """
     if n_models >= _FEW_MODELS * n_train:
         return "lasso"
-    return "trak+ridge" if gradients else "ridge"
+    method = "trak+ridge" if gradients else "ridge"
+    if not why_not(fit_cost(method, n_models, n_train, n_test, device=device), memory=memory):
+        return method
+    return "trak" if gradients else "lasso"
 
 
-AT_ONCE = 4  # fits: what each holds beside its weights stays within bounds
+AT_ONCE = 4  # fits, at most: what each holds beside its weights stays within bounds
 FitOn = Callable[[np.ndarray], np.ndarray]
 """Takes indices of models, gives their datamodels' weights (n_test, n_train)."""
 
@@ -223,6 +241,8 @@ class Fitter:
         From gradients of the first models; it may lie on disk.
     method, options, seed, device, threads
         As in :func:`fit_datamodels`.
+    memory : float, optional
+        Bytes that fits side by side may take.
     after : callable, optional
         Called after each fit.
     """
@@ -237,6 +257,7 @@ class Fitter:
     seed: int = 0
     device: str = "cpu"
     threads: int = 1
+    memory: float | None = None
     after: Callable[[], object] | None = None
 
     def __call__(self, models: np.ndarray) -> np.ndarray:
@@ -256,6 +277,12 @@ class Fitter:
             self.after()
         return found.weights
 
+    def at_once(self, n_models: int) -> int:
+        """How many fits on so many models run side by side."""
+        shape = self.masks.shape[1], self.margins.shape[1]
+        cost = fit_cost(self.method, n_models, *shape, device=self.device)
+        return fits_at_once(cost, self.memory, device=self.device, at_most=AT_ONCE)
+
     def slots_of(self, models: np.ndarray) -> np.ndarray | None:
         return None if self.slots is None else self.slots[models]
 
@@ -274,6 +301,11 @@ class Fitter:
         return sum(self.scores[m] for m in scored) / len(scored) if len(scored) else None
 
 
+def device_of(fit: FitOn) -> str:
+    """Where a fit computes; what is computed of its weights goes there too."""
+    return getattr(fit, "device", "cpu")
+
+
 def n_scored(*fits: FitOn) -> int:
     """The first models, which have scores in all of these fits; 0 where one is no `Fitter`."""
     return min(getattr(fit, "n_scored", 0) for fit in fits)
@@ -284,10 +316,12 @@ def fit_all(jobs: Iterable[tuple[FitOn, np.ndarray]]) -> list[np.ndarray]:
 
     Each is computed on one thread, so that no bit depends on how many are.
     """
-    return list(spread(lambda job: job[0](job[1]), jobs, at_most=AT_ONCE))
+    jobs = list(jobs)
+    rooms = (fit.at_once(len(models)) for fit, models in jobs if isinstance(fit, Fitter))
+    return list(spread(lambda job: job[0](job[1]), jobs, at_most=min([AT_ONCE, *rooms])))
 
 
-def _beside_scores(masks, margins, groups, scores) -> tuple[np.ndarray, np.ndarray]:
+def _beside_scores(masks, margins, groups, scores, device) -> tuple[np.ndarray, np.ndarray]:
     """Scores in the size that predicts margins best within slots, and what they leave of them."""
     shape = margins.shape[1], masks.shape[1]
     if np.shape(scores) != shape:
@@ -295,7 +329,8 @@ def _beside_scores(masks, margins, groups, scores) -> tuple[np.ndarray, np.ndarr
             f"scores have shape {np.shape(scores)}; expected {shape}, (n_test, n_train)."
         )
     blocks = (slice(low, low + _ROWS) for low in range(0, len(masks), _ROWS))
-    predicted = np.concatenate([masks[rows].astype(np.float32) @ scores.T for rows in blocks])
+    parts = [product(masks[rows].astype(np.float32), scores.T, device) for rows in blocks]
+    predicted = np.concatenate(parts)
     everyone = torch.arange(len(margins))
     both = (torch.from_numpy(each) for each in (predicted, margins))
     own, true = (within_slots(each, torch.from_numpy(groups), everyone).numpy() for each in both)

@@ -86,6 +86,7 @@ class Outputs:
         *,
         slots: np.ndarray | None = None,
         groups: np.ndarray | None = None,
+        device: str = "cpu",
     ) -> Outputs:
         """Centre, scale and group.
 
@@ -99,6 +100,8 @@ class Outputs:
         slots : ndarray, shape (n_models,), int, optional
         groups : ndarray, shape (n_models,), int, optional
             As `group_models` gives them, which is done where there are none.
+        device : str
+            Where all that is asked of them is computed.
         """
         groups = group_models(len(masks), slots) if groups is None else groups
         ids, groups = np.unique(groups, return_inverse=True)
@@ -123,7 +126,11 @@ class Outputs:
             free = sizes - np.bincount(of_slot, minlength=len(sizes))
         scale = 1 / (np.maximum(free, 1)[groups[order]] * share * (1 - share))
         y *= torch.from_numpy(scale[:, None]).float()
-        return cls(x, y, tuple(np.cumsum(sizes).tolist()), ids)
+        return cls(x.to(device), y.to(device), tuple(np.cumsum(sizes).tolist()), ids)
+
+    @property
+    def device(self) -> torch.device:
+        return self.masks.device
 
     @property
     def n_groups(self) -> int:
@@ -226,7 +233,7 @@ def explained(outputs: Outputs, directions: np.ndarray) -> np.ndarray:
     A share of the squared length of all datamodels. With hardly any signal that is not known
     either, and a twentieth of it with its noise stands in for less.
     """
-    along = outputs.along(_tensor(directions)).permute(0, 2, 1).contiguous()
+    along = outputs.along(_tensor(directions, outputs.device)).permute(0, 2, 1).contiguous()
     return products(along, along) / _total(outputs)[:, None]
 
 
@@ -261,7 +268,7 @@ def residual_along(
             f"outputs have {shapes[0]} and {shapes[1]} groups, training and test examples; "
             "expected as many of both algorithms."
         )
-    u, weights, others = _tensor(directions), _tensor(patterns.T), _tensor(others)
+    u, weights, others = (_tensor(v, first.device) for v in (directions, patterns.T, others))
     both = (first, second), (second, first)
     one, two = (_determinant_part(a, b, u, weights, others) for a, b in both)
     return one - two
@@ -461,8 +468,8 @@ def _means(total: Tensor, with_each: Tensor) -> np.ndarray:
     """Means over pairs of different groups, of all and without each, from sums over pairs."""
     n = len(with_each)
     without = (total - with_each) / max((n - 1) * (n - 2), 1)
-    return torch.cat([total[None] / max(n * (n - 1), 1), without]).numpy()
+    return torch.cat([total[None] / max(n * (n - 1), 1), without]).cpu().numpy()
 
 
-def _tensor(values: np.ndarray) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(values, np.float32))
+def _tensor(values: np.ndarray, device: torch.device) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(values, np.float32)).to(device)

@@ -58,20 +58,28 @@ class Look:
     train: np.ndarray
     values: np.ndarray
 
-    def scores(self, damping: float) -> np.ndarray:
-        """``tau`` at a lambda, (n_test, n_train) float32."""
+    def scores(self, damping: float, *, device: str = "cpu") -> np.ndarray:
+        """``tau`` at a lambda, (n_test, n_train) float32, computed on a device."""
         c = damping * self.values.sum(dtype=float) / len(self.train)
         weights = 1 / (self.values + max(c, np.finfo(np.float32).tiny))
-        return (self.test * weights.astype(np.float32)) @ self.train.T
+        return product(self.test * weights.astype(np.float32), self.train.T, device)
 
 
-def model_scores(looks: Sequence[Look], damping: float) -> np.ndarray:
+def product(left: np.ndarray, right: np.ndarray, device: str = "cpu") -> np.ndarray:
+    """``left @ right``, on a device; on a CPU by NumPy, as it ever was, to the bit."""
+    if device.startswith("cpu"):
+        return left @ right
+    one, two = (torch.from_numpy(np.asarray(part)).to(device) for part in (left, right))
+    return (one @ two).cpu().numpy()
+
+
+def model_scores(looks: Sequence[Look], damping: float, *, device: str = "cpu") -> np.ndarray:
     """One model's scores, summed over looks, (n_test, n_train) float32."""
-    return sum(look.scores(damping) for look in looks)
+    return sum(look.scores(damping, device=device) for look in looks)
 
 
 def predicted_by_others(
-    models: Iterator[Sequence[Look]], masks: np.ndarray, damping: float
+    models: Iterator[Sequence[Look]], masks: np.ndarray, damping: float, *, device: str = "cpu"
 ) -> np.ndarray:
     """Outputs of each model, for its own mask, by the mean scores of the others, (n, n_test).
 
@@ -79,12 +87,13 @@ def predicted_by_others(
     """
     total, own = None, []
     for looks, mask in zip(models, masks, strict=True):
-        scores = model_scores(looks, damping)
+        scores = model_scores(looks, damping, device=device)
         own.append(scores[:, mask].sum(1))
         total = scores if total is None else total + scores
     if len(own) < 2:
         raise ValueError("scores of one model predict no other; take gradients of two or more.")
-    return (masks.astype(np.float32) @ total.T - np.stack(own)) / (len(own) - 1)
+    everyone = product(masks.astype(np.float32), total.T, device)
+    return (everyone - np.stack(own)) / (len(own) - 1)
 
 
 def correlation(predicted: np.ndarray, outputs: np.ndarray) -> float:
@@ -121,6 +130,8 @@ class Scores:
         Of datamodels found on *other* models, as in `Outputs.measured`.
     groups : ndarray, shape (n_models,), int, optional
         Of all models, as `mdhelpers.method.evidence.group_models` gives them.
+    device : str
+        Where all that is asked of them is computed.
     """
 
     def __init__(
@@ -129,12 +140,16 @@ class Scores:
         models: np.ndarray,
         lengths: np.ndarray,
         groups: np.ndarray | None = None,
+        *,
+        device: str = "cpu",
     ):
+        self.device = torch.device(device)
         groups = group_models(len(scores)) if groups is None else groups
         self.scores, self.models = scores, np.asarray(models)
         self.ids, self.place = np.unique(groups[self.models], return_inverse=True)
         lengths = np.asarray(lengths, float)
-        self.lengths = torch.from_numpy(np.maximum(lengths, least_length(lengths))).float()
+        lengths = torch.from_numpy(np.maximum(lengths, least_length(lengths)))
+        self.lengths = lengths.float().to(self.device)
 
     @property
     def n_groups(self) -> int:
@@ -180,4 +195,4 @@ class Scores:
         for group in range(self.n_groups):
             members = self.models[self.place == group]
             mean = sum(self.scores[m, rows].astype(np.float32) for m in members) / len(members)
-            yield torch.from_numpy(mean) / self.lengths[rows, None]
+            yield torch.from_numpy(mean).to(self.device) / self.lengths[rows, None]

@@ -152,7 +152,7 @@ def contrasts(
         Squared length of the first, of the second, their inner product, and the mean squared length
         of either's datamodels in the class, as `mdhelpers.method.evidence.products` gives them.
     """
-    chosen = torch.from_numpy(np.asarray(weights, np.float32))
+    chosen = torch.from_numpy(np.asarray(weights, np.float32)).to(first.device)
     one, two = (outputs.contrasts(chosen) for outputs in (first, second))
     lengths = [outputs.squared_lengths @ of_class for outputs in (first, second)]
     return np.stack([products(one, one), products(two, two), products(one, two), *lengths], 1)

@@ -99,6 +99,7 @@ def analyse(
     given: ModelsGiven | None = None,
     *,
     seed: int = 0,
+    device: str = "cpu",
 ) -> Analyses:
     """Carry out F.1 to F.4 as far as there are models for them.
 
@@ -111,9 +112,11 @@ def analyse(
     given : ModelsGiven, optional
     seed : int
         Of the samples of models and of test examples.
+    device : str
+        Where datamodels are compared.
     """
     weights = tuple(d.weights for d in datamodels)
-    curves = [variance_curves(*weights, seed=seed).assign(on="all")]
+    curves = [variance_curves(*weights, seed=seed, device=device).assign(on="all")]
     if given is None:
         return Analyses(curves[0], None, None, None)
     samples = fit_samples(
@@ -122,20 +125,21 @@ def analyse(
     alike, counts = None, None
     if samples.halves:
         halves = samples.halves[max(samples.halves)]
-        curves += _curves_of_halves(halves, seed)
+        curves += _curves_of_halves(halves, seed, device)
         by_algorithm = zip(("1", "2"), zip(*halves, strict=True), strict=True)
-        alike = similarity({number: list(fits) for number, fits in by_algorithm})
-        counts = effect_of_model_count(samples, n_directions=_most(comparison))
-    disagreement = _disagreement(weights, comparison, given, seed)
+        alike = similarity({number: list(fits) for number, fits in by_algorithm}, device=device)
+        counts = effect_of_model_count(samples, n_directions=_most(comparison), device=device)
+    disagreement = _disagreement(weights, comparison, given, seed, device)
     return Analyses(pd.concat(curves, ignore_index=True), alike, counts, disagreement)
 
 
-def _curves_of_halves(halves: list, seed: int) -> list[pd.DataFrame]:
+def _curves_of_halves(halves: list, seed: int, device: str) -> list[pd.DataFrame]:
     """Curves of one half's components on itself and on the other half."""
-    found = compare(*halves[0], n_directions=components_of(*halves[0]), seed=seed)
+    n_components = components_of(*halves[0])
+    found = compare(*halves[0], n_directions=n_components, seed=seed, device=device)
     return [
         curves_of(found).assign(on="half"),
-        curves_of(found, measured_on=halves[1]).assign(on="others"),
+        curves_of(found, measured_on=halves[1], device=device).assign(on="others"),
     ]
 
 
@@ -164,7 +168,9 @@ def _keeps_networks(plan: TrainingPlan, algorithm: int) -> bool:
     )
 
 
-def _disagreement(weights, comparison, given: ModelsGiven, seed: int) -> pd.DataFrame | None:
+def _disagreement(
+    weights, comparison, given: ModelsGiven, seed: int, device: str
+) -> pd.DataFrame | None:
     """Directions without the test examples on which predictions differ, as far as is known."""
     rule, models = "predictions", given.predictions
     if models is None:
@@ -172,7 +178,7 @@ def _disagreement(weights, comparison, given: ModelsGiven, seed: int) -> pd.Data
     about, tables = {"rule": rule, "n_models": min(map(len, models))}, []
     for name, kept in _choices(rule, models).items():
         if kept.sum() > _most(comparison):
-            table = directions_without(*weights, kept, comparison, seed=seed)
+            table = directions_without(*weights, kept, comparison, seed=seed, device=device)
             counts = {"n": int(kept.sum()), "left_out": int((~kept).sum())}
             tables.append(table.assign(kept=name, **counts, **about))
     return pd.concat(tables, ignore_index=True) if tables else None

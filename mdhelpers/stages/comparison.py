@@ -36,6 +36,7 @@ from mdhelpers.stages.analyses import (
     predictions_of_kept,
     tables_of,
 )
+from mdhelpers.stages.capacity import fit_device
 from mdhelpers.stages.data import read_data
 from mdhelpers.stages.datamodels import HowFitted, how_fitted, read_datamodels
 from mdhelpers.stages.models import StudyModels, read_models
@@ -90,6 +91,7 @@ def compare_algorithms(
     datamodels_2_path: str = "",
     scores_options: dict | None = None,
     seed: int = 0,
+    device: str = "auto",
 ) -> StudyComparison:
     """Stage 04: residuals, their principal directions, and gaps that noise does not make.
 
@@ -112,6 +114,9 @@ def compare_algorithms(
         What those files do not say: ``orientation``, ``positive_means`` and the like.
     seed
         Of the splits.
+    device
+        Where fits and comparisons are computed; no result depends on it, but for the kind of
+        device.
 
     """
     if bool(datamodels_1_path) != bool(datamodels_2_path):
@@ -136,13 +141,14 @@ def compare_algorithms(
         datamodels = read_datamodels(run)
     with stage.working() as needed:
         if needed:
-            comparison = compare(*datamodels, n_directions=n_directions, seed=seed)
+            about = {"seed": seed, "device": fit_device(device)}
+            comparison = compare(*datamodels, n_directions=n_directions, **about)
             files, tables, figures, given = {}, {}, {}, None
             if elsewhere:
                 pairs = zip(SCORES, datamodels, strict=True)
                 files = {name: partial(save_datamodels, scores) for name, scores in pairs}
             else:
-                models = read_models(run)
+                models = read_models(run, device=about["device"])
                 given = models_given(run, models, replace(how_fitted(run), seed=seed))
                 labelled = {"labels": models.dataset.test.labels, "top_k": top_k}
                 halves, null = cross_fit(
@@ -157,7 +163,7 @@ def compare_algorithms(
                 gaps = ordered(halves.directions)
                 tables = {"gaps": gaps, "null": null, "uses": in_rank(halves.uses, gaps)}
                 figures = gap_figures(halves) | null_figures(null)
-            further = analyse(datamodels, comparison, given, seed=seed)
+            further = analyse(datamodels, comparison, given, **about)
             figures |= figures_of(further)
             figures |= {"n_zero": comparison.n_zero.tolist()}
             figures["left_out"] = int(comparison.left_out.sum())

@@ -22,6 +22,7 @@ from mdhelpers.base.specs import validate
 from mdhelpers.base.threads import spread
 from mdhelpers.formats.own import load_datamodels, save_datamodels
 from mdhelpers.method import datamodels as dm
+from mdhelpers.method.costs import fit_cost, fits_at_once, why_not
 from mdhelpers.method.datamodels import Datamodels
 from mdhelpers.method.engines.estimators import FitOptions
 from mdhelpers.method.lds import LDS, NoiseCeiling, lds, noise_ceiling
@@ -37,6 +38,7 @@ from mdhelpers.method.learning_curves import (
 )
 from mdhelpers.runs.run import Run
 from mdhelpers.runs.stage import DATAMODELS, MODELS, QUALITY
+from mdhelpers.stages.capacity import Sizes, fit_device, fit_memory, method_here
 from mdhelpers.stages.data import read_data
 from mdhelpers.stages.gradients import (
     MEANS,
@@ -98,6 +100,13 @@ class HowFitted:
             device=models.plan.device,
         )
 
+    def at_once(self, models: StudyModels, n_models: int, *, at_most: int) -> int:
+        """How many fits on so many models run side by side."""
+        n_train, n_test = models.plan.n_train, models.plan.n_test
+        device = models.plan.device
+        cost = fit_cost(self.method, n_models, n_train, n_test, device=device)
+        return fits_at_once(cost, fit_memory(device), device=device, at_most=at_most)
+
     def fitter(
         self, models: StudyModels, fitting: Trained, scores: np.ndarray | None = None
     ) -> dm.Fitter:
@@ -110,6 +119,8 @@ class HowFitted:
             method=self.method,
             options=self.options,
             seed=self.seed,
+            device=models.plan.device,
+            memory=fit_memory(models.plan.device),
         )
 
 
@@ -178,7 +189,8 @@ def fit_datamodels(
 
     """
     if trained := run.manifest(MODELS):
-        method = chosen_method(run, method, trained["parameters"])
+        where = fit_device(device)
+        method = chosen_method(run, method, trained["parameters"], gradients or {}, device=where)
     options = FitOptions(n_lams=n_lams, lam_min_ratio=lam_min_ratio, folds=folds)
     spec = validate(GradientSpec, gradients or {}, "gradients")
     how = HowFitted(method, relative_to_class, options, seed, spec)
@@ -197,7 +209,8 @@ def fit_datamodels(
             files, figures = writers(found), gradient_figures(found)
             arrays = {MEANS: {str(a): each.mean() for a, each in enumerate(found, 1)}}
             means = tuple(as_outputs(m, models, how.relative) for m in arrays[MEANS].values())
-        at_once = 2 if models.plan.device == "cpu" else 1
+        n_models = models.plan.n_models - models.n_heldout
+        at_once = how.at_once(models, n_models, at_most=2)
         fitted = spread(
             lambda a: how.fit(models, models.fitting(a), means[a - 1] if means else None),
             (1, 2),
@@ -212,14 +225,23 @@ def fit_datamodels(
     return fits
 
 
-def chosen_method(run: Run, method: str, trained: dict[str, Any]) -> str:
+def chosen_method(
+    run: Run,
+    method: str,
+    trained: dict[str, Any],
+    gradients: dict[str, Any] | None = None,
+    *,
+    device: str = "cpu",
+) -> str:
     """The method that ``auto`` stands for; refuses gradients of what is no network."""
     specs = [parse_algorithm(trained[f"algorithm_{a}"]) for a in (1, 2)]
     given = specs, "origins" in trained
     if method == "auto":
-        n_train = len(read_data(run, mmap=True).train)
-        without = no_gradients(*given)
-        method = dm.method_for(trained["n_models"], n_train, gradients=not without)
+        data, without = read_data(run, mmap=True), no_gradients(*given)
+        n_train, n_test = len(data.train), len(data.test)
+        of = Sizes(trained["n_models"], n_train, n_test, data.size[0], len(data.class_names))
+        spec = validate(GradientSpec, gradients or {}, "gradients")
+        method = method_here(of, spec, specs, gradients=not without, device=device)
         why = without or "both algorithms are networks"
         print(f"method: {method} ({trained['n_models']} models, {n_train} training images; {why})")
     if method in dm.FROM_GRADIENTS:
@@ -428,6 +450,12 @@ class Measurement:
             seed=self.seed,
         )
 
+    @property
+    def has_ridge(self) -> bool:
+        """Whether ridge regression can be had on all models, whose law the lasso's needs."""
+        device, sizes = self.models.plan.device, (*self.fitting.masks.shape, len(self.fit.weights))
+        return not why_not(fit_cost("ridge", *sizes, device=device), memory=fit_memory(device))
+
     def tables(self, n_splits: int, ceiling: NoiseCeiling | None) -> tuple[pd.DataFrame, ...]:
         """This algorithm's rows of :class:`StudyQuality`."""
         n_test, method = len(self.fit.weights), self.how.method
@@ -438,14 +466,18 @@ class Measurement:
         except TooFewModels:
             empty = pd.DataFrame(columns=["draw", *(f.name for f in fields(Law))], dtype=float)
             return tuple(self._own(t) for t in (pd.DataFrame(columns=POINTS), examples, empty))
-        ridge = self.curve(n_splits, "ridge") if method in SPARSE else None
-        laws = fit_laws(
-            curve,
-            ridge=ridge,
-            method=method,
-            ceiling=1.0 if ceiling is None else ceiling.ceiling,
-            n_train=self.models.plan.n_train,
-            n_slots=self.models.plan.n_slots,
+        ridge = self.curve(n_splits, "ridge") if method in SPARSE and self.has_ridge else None
+        laws = (
+            []
+            if method in SPARSE and ridge is None
+            else fit_laws(
+                curve,
+                ridge=ridge,
+                method=method,
+                ceiling=1.0 if ceiling is None else ceiling.ceiling,
+                n_train=self.models.plan.n_train,
+                n_slots=self.models.plan.n_slots,
+            )
         )
         table = pd.DataFrame([asdict(law) for law in laws], columns=[f.name for f in fields(Law)])
         table.insert(0, "draw", np.arange(len(laws)))

@@ -135,7 +135,9 @@ class ModelGradients:
 
     def score(self, damping: float) -> float:
         trained = self.models.fitting(self.algorithm).rows(slice(len(self)))
-        predicted = predicted_by_others(self.looks(), trained.masks, damping)
+        predicted = predicted_by_others(
+            self.looks(), trained.masks, damping, device=self.plan.device
+        )
         labels, slots = self.models.dataset.test.labels, self.models.slots(trained)
         if self.relative:
             predicted = relative_to_class(predicted, labels)
@@ -147,7 +149,7 @@ class ModelGradients:
     def scores(self) -> Iterator[np.ndarray]:
         """Each model's scores, relative to the class where outputs are: (1, n_test, n_train)."""
         for looks in self.looks():
-            found = model_scores(looks, self.damping)
+            found = model_scores(looks, self.damping, device=self.plan.device)
             yield as_outputs(found, self.models, self.relative)[None]
 
     def write(self, path: Path) -> Path:
@@ -156,7 +158,8 @@ class ModelGradients:
 
     def mean(self) -> np.ndarray:
         """Mean scores, not relative to the class, (n_test, n_train)."""
-        return sum(model_scores(looks, self.damping) for looks in self.looks()) / len(self)
+        scores = partial(model_scores, damping=self.damping, device=self.plan.device)
+        return sum(map(scores, self.looks())) / len(self)
 
 
 def less_slots(values: np.ndarray, slots: np.ndarray | None) -> np.ndarray:

@@ -8,6 +8,7 @@ and not, as the others do, once all is computed.
 from __future__ import annotations
 
 import contextlib
+import math
 import shutil
 from dataclasses import dataclass, replace
 from functools import partial
@@ -24,15 +25,18 @@ from mdhelpers.formats.models import given_models, import_models, origins
 from mdhelpers.method.margins import relative_to_class, worst_group_accuracy
 from mdhelpers.runs.run import Run, StudyError, checked, store_locations
 from mdhelpers.runs.stage import DATA, MODELS, is_inside, lies_in, problem
+from mdhelpers.stages.capacity import fit_device, fit_memory
 from mdhelpers.stages.data import read_data
 from mdhelpers.stages.study import algorithms_from_outside
 from mdhelpers.training.algorithms import parse_algorithm
 from mdhelpers.training.learners import TrainedModels
+from mdhelpers.training.loading import are_large, choose_loader, open_source, write_beton
 from mdhelpers.training.locations import open_location
-from mdhelpers.training.mask_training import train_all
+from mdhelpers.training.mask_training import default_workers, train_all
 from mdhelpers.training.store import ModelStore, changed_tasks
 from mdhelpers.training.store_files import Trained
 from mdhelpers.training.tasks import TrainingPlan, choose_stack, load_kept, resolve_device, sources
+from mdhelpers.training.workers.processes import visible_gpus
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,7 +137,7 @@ def train_models(
     models_1_given: dict[str, Any] | None = None,
     models_2_given: dict[str, Any] | None = None,
     seed: int = 0,
-    loader: str = "memory",
+    loader: str = "auto",
     device: str = "auto",
     workers: int = 0,
     scheduler: str = "local",
@@ -163,7 +167,8 @@ def train_models(
     models_1_given, models_2_given
         `mdhelpers.formats.models.GivenModels`: models trained elsewhere; nothing is trained then.
     loader
-        Where training images come from, see `mdhelpers.training.loading`.
+        Where training images come from: memory, ffcv, or auto, which is ffcv where they take more
+        than half of the memory (`mdhelpers.training.loading`). No result depends on it.
     device, workers, scheduler, cluster
         Who trains, see `mdhelpers.training.mask_training.train_all`; no result depends on it, but
         for the kind of device.
@@ -199,7 +204,8 @@ def train_models(
     with stage.working() as needed:
         if needed:
             data, where = read_data(run, mmap=True), resolve_device(device, scheduler)
-            plan = training_plan(run.path, data, parameters, where, loader=loader)
+            plan = training_plan(run.path, data, parameters, where)
+            plan = replace(plan, loader=chosen_loader(plan, data, loader, workers))
             refuse_others(plan)
             stage.withdraw()
             mark_stores(run, plan)
@@ -211,6 +217,26 @@ def train_models(
             figures = training_figures(StudyModels(plan, data, n_heldout), begun)
             stage.finish(model_outputs(plan), figures=figures)
     return read_models(run, device=device)
+
+
+def chosen_loader(plan: TrainingPlan, data: Dataset, loader: str, workers: int) -> str:
+    """What a study's ``loader`` stands for; FFCV's file is written where ``auto`` takes it."""
+    if loader != "auto":
+        return loader
+    size = data.train.images.nbytes, copies(plan, workers), fit_memory(fit_device(plan.device))
+    if choose_loader(*size) == "memory":
+        return "memory"
+    try:
+        open_source(plan.data_folder, "ffcv", "cpu")
+    except (FileNotFoundError, ValueError):  # not there, or of other images
+        write_beton(data.train, plan.data_folder / "train.beton")
+    return "ffcv"
+
+
+def copies(plan: TrainingPlan, workers: int = 0) -> int:
+    """Processes that share a memory, of this machine or of one of its cards."""
+    n = workers or default_workers(plan, 2 * plan.n_tasks)
+    return n if plan.device == "cpu" else math.ceil(n / max(len(visible_gpus()), 1))
 
 
 def model_outputs(plan: TrainingPlan) -> list[str | Path]:
@@ -270,7 +296,7 @@ def remove_changed(run: Run, name: str) -> None:
 
 
 def training_plan(
-    folder: Path, data: Dataset, parameters: dict[str, Any], device: str, *, loader: str = "memory"
+    folder: Path, data: Dataset, parameters: dict[str, Any], device: str
 ) -> TrainingPlan:
     """What to train in a run's folder, from the parameters of stage 02."""
     algorithms = tuple(parse_algorithm(parameters[f"algorithm_{a}"]) for a in (1, 2))
@@ -289,7 +315,6 @@ def training_plan(
         share_order=parameters["share_order"],
         stack=parameters["stack"] or choose_stack(algorithms, n_models, device),
         device=device,
-        loader=loader,
         models_url=parameters["models_url"],
         margins_dtype=parameters["margins_dtype"],
         origins=tuple(parameters.get("origins", ())),
@@ -303,6 +328,9 @@ def read_models(run: Run, *, device: str = "auto") -> StudyModels:
     plan = training_plan(run.path, data, parameters, resolve_device(device))
     stack = ModelStore.open(plan.store_path(1), read_only=True).rows_per_task
     plan = replace(plan, stack=stack)  # as trained, perhaps on another kind of device
+    size = data.train.images.nbytes, copies(plan), fit_memory(fit_device(plan.device))
+    if are_large(*size) and (plan.data_folder / "train.beton").exists():
+        plan = replace(plan, loader="ffcv")
     return StudyModels(plan, data, parameters["n_heldout"])
 
 

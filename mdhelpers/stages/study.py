@@ -43,12 +43,13 @@ from mdhelpers.data.transforms import (
 from mdhelpers.formats.models import check_given, given_models, origins
 from mdhelpers.formats.scores import scores_of_study
 from mdhelpers.method.comparison import check_count, most_directions
-from mdhelpers.method.datamodels import FROM_GRADIENTS, METHODS, method_for
+from mdhelpers.method.datamodels import FROM_GRADIENTS, METHODS
 from mdhelpers.method.engines.fast_l1 import check_fast_l1
 from mdhelpers.method.engines.moments import FEWEST_WHOLE
 from mdhelpers.method.uses import Margins
 from mdhelpers.runs.run import StudyError
 from mdhelpers.runs.stage import CAPTIONS, COMPARISON, DATA, EFFECTS, MODELS, SEVERAL
+from mdhelpers.stages import capacity
 from mdhelpers.stages.data import data_from_outside
 from mdhelpers.training.algorithms import AlgorithmSpec, AnyAlgorithm
 from mdhelpers.training.locations import check_url
@@ -153,7 +154,7 @@ class Study(Spec):
     n_slots: Annotated[int, Field(ge=0)] = 16
     share_order: bool = False
     stack: Annotated[int, Field(ge=0)] = 0
-    loader: Literal["memory", "ffcv"] = "memory"
+    loader: Literal["auto", "memory", "ffcv"] = "auto"
     models_url: str = ""
     models_1_given: dict[str, Any] = Field({})
     models_2_given: dict[str, Any] = Field({})
@@ -310,7 +311,9 @@ def method_of(study: Study) -> str:
         return study.method
     specs = [study.algorithm_1, study.algorithm_2]
     gradients = not no_gradients(specs, bool(study.models_1_given))
-    return method_for(study.n_models, expected_sizes(study.dataset)[0], gradients=gradients)
+    device = capacity.fit_device(study.device)
+    of = capacity.sizes_of(study)
+    return capacity.method_here(of, study.gradients, specs, gradients=gradients, device=device)
 
 
 def check_hypotheses(hypotheses: list[Hypothesis], classes) -> None:
@@ -413,20 +416,36 @@ OF_A_SLOT = 2  # models that a part needs of each common initialisation
 SHOWN = 8
 
 
-def check_study(study: Study) -> None:
+def check_study(study: Study, *, here: bool = True) -> None:
     """Raise StudyError with all that would stop this study in a later step; else return.
 
     Parameters
     ----------
     study
         Validated: each value is fit for itself.
+    here
+        Whether this machine is to carry it out, and must have room for it.
     """
     n_train, n_test, _ = expected_sizes(study.dataset)
     faults = [*_of_sizes(study, n_train, n_test)]
+    if here and not faults:
+        faults += no_room(study)
     for check in (_algorithms, _names, _transformations, _captions, _scores, _given, _means):
         faults += _told(lambda check=check: check(study))
     if faults:
         raise StudyError("\n".join(dict.fromkeys(faults)))
+
+
+def no_room(study: Study) -> list[str]:
+    """What this machine has no room for, a sentence each; nothing where it cannot be told yet."""
+    if study.datamodels_1_path:
+        return []
+    specs = [study.algorithm_1, study.algorithm_2]
+    gradients = not no_gradients(specs, bool(study.models_1_given))
+    try:
+        return list(capacity.no_room(study, method=method_of(study), gradients=gradients))
+    except ValueError:
+        return []  # a device that is not there, an algorithm that cannot be made: told elsewhere
 
 
 def _told(check: Callable[[], None]) -> list[str]:

@@ -274,8 +274,8 @@ class NetworkSpec(AlgorithmSpec):
         with the best accuracy on it is kept. ``average_last``: the weights are averaged over the
         last share of the steps.
     Arithmetic
-        ``precision`` of products and convolutions; weights and sums stay in fp32. ``compile``:
-        by `torch.compile`.
+        ``precision`` of products and convolutions; weights and sums stay in fp32. ``auto`` is bf16
+        on a GPU that has it, and fp32 elsewhere. ``compile``: by `torch.compile`.
     """
 
     kind: Literal["network"] = "network"
@@ -305,7 +305,7 @@ class NetworkSpec(AlgorithmSpec):
     validation_share: Fraction = 0.0
     average_last: Fraction = 0.0
 
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "fp32"
     compile: bool = False
 
     keeps_models: ClassVar[bool] = True

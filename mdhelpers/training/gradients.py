@@ -36,7 +36,7 @@ from mdhelpers.method.margins import correct_class_margins, log_odds
 from mdhelpers.method.trak import Look
 from mdhelpers.training.algorithms import AlgorithmSpec, AugmentationSpec, NetworkSpec
 from mdhelpers.training.augmentation import normalise
-from mdhelpers.training.networks import MaxPool, StackedNetwork, seeded
+from mdhelpers.training.networks import MaxPool, StackedNetwork, make_model, seeded
 from mdhelpers.training.recipe import TrainingData, train_stack
 from mdhelpers.training.tasks import TrainingPlan, derived_seed, prepare_task, resident_data
 
@@ -155,11 +155,33 @@ class Recorder:
 
     def folded_to(self, net: nn.Module, names: list[str]) -> int:
         """The dimension that gradients are folded to; 0: none."""
-        if self.plan.dimension:
-            return self.plan.dimension
         n_weights = sum(p.numel() for name, p in net.named_parameters() if name in names)
-        fits = 4 * len(self.data.labels) * n_weights <= MOST_BYTES
-        return 0 if fits or n_weights <= DIMENSION else DIMENSION
+        return folded_to(n_weights, len(self.data.labels), self.plan.dimension)
+
+
+def folded_to(n_weights: int, n_train: int, dimension: int) -> int:
+    """What gradients by so many weights are folded to, if ``dimension`` (0) does not say; 0: none.
+
+    They stay whole where those of all training images fit in `MOST_BYTES`.
+    """
+    fits = 4 * n_train * n_weights <= MOST_BYTES
+    return dimension or (0 if fits or n_weights <= DIMENSION else DIMENSION)
+
+
+def kept_length(
+    spec: AlgorithmSpec, size: int, n_classes: int, *, n_train: int, dimension: int
+) -> int:
+    """Numbers that are kept of the gradient of one image (height and width ``size``).
+
+    Of a function's own networks the weights are not known: they are taken to be many.
+    """
+    n_weights = MOST_BYTES
+    if isinstance(spec, NetworkSpec):
+        with torch.device("meta"):
+            net = make_model(spec, (size, size), n_classes)
+        names = trained_names(net, spec)
+        n_weights = sum(p.numel() for name, p in net.named_parameters() if name in names)
+    return min(n_train, n_weights, folded_to(n_weights, n_train, dimension) or n_weights)
 
 
 def scores_of(
@@ -198,7 +220,7 @@ def scores_of(
         train = gradients.of_training(drawn, len(data.labels), data.n_classes, spec)
         tested = gradients.of_outputs(images.to(data.device), labels.to(data.device), spec)
         parts = (part.float().cpu().numpy() for part in reduced(train, tested))
-        total += torch.from_numpy(Look(*parts).scores(damping))
+        total += torch.from_numpy(Look(*parts).scores(damping, device=str(data.device)))
     return total / max(n, 1)
 
 

@@ -4,8 +4,8 @@ Both hand over uint8 batches on the training device, in exactly the order asked 
 augmentation follows in torch (`mdhelpers.training.augmentation`): ffcv's own ignores the seed.
 
 For small images a tensor in memory is as fast; ``.beton``, which is written and read back here,
-earns its place where images are large. FFCV needs Debian's libopencv-dev, libturbojpeg0-dev and
-pkg-config to install.
+earns its place where images are large: `choose_loader` says when. FFCV needs Debian's
+libopencv-dev, libturbojpeg0-dev and pkg-config to install.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 import itertools
 import math
 import time
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from functools import lru_cache
@@ -30,6 +31,7 @@ from mdhelpers.data.datasets import Split
 LoaderName = Literal["memory", "ffcv"]
 STORED_BETON = "train_stored.beton"
 CHUNK_BYTES = 4 << 20  # ffcv holds five chunks; one of this size hides the cost of asking for it
+MOST_SHARE = 0.5  # of the memory, for the images of all processes that share it
 N_COMPARED = 8
 LARGEST_DIFFERENCE = 8  # grey levels of a 4 × 4 thumbnail; JPEG at quality 90 changes it by 1 or 2
 
@@ -124,6 +126,49 @@ class FFCVSource:
             for images, (_, places) in zip(recut, pieces, strict=True):
                 images = images.to(self.device, non_blocking=True)
                 yield images.index_select(0, torch.from_numpy(places).to(self.device))
+
+
+def are_large(n_bytes: float, n_copies: int, room: float | None) -> bool:
+    """Whether images in so many processes take more than half of the memory that these share."""
+    return room is not None and n_bytes * n_copies > MOST_SHARE * room
+
+
+def choose_loader(n_bytes: float, n_copies: int, room: float | None) -> LoaderName:
+    """What ``loader: auto`` stands for: a tensor in memory, or FFCV where images are large for it.
+
+    Parameters
+    ----------
+    n_bytes
+        Of the training images.
+    n_copies
+        Processes that share the memory, of which each has a copy.
+    room
+        Bytes of memory, of the machine or of the card; None where nobody knows.
+
+    Raises
+    ------
+    ValueError
+        Where the images do not fit and FFCV cannot be used.
+
+    Warns
+    -----
+    UserWarning
+        Where they fit, but take more than half.
+
+    """
+    if not are_large(n_bytes, n_copies, room):
+        return "memory"
+    if not (problem := ffcv_problem()):
+        return "ffcv"
+    taken = n_bytes * n_copies
+    said = (
+        f"training images take {taken / 1e9:.1f} GB in {n_copies} processes, and "
+        f"{room / 1e9:.1f} GB are there. FFCV would read them from disk, but {problem}"
+    )
+    if taken > room:
+        raise ValueError(f"{said}; or give fewer workers, or a smaller dataset.size")
+    warnings.warn(said, stacklevel=2)
+    return "memory"
 
 
 def open_source(

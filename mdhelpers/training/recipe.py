@@ -305,9 +305,17 @@ class Stepper:
 
 def precision(spec: NetworkSpec, device: torch.device):
     """The context in which products and convolutions take the recipe's precision."""
-    if spec.precision == "fp32":
+    name = spec.precision
+    if name == "auto":
+        name = "bf16" if device.type == "cuda" and has_bf16() else "fp32"
+    if name == "fp32":
         return contextlib.nullcontext()
-    return torch.autocast(device.type, DTYPES[spec.precision])
+    return torch.autocast(device.type, DTYPES[name])
+
+
+def has_bf16() -> bool:
+    """Whether the GPU computes in bf16 by itself; older ones imitate it, slowly."""
+    return torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 def stack_loss(logits: torch.Tensor, labels: torch.Tensor, label_smoothing: float) -> torch.Tensor:

@@ -11,7 +11,10 @@ from mdhelpers.base import places
 
 @pytest.mark.parametrize(
     ("seconds", "words"),
-    [(0.42, "0.4 s"), (41.2, "41 s"), (59.7, "1 min"), (200, "3 min 20 s"), (7500, "2 h 5 min")],
+    [
+        *[(0.42, "0.4 s"), (41.2, "41 s"), (59.7, "1 min"), (200, "3 min 20 s")],
+        *[(7500, "2 h 5 min"), (3600 * 120, "5 days"), (3600 * 24 * 365 * 1200, "1,200 years")],
+    ],
 )
 def test_duration(seconds, words):
     assert places.duration(seconds) == words

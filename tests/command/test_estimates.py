@@ -1,5 +1,6 @@
 """Estimates of a study's cost, made before it begins."""
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -8,6 +9,7 @@ from PIL import Image
 
 from mdhelpers.base.specs import validate
 from mdhelpers.command import estimates
+from mdhelpers.stages import capacity
 from mdhelpers.stages.study import Study
 
 SIZES = {
@@ -54,7 +56,8 @@ def test_gradients_are_counted_by_models_looks_and_views():
     assert estimates.by_gradients(ridge, 24, 30, wanted.algorithm_1, 6.0) == 0
     assert estimates.n_scored(wanted.model_copy(update={"n_models": 6})) == 6
     beside = estimates.estimate(wanted)["bytes"] - estimates.estimate(ridge)["bytes"]
-    assert beside == 8 * 10 * 30 * 24
+    looks = 2 * (30 + 24) * 24  # no more numbers an image than training images
+    assert beside == 2 * 4 * 10 * (looks + 30 * 24)
 
 
 def test_what_later_notebooks_train_is_counted(monkeypatch):
@@ -106,6 +109,66 @@ def test_memory_grows_with_the_largest_step_and_is_said_before(monkeypatch):
     monkeypatch.setattr(estimates, "memory_bytes", lambda: needed - 1)
     assert "take fewer test images" in estimates.of_memory(needed)
     assert "are here)" in estimates.of_memory(small)
+
+
+PAPER = {  # images, side, network, epochs, models, GPU-hours by book/scaling.md's assumed rates
+    "living17": ((88_400, 3_400), 224, "resnet18", 25, 120_000, 24_556),
+    "waterbirds": ((4_795, 5_794), 224, "resnet50", 50, 50_000, 2_775),
+    "cifar10": ((50_000, 10_000), 32, "resnet9", 100, 50_000, 4_000),
+}
+
+
+def of_the_paper(name: str, **changes) -> Study:
+    (n_train, n_test), side, network, epochs, n_models, _ = PAPER[name]
+    one = {"name": "one", "architecture": network, "epochs": epochs, "batch_size": 128}
+    dataset = {"kind": "scenes", "size": side, "n_train": n_train, "n_test": n_test}
+    beside = dict.fromkeys(("n_reinitialised", "n_random_tilts", "n_repeats"), 0)
+    given = {"n_models": n_models, "n_slots": 0, "method": "lasso", "dataset": dataset}
+    return study(one, one | {"name": "two"}, **given | beside | changes)
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_the_papers_studies_are_priced_without_being_tried(name, monkeypatch):
+    """Within a fifth of the book's GPU-hours, which come from images a second."""
+    monkeypatch.setattr(estimates, "timed", lambda *_: pytest.fail("it was tried"))
+    found = estimates.estimate(of_the_paper(name))
+    assert found["models"] == 2 * (PAPER[name][4] + 8)
+    assert found["gpu_hours"] == pytest.approx(PAPER[name][5], rel=0.2)
+    assert found["gradients"] == 0
+    assert found["fits"].startswith("lasso: ")
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_gradients_of_dozens_of_models_are_priced(name):
+    small = {"models": 32, "at": [1.0], "dimension": 2048}
+    given = {"n_models": 32, "method": "trak", "gradients": small}
+    found = estimates.estimate(of_the_paper(name, **given))
+    n_train, n_test = PAPER[name][0]
+    length = min(n_train, 2048)
+    expected = 2 * 32 * 4 * ((n_train + n_test) * length + n_train * n_test)
+    assert found["gradients"] == expected
+    assert found["bytes"] > expected
+    assert found["gpu_hours"] < 200
+
+
+def test_operations_of_a_convolution_are_twice_its_products_and_thrice_with_the_way_back():
+    spec = validate(Study, {"study": "s", **ALGORITHMS}).algorithm_1
+    c = spec.design.width
+    products = 3 * c * 25 * 8**2 + (c * 2 * c + 4 * c * c) * 9 * 4**2 + 2 * c * 2**2 * 4
+    found = estimates.operations(spec, 16, 4)
+    assert found == 3 * 2 * products
+    head = spec.model_copy(update={"trainable": "head"})
+    assert estimates.operations(head, 16, 4) == pytest.approx(found / 3)
+
+
+def test_what_cannot_run_here_is_said(monkeypatch):
+    monkeypatch.setattr(capacity, "memory_bytes", lambda: 8e9)
+    needs = estimates.estimate(of_the_paper("cifar10", device="cpu"))
+    run = SimpleNamespace(folder=Path("runs/cifar10"))
+    told = list(estimates.of_needs(SimpleNamespace(run=run), needs))
+    assert any(line.startswith("Cannot run here. method: lasso") for line in told)
+    assert any(line.startswith("GPU-hours of training: ") for line in told)
+    assert "years" in told[0]
 
 
 # What `--dry-run` says of the data and of the parameters.

@@ -1,9 +1,12 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from mdhelpers.runs.run import Run
 from mdhelpers.stages import comparison, data, datamodels
 from mdhelpers.stages import models as stages_models
+from mdhelpers.training.loading import ffcv_problem
 
 DATA = {"kind": "scenes", "size": 16, "n_train": 24, "n_test": 30}
 MODELS = {
@@ -98,3 +101,50 @@ def test_models_are_read_in_the_stacks_that_they_were_trained_in(run, monkeypatc
 
     monkeypatch.setattr(Run, "manifest", chosen_by_rule)
     assert stages_models.read_models(run).plan.stack == 4
+
+
+def test_images_that_are_large_for_the_memory_come_from_ffcv(run, tmp_path, monkeypatch):
+    """Its file is written where it is not there, and the stages after this one read it too."""
+    own = Run("s", runs_dir=tmp_path)
+    found, written = data.prepare_data(own, DATA), []
+    plan = stages_models.read_models(run).plan
+    plan = replace(plan, folder=own.path)
+
+    def write(split, path):
+        path.write_bytes(b"beton")
+        written.append((len(split), path.name))
+
+    monkeypatch.setattr(stages_models, "write_beton", write)
+    monkeypatch.setattr(stages_models, "choose_loader", lambda *_: "ffcv")
+    assert stages_models.chosen_loader(plan, found, "auto", 1) == "ffcv"
+    assert stages_models.chosen_loader(plan, found, "memory", 1) == "memory"
+    assert written == [(24, "train.beton")]
+
+    read = stages_models.read_models(run)
+    assert read.plan.loader == "memory"
+    beton = read.plan.data_folder / "train.beton"
+    beton.write_bytes(b"")
+    monkeypatch.setattr(stages_models, "fit_memory", lambda _: 1.0)
+    assert stages_models.read_models(run).plan.loader == "ffcv"
+    beton.unlink()
+
+
+def test_processes_that_share_a_memory_are_counted(run, monkeypatch):
+    plan = stages_models.read_models(run).plan
+    assert stages_models.copies(plan, 3) == 3
+    monkeypatch.setattr(stages_models, "visible_gpus", lambda: ["0", "1"])
+    assert stages_models.copies(replace(plan, device="cuda"), 3) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(bool(ffcv_problem()), reason=ffcv_problem() or "-")
+def test_models_on_images_from_disk_are_the_same_to_the_bit(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(stages_models, "fit_memory", lambda _: 1.0)
+    own = Run("s", runs_dir=tmp_path)
+    data.prepare_data(own, DATA)
+    models = stages_models.train_models(own, **MODELS, workers=1)
+    assert (own.path / "data" / "train.beton").exists()
+    assert models.plan.loader == "ffcv"
+    for a in (1, 2):
+        before, now = stages_models.read_models(run).all(a), models.all(a)
+        np.testing.assert_array_equal(before.margins, now.margins)

@@ -370,3 +370,19 @@ def test_without_ffcv_the_message_says_how_to_get_it(tmp_path, monkeypatch, spli
     monkeypatch.setitem(sys.modules, "ffcv", None)
     with pytest.raises(ImportError, match="apt-get install libopencv-dev"):
         write_beton(split, tmp_path / "train.beton")
+
+
+def test_auto_reads_from_disk_where_images_are_large_for_the_memory(monkeypatch):
+    monkeypatch.setattr(loading, "ffcv_problem", lambda: "")
+    choose = loading.choose_loader
+    assert choose(1e9, 8, 16e9) == choose(1e15, 8, None) == "memory"
+    assert choose(1.1e9, 8, 16e9) == choose(1e12, 1, 16e9) == "ffcv"
+
+
+def test_without_ffcv_large_images_are_warned_of_and_larger_ones_refused(monkeypatch):
+    monkeypatch.setattr(loading, "ffcv_problem", lambda: "ffcv cannot be imported")
+    with pytest.warns(UserWarning, match=r"12\.0 GB in 4 processes, and 16\.0 GB are there"):
+        assert loading.choose_loader(3e9, 4, 16e9) == "memory"
+    with pytest.raises(ValueError, match="ffcv cannot be imported; or give fewer workers"):
+        loading.choose_loader(5e9, 4, 16e9)
+    assert loading.choose_loader(1e9, 4, 16e9) == "memory"

@@ -7,6 +7,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.optim import lr_scheduler
 
+from mdhelpers.training import recipe
 from mdhelpers.training.algorithms import NetworkSpec
 from mdhelpers.training.augmentation import normalise
 from mdhelpers.training.gradients import plain_network, training_views
@@ -430,3 +431,24 @@ def test_models_that_were_kept_are_normalised_as_they_were_in_training(data):
     assert torch.equal(kept.logits(images), stack_logits(stack, images))
     alone = plain_network(stack, 1)(normalise(images).permute(0, 3, 1, 2))
     torch.testing.assert_close(alone, kept.logits(images)[1])
+
+
+@pytest.mark.parametrize(
+    ("device", "has", "expected"),
+    [("cuda", True, "bf16"), ("cuda", False, None), ("cpu", True, None)],
+)
+def test_auto_is_bf16_on_a_gpu_that_has_it(monkeypatch, device, has, expected):
+    monkeypatch.setattr(recipe, "has_bf16", lambda: has)
+    made = []
+    monkeypatch.setattr(recipe.torch, "autocast", lambda *about: made.append(about))
+    recipe.precision(NetworkSpec(name="a", precision="auto"), torch.device(device))
+    assert made == ([(device, recipe.DTYPES[expected])] if expected else [])
+
+
+def test_auto_on_a_cpu_is_fp32_to_the_bit(data):
+    spec = NetworkSpec(name="a", epochs=1, batch_size=4)
+    exact, same = (
+        stack_logits(train_stack(make_task(s), data)[0], data.source.images)
+        for s in (spec, spec.model_copy(update={"precision": "auto"}))
+    )
+    assert torch.equal(exact, same)

@@ -344,9 +344,14 @@ def _refit(moments: Moments, margins: np.ndarray, fit: Fit, block: slice, solve)
     fit.lam[block] = lam.cpu().numpy()
 
 
+def block_size(kind: str) -> int:
+    """Test examples at once on a kind of device."""
+    return _BLOCK.get(kind, _BLOCK["cpu"])
+
+
 def blocks(n_test: int, device: torch.device) -> Iterator[slice]:
     """Test examples in blocks that suit a device."""
-    step = _BLOCK.get(device.type, _BLOCK["cpu"])
+    step = block_size(device.type)
     return (slice(low, min(low + step, n_test)) for low in range(0, n_test, step))
 
 

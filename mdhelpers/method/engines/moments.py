@@ -173,7 +173,9 @@ class Moments:
         ``form`` is "gram", "design", "none" (neither), or "auto": the cheaper of the first two.
         """
         standardised, y_mean, y_scale = self.standardised(margins)
-        form = ("gram" if self._prefers_gram() else "design") if form == "auto" else form
+        if form == "auto":
+            gram = prefers_gram(len(self.models), self.n_train, self.device.type)
+            form = "gram" if gram else "design"
         return LassoProblem(
             gram=self.gram() if form == "gram" else None,
             design=torch.cat(list(self.standardised_rows())) if form == "design" else None,
@@ -194,11 +196,6 @@ class Moments:
             columns[:, first : first + len(part)] = torch.from_numpy(rows.view(np.uint8)).T
             first += len(part)
         return columns.to(self.device).T
-
-    def _prefers_gram(self) -> bool:
-        if self.device.type == "cpu" and can_compile() and self.n_train <= _NARROW:
-            return True
-        return len(self.models) >= self.n_train / 2
 
     def _rows(self, models: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Masks of some models, a few at a time; a multiple of 8 but for the last."""
@@ -239,6 +236,13 @@ class Moments:
                 rows.copy_(between.neg_().add_(rows).div_(unit))
             else:
                 rows.copy_(between.add_(unit.mul_(rows)).round_())
+
+
+def prefers_gram(n_models: int, n_train: int, device: str) -> bool:
+    """Whether the lasso goes by a Gram matrix on a kind of device, and not by the masks."""
+    if device == "cpu" and can_compile() and n_train <= _NARROW:
+        return True
+    return n_models >= n_train / 2
 
 
 def check_slots(slots: np.ndarray, n_models: int) -> None:

@@ -170,10 +170,11 @@ class ResidualPair:
         return self._single
 
 
-def as_weights(datamodels: Any) -> Tensor:
+def as_weights(datamodels: Any, device: str = "cpu") -> Tensor:
     """Weights (n_test, n_train) as a tensor of floats that shares memory where it can.
 
-    Given are weights, or what has them as its ``weights``.
+    Given are weights, or what has them as its ``weights``; arrays go to the device, tensors stay
+    where they are.
     """
     weights = getattr(datamodels, "weights", datamodels)
     if not isinstance(weights, Tensor):
@@ -183,7 +184,7 @@ def as_weights(datamodels: Any) -> Tensor:
         with warnings.catch_warnings():
             # A memory map opened for reading is only read from.
             warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-            weights = torch.from_numpy(weights)
+            weights = torch.from_numpy(weights).to(device)
     return weights
 
 

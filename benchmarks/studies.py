@@ -42,7 +42,32 @@ def collect(run: Run) -> dict:
         "evidence": [evidence_row(results, c, names) for c in COMPARISONS],
         "disagreement": disagreement_rows(results, names),
         "reweighting": reweighting_rows(results, names),
+    } | several_of(results)
+
+
+def several_of(results: dict) -> dict:
+    """What page 12 says of more than two algorithms: the matrix, pairs, the ladder, ensembles."""
+    block = results.get("12_several_algorithms")
+    if not block:
+        return {}
+    ladder = [
+        row | {"pair": f"{row['first']}, {row['second']}"}
+        for row in block["ladder"]
+        if row["measure"] == "inconsistency"
+    ]
+    pairs = [
+        row
+        | {"pair": f"{row['first']}, {row['second']}"}
+        | {"side": comparison_label(row["comparison"], (row["first"], row["second"]))}
+        for row in block["pairs"]
+    ]
+    names = block["names"]
+    by_name = {
+        n: dict(zip(names, row, strict=True))
+        for n, row in zip(names, block["corrected"], strict=True)
     }
+    matrix = {"rows": [{"changed": name} for name in names], "corrected": by_name}
+    return {"several": {"alike": matrix, "pairs": pairs, "ladder": ladder, "sweep": block["sweep"]}}
 
 
 def algorithm_row(results: dict, a: int, names: list[str]) -> dict:

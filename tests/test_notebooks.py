@@ -24,8 +24,11 @@ TINY = {
     "study": "tiny",
     "profile": "test",
     "dataset": {"kind": "scenes", "size": 16, "n_train": 60, "n_test": 90, "share": 0.3},
-    "algorithm_1": {"name": "one", "epochs": 2, "width": 4},
-    "algorithm_2": {"name": "two", "epochs": 2, "width": 4, "augmentation": {"shift": 2}},
+    "algorithms": [  # three, so that no notebook is left out
+        {"name": "one", "epochs": 2, "width": 4},
+        {"name": "two", "epochs": 2, "width": 4, "augmentation": {"shift": 2}},
+        {"name": "three", "epochs": 1, "width": 8},
+    ],
     "n_models": 32,
     "n_heldout": 16,
     "n_slots": 2,

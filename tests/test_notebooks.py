@@ -99,6 +99,16 @@ def test_results_hold_every_stage_and_what_made_it(run):
         assert results[stage.stem]["seconds"] >= 0
 
 
+def test_no_two_stages_write_the_same_file(run):
+    written = [
+        name
+        for path in (run / "stages").glob("*.json")
+        for name in json.loads(path.read_text())["outputs"]
+    ]
+    assert len(written) > 30
+    assert sorted(written) == sorted(set(written))
+
+
 def test_every_figure_is_drawn(run):
     figures = {}
     for path in sorted((run / "notebooks").glob("*.ipynb")):

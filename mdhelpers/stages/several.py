@@ -45,6 +45,7 @@ from mdhelpers.training.tasks import TrainingPlan, choose_stack
 
 FOLDER = "further"
 FEWEST = 3
+PREFIX = "several_"  # of the tables' files
 TABLES = ("cosines", "pairs", "sweep", "ladder", "ensembles")
 
 
@@ -144,7 +145,8 @@ def compare_several(
             found["ladder"] = measure_ladder(predictions, every.rungs(selves=True), seed=seed)
             found["ensembles"] = greedy_ensembles(predictions, seed=seed)
             made = every.outputs()
-            stage.keep(tables=found, made=made, figures=figures_of(every, found))
+            tables = {f"{PREFIX}{name}": table for name, table in found.items()}
+            stage.keep(tables=tables, made=made, figures=figures_of(every, found))
     return read_several(run)
 
 
@@ -153,7 +155,7 @@ def read_several(run: Run) -> StudySeveral:
     run.check(SEVERAL)
     tables = run.kept(SEVERAL)
     names = tuple(a["name"] for a in run.manifest(SEVERAL)["parameters"]["algorithms"])
-    return StudySeveral(names, **{name: tables[name] for name in TABLES})
+    return StudySeveral(names, **{name: tables[f"{PREFIX}{name}"] for name in TABLES})
 
 
 def checked_algorithms(run: Run, algorithms: list[dict]) -> list[AlgorithmSpec]:

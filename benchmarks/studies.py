@@ -67,7 +67,10 @@ def several_of(results: dict) -> dict:
         for n, row in zip(names, block["corrected"], strict=True)
     }
     matrix = {"rows": [{"changed": name} for name in names], "corrected": by_name}
-    return {"several": {"alike": matrix, "pairs": pairs, "ladder": ladder, "sweep": block["sweep"]}}
+    sweep = pd.DataFrame(block["sweep"])
+    most = sweep["intensity"] == sweep.groupby("hypothesis")["intensity"].transform("max")
+    effects = sweep[most].to_dict("records")
+    return {"several": {"alike": matrix, "pairs": pairs, "ladder": ladder, "effects": effects}}
 
 
 def algorithm_row(results: dict, a: int, names: list[str]) -> dict:

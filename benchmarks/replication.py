@@ -26,7 +26,7 @@ from mdhelpers.runs.run import Run, run_at
 from mdhelpers.runs.stage import DATA, EFFECTS
 from mdhelpers.stages.effect_cases import measure_hypotheses
 from mdhelpers.stages.effect_models import EffectModels, on_all, read_effect_models
-from mdhelpers.stages.effects import read_effects, sentence
+from mdhelpers.stages.effects import read_effects, sentence, word_of
 from mdhelpers.stages.models import StudyModels
 from mdhelpers.stages.study import Hypothesis, Placebo
 from mdhelpers.training.mask_training import retrain, retraining
@@ -117,6 +117,8 @@ def measure(run: Run, n_models: int, workers: int) -> list[dict]:
                 row |= {"source": source, "on": name, "text": sentence(row, models.names)}
                 row |= {"first": first["difference"], "first_outcome": first["outcome"]}
                 row["holds"] = row["outcome"] == first["outcome"]
+                row["word"] = word_of(row["outcome"], models.names)
+                row["first_word"] = word_of(first["outcome"], models.names)
                 rows.append(row)
     return rows
 

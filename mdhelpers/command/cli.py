@@ -290,7 +290,9 @@ def power(
     files: Files = None,
     parameters: Values = None,
     out: Annotated[str | None, typer.Option("--out", help="Write every figure here.")] = None,
-    runs_dir: RunsDir = None,
+    runs_dir: Annotated[
+        str | None, typer.Option("--runs-dir", help="Where its runs lie (default: runs/power).")
+    ] = None,
     traceback: Traceback = False,
 ) -> None:
     """Say what a study would find: its dataset.spike_in, by strength and number of models."""

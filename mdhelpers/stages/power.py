@@ -133,7 +133,8 @@ def carry_out(run: Run, study: Study) -> Run:
     about = {n: given[n] for n in names} | {"keep_gradients": True}
     datamodels.fit_datamodels(run, **about, **seed, **who)
     names = ("n_directions", "n_splits", "top_k", "only_below", "alike_within")
-    comparison.compare_algorithms(run, **{n: given[n] for n in names}, n_null_splits=1, **seed)
+    about = {n: given[n] for n in names} | {"n_null_splits": 1, "device": study.device}
+    comparison.compare_algorithms(run, **about, **seed)
     subpopulations.inspect_subpopulations(run, top_k=study.top_k)
     captions.caption_directions(run, {"model": "none"})
     effect_models.train_on_all(run, n_effect_models=N_EFFECT_MODELS, **who)

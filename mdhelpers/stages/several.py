@@ -249,7 +249,8 @@ class Several:
                 (self.datamodels[i], self.datamodels[j]),
                 (self.fitters[i], self.fitters[j]),
             )
-            comparison = compare(*parts, n_directions=n_directions, seed=seed)
+            where = self.models.plan.device
+            comparison = compare(*parts, n_directions=n_directions, seed=seed, device=where)
             halves = cross_fitted_gaps(*fits, len(fitting.masks), comparison=comparison, **about)
             figures = gap_figures(halves)
             for side in COMPARISONS:

@@ -17,9 +17,10 @@ from mdhelpers.command.estimates import estimate
 from mdhelpers.data.datasets import DatasetSpec
 from mdhelpers.data.sources import SOURCES, data_digest
 from mdhelpers.runs.run import Run
+from mdhelpers.stages.checks import check_study
 from mdhelpers.stages.data import prepare_data
 from mdhelpers.stages.models import train_models
-from mdhelpers.stages.study import Study, check_study
+from mdhelpers.stages.study import Study
 from mdhelpers.training.algorithms import (
     LEARNERS,
     NetworkSpec,

@@ -18,7 +18,7 @@ from mdhelpers.base.specs import validate
 from mdhelpers.clip.words import CaptionSpec
 from mdhelpers.command.status import check_run, mend, status
 from mdhelpers.runs.run import Run, StudyError, store_locations
-from mdhelpers.stages import data, datamodels, models, study
+from mdhelpers.stages import data, datamodels, models, outside
 from mdhelpers.training.algorithms import parse_algorithm
 from mdhelpers.training.store import ModelStore
 from tests.stages.test_models import MODELS as FEW
@@ -263,12 +263,12 @@ def test_what_an_algorithm_reads_is_among_its_stages_parameters(tmp_path, monkey
     (tmp_path / "weights.safetensors").write_bytes(b"1")
     start = {"kind": "checkpoint", "path": str(tmp_path / "weights.safetensors")}
     network = parse_algorithm({"name": "a", "initialisation": start})
-    before = study.algorithms_from_outside(network, network)
-    assert study.algorithms_from_outside(network, network) == before
+    before = outside.algorithms_from_outside(network, network)
+    assert outside.algorithms_from_outside(network, network) == before
     (tmp_path / "weights.safetensors").write_bytes(b"2")
-    assert study.algorithms_from_outside(network, network) != before
+    assert outside.algorithms_from_outside(network, network) != before
     plain = parse_algorithm({"name": "a"})
-    assert study.algorithms_from_outside(plain, plain) == {}
+    assert outside.algorithms_from_outside(plain, plain) == {}
 
 
 @pytest.mark.parametrize("key", ["bank", "pretrained"])
@@ -276,9 +276,9 @@ def test_what_captions_read_is_among_their_stages_parameters(tmp_path, key):
     file = tmp_path / "file.pt"
     file.write_text("a cat\na dog\n")
     spec = validate(CaptionSpec, {"model": "ViT-B-32", key: str(file)})
-    before = study.captions_from_outside(spec)
+    before = outside.captions_from_outside(spec)
     file.write_text("a cat\na fox\n")
-    assert study.captions_from_outside(spec) != before
+    assert outside.captions_from_outside(spec) != before
     file.unlink()
     with pytest.raises(FileNotFoundError, match=f"captions.{key}: there is no file"):
-        study.captions_from_outside(spec)
+        outside.captions_from_outside(spec)

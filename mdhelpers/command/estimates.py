@@ -27,9 +27,16 @@ from mdhelpers.method.costs import Cost, fit_cost, fits_at_once
 from mdhelpers.method.datamodels import AT_ONCE, FROM_GRADIENTS
 from mdhelpers.runs.run import Run
 from mdhelpers.runs.stage import MODELS
-from mdhelpers.stages.capacity import disk_of_gradients, fit_device, fit_memory, sizes_of
+from mdhelpers.stages.capacity import (
+    disk_of_gradients,
+    fit_device,
+    fit_memory,
+    method_of,
+    no_room,
+    sizes_of,
+)
 from mdhelpers.stages.datamodels import Need, StudyQuality, needs, read_quality
-from mdhelpers.stages.study import Study, method_of, no_room
+from mdhelpers.stages.study import Study
 from mdhelpers.training.algorithms import AlgorithmSpec, AugmentationSpec, NetworkSpec
 from mdhelpers.training.learners import learn
 from mdhelpers.training.networks import make_model

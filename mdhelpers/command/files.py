@@ -209,7 +209,7 @@ def _fitting_defaults(study: Any) -> dict[str, Any]:
 
     if not isinstance(study, Study):
         return {}
-    from mdhelpers.stages.study import fitting_defaults
+    from mdhelpers.stages.checks import fitting_defaults
 
     return fitting_defaults(study)
 

@@ -143,7 +143,7 @@ def run_study(
     notebooks = find_notebooks(notebooks_dir)
     study, values = read_study(merge(file, overlays, parameters), notebooks, study_class)
     if isinstance(study, Study):
-        from mdhelpers.stages.study import check_study
+        from mdhelpers.stages.checks import check_study
 
         check_study(study, here=False)
     plan = make_plan(notebooks, study, values, force=force, start=start)
@@ -212,7 +212,7 @@ def _reads(study: Any) -> Mapping[str, Mapping[str, Any]]:
 
     if not isinstance(study, Study):
         return {}
-    from mdhelpers.stages.study import of_study
+    from mdhelpers.stages.outside import of_study
 
     return of_study(study)
 
@@ -276,7 +276,8 @@ def _needs(study: Any, estimate: Estimate | None) -> Mapping[str, Any]:
 
 def check_room(plan: Plan) -> None:
     """Raise StudyError if what is still to be fitted cannot be had on this machine."""
-    from mdhelpers.stages.study import Study, no_room
+    from mdhelpers.stages.capacity import no_room
+    from mdhelpers.stages.study import Study
 
     still = any(step.reason for step in plan.steps[:FITTING])
     if still and isinstance(plan.study, Study) and (faults := no_room(plan.study)):

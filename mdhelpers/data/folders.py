@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import unicodedata
 from collections import Counter, defaultdict
@@ -114,7 +115,8 @@ def list_pictures(spec: DatasetSpec) -> Listing:
     root = resolve(spec.root)
     left_out = defaultdict(list)
     folders = {part: class_folders(root, part, left_out) for part in PARTS}
-    beside = [p for p in entries(root) if p.is_dir() and p.name not in PARTS and not is_hidden(p)]
+    folders_in = [path for path, is_folder in entries(root) if is_folder and not is_hidden(path)]
+    beside = [path for path in folders_in if path.name not in PARTS]
     if beside:
         left_out["folders beside train/ and test/"] = [relative(path, root) for path in beside]
     names = classes_of_both(spec, folders)
@@ -137,10 +139,10 @@ def class_folders(root: Path, part: str, left_out: dict[str, list[str]]) -> dict
             f"with one folder a class"
         )
     found: dict[str, Path] = {}
-    for path in entries(root / part):
+    for path, is_folder in entries(root / part):
         if is_hidden(path):
             left_out[HIDDEN].append(relative(path, root))
-        elif not path.is_dir():
+        elif not is_folder:
             left_out[BESIDE].append(relative(path, root))
         else:
             refuse_odd_name(path, root)
@@ -194,10 +196,10 @@ def chosen_classes(wanted: list[str], found: list[str]) -> list[str]:
 def class_pictures(root: Path, folder: Path, left_out: dict[str, list[str]]) -> list[Path]:
     """The pictures of one class in order of name; the rest goes to ``left_out`` with its reason."""
     pictures, others = [], defaultdict(list)
-    for path in entries(folder):
+    for path, is_folder in entries(folder):
         if is_hidden(path):
             others[HIDDEN].append(path)
-        elif path.is_dir():
+        elif is_folder:
             others[INSIDE].append(path)
         elif path.suffix.lower() in SUFFIXES:
             refuse_odd_name(path, root)
@@ -215,8 +217,10 @@ def class_pictures(root: Path, folder: Path, left_out: dict[str, list[str]]) -> 
     return pictures
 
 
-def entries(folder: Path) -> list[Path]:
-    return sorted(folder.iterdir(), key=lambda path: path.name)
+def entries(folder: Path) -> list[tuple[Path, bool]]:
+    """What lies in a folder, in order of name, and whether each is a folder itself."""
+    with os.scandir(folder) as found:  # which knows it of 50,000 pictures without a look at each
+        return sorted(((Path(e.path), e.is_dir()) for e in found), key=lambda each: each[0].name)
 
 
 def is_hidden(path: Path) -> bool:

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import TYPE_CHECKING
 
 import torch
 
@@ -17,12 +16,10 @@ from mdhelpers.base.places import disk_bytes, in_words, memory_bytes
 from mdhelpers.data.sources import expected_sizes
 from mdhelpers.method.costs import fit_cost, why_not
 from mdhelpers.method.datamodels import FROM_GRADIENTS, method_for
+from mdhelpers.stages.study import GradientSpec, Study
 from mdhelpers.training.algorithms import AlgorithmSpec
 from mdhelpers.training.gradients import kept_length
 from mdhelpers.training.tasks import resolve_device
-
-if TYPE_CHECKING:
-    from mdhelpers.stages.study import GradientSpec, Study
 
 MOST_DISK = 2e11  # of gradients, that "auto" takes
 A_DAY = 86_400.0  # seconds of an eigendecomposition that one may ask for
@@ -88,12 +85,52 @@ def method_here(
     return method_for(n_models, n_train, gradients=gradients, **about)
 
 
-def no_room(study: Study, *, method: str, gradients: bool) -> Iterator[str]:
+def check_gradients(method: str, specs: Sequence[AlgorithmSpec], elsewhere: bool) -> None:
+    """Refuse a method that takes gradients where there are none to take."""
+    if why := no_gradients(specs, elsewhere):
+        raise ValueError(
+            f"method: {method} takes gradients of networks that are trained here, and {why}. Give "
+            "method: auto, ridge or lasso"
+        )
+
+
+def no_gradients(specs: Sequence[AlgorithmSpec], elsewhere: bool) -> str:
+    """Why no gradients of these models can be taken; empty where they can."""
+    without = [spec.name for spec in specs if not spec.has_gradients]
+    if without:
+        return f"{without[0]} is none"
+    return "these models were trained elsewhere" if elsewhere else ""
+
+
+def gradients_of(study: Study) -> bool:
+    """Whether gradients of a study's models can be taken."""
+    specs = [study.algorithm_1, study.algorithm_2]
+    return not no_gradients(specs, bool(study.models_1_given))
+
+
+def method_of(study: Study) -> str:
+    """The estimator that a study's ``method`` stands for."""
+    if study.method != "auto":
+        return study.method
+    specs, of = [study.algorithm_1, study.algorithm_2], sizes_of(study)
+    about = {"gradients": gradients_of(study), "device": fit_device(study.device)}
+    return method_here(of, study.gradients, specs, **about)
+
+
+def no_room(study: Study) -> list[str]:
     """What of a study this machine has no room for, a sentence each, with the key to change.
 
-    ``gradients`` says whether some could be taken, so that they may be advised.
+    Nothing where it cannot be told yet.
     """
-    of, device = sizes_of(study), fit_device(study.device)
+    if study.datamodels_1_path:
+        return []
+    try:
+        return list(_no_room(study, method_of(study), sizes_of(study), fit_device(study.device)))
+    except ValueError:
+        return []  # a device that is not there, an algorithm that cannot be made: told elsewhere
+
+
+def _no_room(study: Study, method: str, of: Sizes, device: str) -> Iterator[str]:
     memory, patience = fit_memory(device), A_DAY
 
     def why(method: str) -> str:
@@ -101,7 +138,7 @@ def no_room(study: Study, *, method: str, gradients: bool) -> Iterator[str]:
         return why_not(cost, memory=memory, patience=patience)
 
     if reason := why(method):
-        known = [name for name in OTHERS if gradients or name not in FROM_GRADIENTS]
+        known = [name for name in OTHERS if gradients_of(study) or name not in FROM_GRADIENTS]
         others = " or ".join(name for name in known if not why(name))
         advice = f"Give method: {others}" if others else "Take fewer training images"
         yield (

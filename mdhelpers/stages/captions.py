@@ -22,7 +22,7 @@ from mdhelpers.method.captions import distinguishing_captions
 from mdhelpers.runs.run import Run
 from mdhelpers.runs.stage import CAPTIONS, DATA, SUBPOPULATIONS
 from mdhelpers.stages.data import read_data
-from mdhelpers.stages.study import captions_from_outside
+from mdhelpers.stages.outside import captions_from_outside
 from mdhelpers.stages.subpopulations import read_subpopulations
 from mdhelpers.training.tasks import resolve_device
 

@@ -40,7 +40,7 @@ from mdhelpers.stages.capacity import fit_device
 from mdhelpers.stages.data import read_data
 from mdhelpers.stages.datamodels import HowFitted, how_fitted, read_datamodels
 from mdhelpers.stages.models import StudyModels, read_models
-from mdhelpers.stages.study import scores_digest
+from mdhelpers.stages.outside import scores_digest
 
 FILE = "comparison.safetensors"
 SCORES = ("scores_1.safetensors", "scores_2.safetensors")

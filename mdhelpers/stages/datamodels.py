@@ -38,7 +38,14 @@ from mdhelpers.method.learning_curves import (
 )
 from mdhelpers.runs.run import Run
 from mdhelpers.runs.stage import DATAMODELS, MODELS, QUALITY
-from mdhelpers.stages.capacity import Sizes, fit_device, fit_memory, method_here
+from mdhelpers.stages.capacity import (
+    Sizes,
+    check_gradients,
+    fit_device,
+    fit_memory,
+    method_here,
+    no_gradients,
+)
 from mdhelpers.stages.data import read_data
 from mdhelpers.stages.gradients import (
     MEANS,
@@ -52,7 +59,7 @@ from mdhelpers.stages.gradients import (
     writers,
 )
 from mdhelpers.stages.models import StudyModels, read_models
-from mdhelpers.stages.study import GradientSpec, check_gradients, no_gradients
+from mdhelpers.stages.study import GradientSpec
 from mdhelpers.training.algorithms import parse_algorithm
 from mdhelpers.training.mask_training import retrain
 from mdhelpers.training.store_files import Trained

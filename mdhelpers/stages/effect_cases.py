@@ -24,10 +24,7 @@ from mdhelpers.method.effects import Effect, Verdict
 from mdhelpers.stages import proposals
 from mdhelpers.stages.effect_models import EffectModels
 from mdhelpers.stages.models import softmax
-from mdhelpers.stages.study import (
-    Hypothesis,
-    Placebo,
-)
+from mdhelpers.stages.study import Hypothesis, Placebo
 from mdhelpers.training.learners import TrainedModels
 
 MATCHED = "matched"

@@ -31,12 +31,8 @@ from mdhelpers.stages.effect_cases import (
     measure,
 )
 from mdhelpers.stages.effect_models import EffectModels, read_effect_models
-from mdhelpers.stages.study import (
-    Hypothesis,
-    Placebo,
-    check_hypotheses,
-    transformations_from_outside,
-)
+from mdhelpers.stages.outside import transformations_from_outside
+from mdhelpers.stages.study import Hypothesis, Placebo, check_hypotheses
 from mdhelpers.stages.subpopulations import read_subpopulations
 
 

@@ -27,7 +27,7 @@ from mdhelpers.runs.run import Run, StudyError, checked, store_locations
 from mdhelpers.runs.stage import DATA, MODELS, is_inside, lies_in, problem
 from mdhelpers.stages.capacity import fit_device, fit_memory
 from mdhelpers.stages.data import read_data
-from mdhelpers.stages.study import algorithms_from_outside
+from mdhelpers.stages.outside import algorithms_from_outside
 from mdhelpers.training.algorithms import parse_algorithm
 from mdhelpers.training.learners import TrainedModels
 from mdhelpers.training.loading import are_large, choose_loader, open_source, write_beton

@@ -28,17 +28,14 @@ from mdhelpers.method.engines.moments import split_models
 from mdhelpers.runs.run import Run
 from mdhelpers.runs.stage import ALL_DATA, DATAMODELS, MODELS, SEVERAL
 from mdhelpers.stages import gradients
+from mdhelpers.stages.capacity import check_gradients
 from mdhelpers.stages.comparison import gap_figures
 from mdhelpers.stages.datamodels import HowFitted, how_fitted, read_datamodels
 from mdhelpers.stages.effect_cases import measure_hypotheses
 from mdhelpers.stages.effect_models import NAME, EffectModels, on_all, read_effect_models
 from mdhelpers.stages.models import StudyModels, read_models, softmax
-from mdhelpers.stages.study import (
-    Hypothesis,
-    Placebo,
-    algorithms_from_outside,
-    check_gradients,
-)
+from mdhelpers.stages.outside import algorithms_from_outside
+from mdhelpers.stages.study import Hypothesis, Placebo
 from mdhelpers.training.algorithms import AlgorithmSpec, parse_algorithm
 from mdhelpers.training.mask_training import retrain, retraining, train_all
 from mdhelpers.training.tasks import TrainingPlan, choose_stack

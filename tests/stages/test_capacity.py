@@ -5,7 +5,9 @@ import pytest
 from mdhelpers.base.specs import validate
 from mdhelpers.runs.run import StudyError
 from mdhelpers.stages import capacity
-from mdhelpers.stages.study import GradientSpec, Study, check_study, method_of, no_room
+from mdhelpers.stages.capacity import method_of, no_room
+from mdhelpers.stages.checks import check_study
+from mdhelpers.stages.study import GradientSpec, Study
 from mdhelpers.training.algorithms import NetworkSpec
 
 NETWORK = {"architecture": "resnet9", "epochs": 2}

@@ -16,7 +16,7 @@ from mdhelpers.runs.stage import CAPTIONS
 from mdhelpers.stages import captions as stages_captions
 from mdhelpers.stages.captions import caption_subpopulations
 from mdhelpers.stages.data import prepare_data
-from mdhelpers.stages.study import captions_from_outside
+from mdhelpers.stages.outside import captions_from_outside
 
 NAMED = "ViT-B-32"
 

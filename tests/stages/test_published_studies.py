@@ -23,7 +23,8 @@ from mdhelpers.stages import (
     models,
     subpopulations,
 )
-from mdhelpers.stages.study import Study, check_study
+from mdhelpers.stages.checks import check_study
+from mdhelpers.stages.study import Study
 from mdhelpers.training.algorithms import parse_algorithm
 from mdhelpers.training.networks import make_model
 from tests.published_data import make_living17, make_waterbirds, save

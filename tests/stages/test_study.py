@@ -17,7 +17,9 @@ from mdhelpers.method.engines import moments
 from mdhelpers.runs.notebooks import find_notebooks
 from mdhelpers.runs.run import StudyError
 from mdhelpers.runs.stage import EFFECTS
-from mdhelpers.stages.study import Study, check_study, fitting_defaults, of_study
+from mdhelpers.stages.checks import check_study, fitting_defaults
+from mdhelpers.stages.outside import of_study
+from mdhelpers.stages.study import Study
 from mdhelpers.training.algorithms import NetworkSpec
 
 ROOT = Path(__file__).parents[2]

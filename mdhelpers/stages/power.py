@@ -78,7 +78,8 @@ def with_spike(
     given["dataset"] |= {"spike_in": [spike], "seed": study.dataset.seed + drawing}
     enough = budget >= study.n_slots * HALVES * OF_A_SLOT and study.n_slots >= FEWEST_WHOLE
     given |= {"n_slots": study.n_slots if enough else 0, "n_models": budget}
-    given |= {"n_heldout": N_HELDOUT, "n_kept": 0}
+    given |= {"n_heldout": N_HELDOUT, "n_kept": 0, "n_effect_models": N_EFFECT_MODELS}
+    given |= {"n_null_splits": 1, "n_proposed": 0, "captions": {"model": "none"}}
     given["selection_sizes"] = [1]  # of a page that is not carried out
     together = [b for b in budgets if (b >= study.n_slots * HALVES * OF_A_SLOT) == enough]
     specs, device = (study.algorithm_1, study.algorithm_2), resolve_device(study.device)
@@ -123,25 +124,25 @@ def measure_power(
 
 
 def carry_out(run: Run, study: Study) -> Run:
-    """Stages 01 to 05, and 07 with what is spiked in as its hypothesis."""
-    given = study.model_dump()
-    who = {key: given[key] for key in ("device", "workers", "scheduler", "cluster")}
-    seed = {"seed": study.seed}
+    """Stages 01 to 07 of a study, without pages: what it finds, and of what is spiked in."""
+    given, seed = study.model_dump(), {"seed": study.seed}
+
+    def some(*names: str) -> dict[str, Any]:
+        return {name: given[name] for name in names}
+
+    who = some("device", "workers", "scheduler", "cluster")
     data.prepare_data(run, given["dataset"])
-    names = ("n_models", "n_heldout", "n_kept", "n_slots", "alpha", "share_order", "stack")
+    about = some("n_models", "n_heldout", "n_kept", "n_slots", "alpha", "share_order", "stack")
     algorithms = given["algorithm_1"], given["algorithm_2"]
-    models.train_models(run, *algorithms, **{n: given[n] for n in names}, **seed, **who)
-    names = ("method", "relative_to_class", "n_lams", "lam_min_ratio", "folds", "gradients")
-    about = {n: given[n] for n in names} | {"keep_gradients": True}
-    datamodels.fit_datamodels(run, **about, **seed, **who)
-    names = ("n_directions", "n_splits", "top_k", "only_below", "alike_within")
-    about = {n: given[n] for n in names} | {"n_null_splits": 1, "device": study.device}
-    comparison.compare_algorithms(run, **about, **seed)
+    models.train_models(run, *algorithms, **about, **seed, **who)
+    about = some("method", "relative_to_class", "n_lams", "lam_min_ratio", "folds", "gradients")
+    datamodels.fit_datamodels(run, **about, keep_gradients=True, **seed, **who)
+    about = some("n_directions", "n_splits", "n_null_splits", "top_k", "only_below", "alike_within")
+    comparison.compare_algorithms(run, **about, device=study.device, **seed)
     subpopulations.inspect_subpopulations(run, top_k=study.top_k)
-    captions.caption_directions(run, {"model": "none"})
-    effect_models.train_on_all(run, n_effect_models=N_EFFECT_MODELS, **who)
-    about = {"placebo": given["placebo"], "epsilon": study.epsilon, "delta": study.delta}
-    about |= {"n_proposed": 0, "captions": {"model": "none"}, "device": study.device}
+    captions.caption_directions(run, given["captions"], steps=study.caption_steps)
+    effect_models.train_on_all(run, n_effect_models=study.n_effect_models, **who)
+    about = some("placebo", "epsilon", "delta", "n_proposed", "captions", "device")
     effects.verify_hypotheses(run, given["hypotheses"], **about, **seed)
     return run
 

@@ -31,6 +31,7 @@ from mdhelpers.stages.power import carry_out
 from mdhelpers.stages.study import Study
 
 SIZES = {"n_models": 64, "n_heldout": 16, "n_kept": 0, "n_null_splits": 1, "hypotheses": []}
+SIZES |= {"selection_sizes": [100]}  # of a page that is not carried out
 IMAGES = {"limit_train": 90, "limit_test": 100}  # of each class
 BASE = {"name": "plain", "width": 12, "epochs": 15, "batch_size": 25, "lr": 0.03}
 # What each pair changes: of the first algorithm, and of the second.
@@ -98,9 +99,7 @@ def row_of(name: str, run: Run, study: Study) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "study", help="a parameters file or a name, of folders of pictures"
-    )
+    parser.add_argument("study", help="a parameters file or a name, of folders of pictures")
     parser.add_argument("--folder", type=Path, default=Path("runs/pairs"))
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--out", type=Path)

@@ -61,7 +61,7 @@ def estimate(study: Study) -> dict[str, Any]:
     Returns
     -------
     dict
-        ``models`` of both algorithms, ``seconds``, ``gpu_hours`` (NaN where they are not known),
+        ``models`` of all algorithms, ``seconds``, ``gpu_hours`` (NaN where they are not known),
         ``bytes`` on disk, of which ``gradients``, ``memory`` in bytes, the ``fits`` in words,
         ``cannot``: why it cannot run here, a sentence each; and the ``basis`` in words.
 
@@ -70,11 +70,12 @@ def estimate(study: Study) -> dict[str, Any]:
     total = study.n_models + study.n_heldout
     again = study.n_repeats * study.n_heldout + study.n_reinitialised
     again += 2 * study.n_tilt_pairs * (2 * study.n_tilted + study.n_random_tilts)
-    again += study.n_effect_models / study.alpha  # on all images
+    on_all = study.n_effect_models / study.alpha  # on all images
     size = study.dataset.pixels
     device = resolve_device("auto" if study.scheduler != "local" else study.device)
-    specs = (study.algorithm_1, study.algorithm_2)
-    stack = study.stack or choose_stack(specs, total, device)
+    first, further = (study.algorithm_1, study.algorithm_2), tuple(study.algorithms[2:])
+    specs = (*first, *further)
+    stack = study.stack or choose_stack(first, total, device)
     shape = (n_train, size, n_classes)
     each = [
         seconds_per_model(spec, shape=shape, alpha=study.alpha, stack=stack, device=device)
@@ -86,7 +87,8 @@ def estimate(study: Study) -> dict[str, Any]:
         """Seconds of all models, where those of one of either algorithm are known."""
         anew = (each[study.application_algorithm - 1] or 0) * trained_anew(study, n_train)
         anew += sum(map(partial(by_gradients, study, n_train, n_test), specs, each))
-        return (total + again) * sum(seconds or 0 for seconds in each) + anew
+        every, two = (sum(seconds or 0 for seconds in some) for some in (each, each[:2]))
+        return (total + on_all) * every + again * two + anew
 
     on_gpu = (
         each
@@ -96,13 +98,14 @@ def estimate(study: Study) -> dict[str, Any]:
         ]
     )
     images = (n_train + n_test) * size * size * 4
-    gradients = disk_of_gradients(study.gradients, specs, sizes_of(study)) if n_scored(study) else 0
+    gradients = most_of_gradients(study, (first, further)) if n_scored(study) else 0
+    kept = len(specs) * total * (4 * n_test + n_train / 8 + 1024)
     fits = Fits.of(study)
     return {
-        "models": 2 * total,
+        "models": len(specs) * total,
         "seconds": training(each) / workers + fits.seconds + SECONDS_BESIDE_TRAINING,
         "gpu_hours": math.nan if None in on_gpu else training(on_gpu) / 3600,
-        "bytes": int(images + gradients + 2 * total * (4 * n_test + n_train / 8 + 1024) + 50e6),
+        "bytes": int(images + gradients + kept + 50e6),
         "gradients": gradients,
         "memory": memory_needed(study),
         "fits": fits.in_words,
@@ -111,6 +114,12 @@ def estimate(study: Study) -> dict[str, Any]:
         f"{estimate_in_words(specs, each)}; {workers} workers, the fits, "
         f"and {SECONDS_BESIDE_TRAINING} s for the rest",
     }
+
+
+def most_of_gradients(study: Study, together: Iterable[Sequence[AlgorithmSpec]]) -> int:
+    """Bytes on disk of the gradients of those algorithms, of which most lie there at once."""
+    of = sizes_of(study)
+    return max(disk_of_gradients(study.gradients, specs, of) for specs in together)
 
 
 def memory_needed(study: Study) -> int:
@@ -329,11 +338,19 @@ def of_steps(plan: Plan) -> Iterator[str]:
 
 
 def as_given(study: Any, name: str, value: Any) -> str:
-    """Return a parameter in words: a mapping without the defaults that were filled in."""
+    """Return a parameter in words: mappings without the defaults that were filled in."""
     field = getattr(study, name, None)
-    if isinstance(field, Spec) and (given := field.model_dump(exclude_unset=True)):
-        value = plain(given)
-    return json.dumps(value, ensure_ascii=False) if isinstance(value, dict) else repr(value)
+    several = isinstance(field, list) and any(isinstance(each, Spec) for each in field)
+    if several:
+        value = [given_of(each) for each in field]
+    elif isinstance(field, Spec):
+        value = given_of(field) or value
+    words = several or isinstance(value, dict)
+    return json.dumps(value, ensure_ascii=False) if words else repr(value)
+
+
+def given_of(spec: Spec) -> dict[str, Any]:
+    return plain(spec.model_dump(exclude_unset=True))
 
 
 def of_needs(plan: Plan, needs: Mapping[str, Any]) -> Iterator[str]:

@@ -31,6 +31,21 @@ def test_models_of_both_algorithms_are_counted():
     assert found["bytes"] > 64 * 4 * 30
 
 
+def test_algorithms_beyond_the_second_are_counted(monkeypatch):
+    monkeypatch.setattr(estimates, "seconds_per_model", lambda *_, **__: 1.0)
+    two = estimates.estimate(study(NETWORK, NETWORK | {"name": "b"}, method="trak"))
+    several = [NETWORK | {"name": name} for name in "abcd"]
+    given = {"study": "s", "algorithms": several, "workers": 1, "method": "trak"}
+    found = estimates.estimate(validate(Study, SIZES | given))
+    assert found["models"] == 2 * two["models"] == 4 * 32
+    further = 32 + 4 / 0.5  # on masks, and on all images
+    gradients = estimates.by_gradients(
+        validate(Study, SIZES | given), 24, 30, validate(Study, SIZES | given).algorithm_1, 1.0
+    )
+    assert found["seconds"] - two["seconds"] == pytest.approx(2 * (further + gradients))
+    assert found["gradients"] == two["gradients"]  # the further ones' are taken after
+
+
 def test_models_trained_anew_are_counted_by_their_images():
     sizes = {"n_removal_tests": 5, "n_models_per_set": 2, "selection_sizes": [6, 12]}
     found = estimates.trained_anew(study(NETWORK, NETWORK, **sizes), 24)
@@ -214,6 +229,10 @@ def test_mappings_are_shown_as_they_were_given(pets):
         '{"name": "plain", "epochs": 3}'
     )
     assert "transformation" in estimates.as_given(pets, "placebo", filled["placebo"])
+    several = pets.model_copy(update={"algorithms": [pets.algorithm_1, pets.algorithm_2]})
+    shown = estimates.as_given(several, "algorithms", several.model_dump()["algorithms"])
+    assert shown.startswith('[{"name": "plain", "epochs": 3}, {"name": ')
+    assert "momentum" not in shown
     assert estimates.as_given(pets, "n_models", 64) == "64"
 
 

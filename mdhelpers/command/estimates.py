@@ -29,7 +29,6 @@ from mdhelpers.runs.run import Run
 from mdhelpers.runs.stage import MODELS
 from mdhelpers.stages.capacity import (
     disk_of_gradients,
-    fit_device,
     fit_memory,
     method_of,
     no_room,
@@ -41,7 +40,13 @@ from mdhelpers.training.algorithms import AlgorithmSpec, AugmentationSpec, Netwo
 from mdhelpers.training.learners import learn
 from mdhelpers.training.networks import make_model
 from mdhelpers.training.recipe import TrainingData
-from mdhelpers.training.tasks import TrainingPlan, choose_stack, make_task, resolve_device
+from mdhelpers.training.tasks import (
+    TrainingPlan,
+    choose_stack,
+    device_here,
+    make_task,
+    resolve_device,
+)
 
 if TYPE_CHECKING:
     from mdhelpers.command.runner import Plan
@@ -149,7 +154,7 @@ class Fits:
     @classmethod
     def of(cls, study: Study) -> Fits:
         """On all models, on halves and on quarters of them, for notebooks 03 and 04."""
-        method, device = method_of(study), fit_device(study.device)
+        method, device = method_of(study), device_here(study.device)
         n_models, *images = sizes_of(study).of_fit
         times = {1: 2, 2: 4 * study.n_splits + 8, 4: 8 * study.n_null_splits + 8}
         each = {n: fit_cost(method, n_models // n, *images, device=device) for n in times}

@@ -19,17 +19,11 @@ from mdhelpers.method.datamodels import FROM_GRADIENTS, method_for
 from mdhelpers.stages.study import GradientSpec, Study
 from mdhelpers.training.algorithms import AlgorithmSpec
 from mdhelpers.training.gradients import kept_length
-from mdhelpers.training.tasks import resolve_device
+from mdhelpers.training.tasks import device_here
 
 MOST_DISK = 2e11  # of gradients, that "auto" takes
 A_DAY = 86_400.0  # seconds of an eigendecomposition that one may ask for
 OTHERS = ("trak", "lasso", "difference_of_means")
-
-
-def fit_device(device: str) -> str:
-    """Where datamodels are fitted: the study's device, or the CPU where only others have a GPU."""
-    where = resolve_device(device, "elsewhere")
-    return where if torch.cuda.is_available() else "cpu"
 
 
 def fit_memory(device: str) -> float | None:
@@ -113,7 +107,7 @@ def method_of(study: Study) -> str:
     if study.method != "auto":
         return study.method
     specs, of = [study.algorithm_1, study.algorithm_2], sizes_of(study)
-    about = {"gradients": gradients_of(study), "device": fit_device(study.device)}
+    about = {"gradients": gradients_of(study), "device": device_here(study.device)}
     return method_here(of, study.gradients, specs, **about)
 
 
@@ -125,7 +119,7 @@ def no_room(study: Study) -> list[str]:
     if study.datamodels_1_path:
         return []
     try:
-        return list(_no_room(study, method_of(study), sizes_of(study), fit_device(study.device)))
+        return list(_no_room(study, method_of(study), sizes_of(study), device_here(study.device)))
     except ValueError:
         return []  # a device that is not there, an algorithm that cannot be made: told elsewhere
 

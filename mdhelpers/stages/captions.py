@@ -24,7 +24,7 @@ from mdhelpers.runs.stage import CAPTIONS, DATA, SUBPOPULATIONS
 from mdhelpers.stages.data import read_data
 from mdhelpers.stages.outside import captions_from_outside
 from mdhelpers.stages.subpopulations import read_subpopulations
-from mdhelpers.training.tasks import resolve_device
+from mdhelpers.training.tasks import device_here
 
 COLUMNS = {"comparison": str, "direction": int, "end": str, "reference": str, "rank": int}
 COLUMNS |= {"caption": str, "auc": float, "auc_low": float, "auc_high": float}
@@ -94,7 +94,7 @@ def encoder_of(
             clips.mkdir(exist_ok=True)
             with written(own) as unfinished:
                 shutil.copyfile(shared / own.name, unfinished)
-    device = resolve_device(device)
+    device = device_here(device)
     return load_clip(spec, cache_dir=clips, size=size, seed=seed, steps=steps, device=device)
 
 

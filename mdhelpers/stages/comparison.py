@@ -36,11 +36,11 @@ from mdhelpers.stages.analyses import (
     predictions_of_kept,
     tables_of,
 )
-from mdhelpers.stages.capacity import fit_device
 from mdhelpers.stages.data import read_data
 from mdhelpers.stages.datamodels import HowFitted, how_fitted, read_datamodels
 from mdhelpers.stages.models import StudyModels, read_models
 from mdhelpers.stages.outside import scores_digest
+from mdhelpers.training.tasks import device_here
 
 FILE = "comparison.safetensors"
 SCORES = ("scores_1.safetensors", "scores_2.safetensors")
@@ -141,7 +141,7 @@ def compare_algorithms(
         datamodels = read_datamodels(run)
     with stage.working() as needed:
         if needed:
-            about = {"seed": seed, "device": fit_device(device)}
+            about = {"seed": seed, "device": device_here(device)}
             comparison = compare(*datamodels, n_directions=n_directions, **about)
             files, tables, figures, given = {}, {}, {}, None
             if elsewhere:

@@ -41,7 +41,6 @@ from mdhelpers.runs.stage import DATAMODELS, MODELS, QUALITY
 from mdhelpers.stages.capacity import (
     Sizes,
     check_gradients,
-    fit_device,
     fit_memory,
     method_here,
     no_gradients,
@@ -63,7 +62,7 @@ from mdhelpers.stages.study import GradientSpec
 from mdhelpers.training.algorithms import parse_algorithm
 from mdhelpers.training.mask_training import retrain
 from mdhelpers.training.store_files import Trained
-from mdhelpers.training.tasks import repeat_keys
+from mdhelpers.training.tasks import device_here, repeat_keys
 
 FILES = ("datamodels_1.safetensors", "datamodels_2.safetensors")
 TABLES = ("quality_curves", "quality_examples", "quality_laws")
@@ -104,13 +103,13 @@ class HowFitted:
             method=self.method,
             options=self.options,
             seed=self.seed,
-            device=models.plan.device,
+            device=models.plan.here,
         )
 
     def at_once(self, models: StudyModels, n_models: int, *, at_most: int) -> int:
         """How many fits on so many models run side by side."""
         n_train, n_test = models.plan.n_train, models.plan.n_test
-        device = models.plan.device
+        device = models.plan.here
         cost = fit_cost(self.method, n_models, n_train, n_test, device=device)
         return fits_at_once(cost, fit_memory(device), device=device, at_most=at_most)
 
@@ -126,8 +125,8 @@ class HowFitted:
             method=self.method,
             options=self.options,
             seed=self.seed,
-            device=models.plan.device,
-            memory=fit_memory(models.plan.device),
+            device=models.plan.here,
+            memory=fit_memory(models.plan.here),
         )
 
 
@@ -196,7 +195,7 @@ def fit_datamodels(
 
     """
     if trained := run.manifest(MODELS):
-        where = fit_device(device)
+        where = device_here(device)
         method = chosen_method(run, method, trained["parameters"], gradients or {}, device=where)
     options = FitOptions(n_lams=n_lams, lam_min_ratio=lam_min_ratio, folds=folds)
     spec = validate(GradientSpec, gradients or {}, "gradients")
@@ -460,7 +459,7 @@ class Measurement:
     @property
     def has_ridge(self) -> bool:
         """Whether ridge regression can be had on all models, whose law the lasso's needs."""
-        device, sizes = self.models.plan.device, (*self.fitting.masks.shape, len(self.fit.weights))
+        device, sizes = self.models.plan.here, (*self.fitting.masks.shape, len(self.fit.weights))
         return not why_not(fit_cost("ridge", *sizes, device=device), memory=fit_memory(device))
 
     def tables(self, n_splits: int, ceiling: NoiseCeiling | None) -> tuple[pd.DataFrame, ...]:

@@ -135,9 +135,7 @@ class ModelGradients:
 
     def score(self, damping: float) -> float:
         trained = self.models.fitting(self.algorithm).rows(slice(len(self)))
-        predicted = predicted_by_others(
-            self.looks(), trained.masks, damping, device=self.plan.device
-        )
+        predicted = predicted_by_others(self.looks(), trained.masks, damping, device=self.plan.here)
         labels, slots = self.models.dataset.test.labels, self.models.slots(trained)
         if self.relative:
             predicted = relative_to_class(predicted, labels)
@@ -149,7 +147,7 @@ class ModelGradients:
     def scores(self) -> Iterator[np.ndarray]:
         """Each model's scores, relative to the class where outputs are: (1, n_test, n_train)."""
         for looks in self.looks():
-            found = model_scores(looks, self.damping, device=self.plan.device)
+            found = model_scores(looks, self.damping, device=self.plan.here)
             yield as_outputs(found, self.models, self.relative)[None]
 
     def write(self, path: Path) -> Path:
@@ -158,7 +156,7 @@ class ModelGradients:
 
     def mean(self) -> np.ndarray:
         """Mean scores, not relative to the class, (n_test, n_train)."""
-        scores = partial(model_scores, damping=self.damping, device=self.plan.device)
+        scores = partial(model_scores, damping=self.damping, device=self.plan.here)
         return sum(map(scores, self.looks())) / len(self)
 
 

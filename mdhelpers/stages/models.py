@@ -25,7 +25,7 @@ from mdhelpers.formats.models import given_models, import_models, origins
 from mdhelpers.method.margins import relative_to_class, worst_group_accuracy
 from mdhelpers.runs.run import Run, StudyError, checked, store_locations
 from mdhelpers.runs.stage import DATA, MODELS, is_inside, lies_in, problem
-from mdhelpers.stages.capacity import fit_device, fit_memory
+from mdhelpers.stages.capacity import fit_memory
 from mdhelpers.stages.data import read_data
 from mdhelpers.stages.outside import algorithms_from_outside
 from mdhelpers.training.algorithms import parse_algorithm
@@ -223,7 +223,7 @@ def chosen_loader(plan: TrainingPlan, data: Dataset, loader: str, workers: int) 
     """What a study's ``loader`` stands for; FFCV's file is written where ``auto`` takes it."""
     if loader != "auto":
         return loader
-    size = data.train.images.nbytes, copies(plan, workers), fit_memory(fit_device(plan.device))
+    size = data.train.images.nbytes, copies(plan, workers), fit_memory(plan.here)
     if choose_loader(*size) == "memory":
         return "memory"
     try:
@@ -325,10 +325,10 @@ def read_models(run: Run, *, device: str = "auto") -> StudyModels:
     """The finished models of a run, for the stages that read them."""
     run.check(MODELS)
     data, parameters = read_data(run), run.manifest(MODELS)["parameters"]
-    plan = training_plan(run.path, data, parameters, resolve_device(device))
+    plan = training_plan(run.path, data, parameters, resolve_device(device, "elsewhere"))
     stack = ModelStore.open(plan.store_path(1), read_only=True).rows_per_task
     plan = replace(plan, stack=stack)  # as trained, perhaps on another kind of device
-    size = data.train.images.nbytes, copies(plan), fit_memory(fit_device(plan.device))
+    size = data.train.images.nbytes, copies(plan), fit_memory(plan.here)
     if are_large(*size) and (plan.data_folder / "train.beton").exists():
         plan = replace(plan, loader="ffcv")
     return StudyModels(plan, data, parameters["n_heldout"])

@@ -239,7 +239,7 @@ def propose_patches(
     models: EffectModels, cases: list[PatchCase], size: int, n_steps: int, seed: int
 ) -> Patches:
     """Patches optimised on half of the test images through kept models on masks."""
-    networks, device = patch_networks(models), models.study.plan.device
+    networks, device = patch_networks(models), models.study.plan.here
     if not all(networks):
         return {}
     rows, _ = halves(len(models.dataset.test), seed)
@@ -262,7 +262,7 @@ def propose_patches(
 
 def patch_networks(models: EffectModels) -> tuple[list[Network], list[Network]]:
     """Kept networks of both algorithms, as `mdhelpers.analyses.strongest_patch` takes them."""
-    device = models.study.plan.device
+    device = models.study.plan.here
     one, two = ([net.to(device) for net in some_networks(models.study, a)] for a in (1, 2))
     return [partial(logits_of, net) for net in one], [partial(logits_of, net) for net in two]
 

@@ -183,7 +183,7 @@ def embedder(run: Run, models: StudyModels, captions: dict) -> Callable | None:
     """What embeds images: the study's CLIP, else its own networks, else None."""
     spec, kept = spec_of(run, captions), run.outputs(CAPTIONS, "clip/*.safetensors")
     if spec.model != "none":
-        given = {"cache_dir": run.path / "clip", "device": models.plan.device}
+        given = {"cache_dir": run.path / "clip", "device": models.plan.here}
         encoder = small_clip.load(kept[0]) if kept else load_clip(spec, **given)
         return partial(embed_images, encoder)
     networks = [net for a in (1, 2) for net in some_networks(models, a)]

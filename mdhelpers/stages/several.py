@@ -246,7 +246,7 @@ class Several:
                 (self.datamodels[i], self.datamodels[j]),
                 (self.fitters[i], self.fitters[j]),
             )
-            where = self.models.plan.device
+            where = self.models.plan.here
             comparison = compare(*parts, n_directions=n_directions, seed=seed, device=where)
             halves = cross_fitted_gaps(*fits, len(fitting.masks), comparison=comparison, **about)
             figures = gap_figures(halves)

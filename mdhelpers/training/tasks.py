@@ -55,6 +55,12 @@ def resolve_device(device: str, scheduler: str = "local") -> str:
     return device
 
 
+def device_here(device: str) -> str:
+    """A device as this process has it: the CPU in place of a GPU that only others have."""
+    where = resolve_device(device, "elsewhere")
+    return where if where == "cpu" or torch.cuda.is_available() else "cpu"
+
+
 def choose_stack(algorithms: tuple[AlgorithmSpec, ...], n_models: int, device: str) -> int:
     """Models a task for ``stack: 0``: the largest divisor of ``n_models`` within the rule."""
     limit = min(spec.most_in_a_stack(device.split(":")[0]) for spec in algorithms)
@@ -115,6 +121,11 @@ class TrainingPlan:
     @property
     def n_tasks(self) -> int:
         return self.n_models // self.stack
+
+    @property
+    def here(self) -> str:
+        """Where this process computes: the device, or the CPU where only a cluster has a GPU."""
+        return device_here(self.device)
 
     @property
     def data_folder(self) -> Path:
@@ -354,7 +365,7 @@ def resident_data(plan: TrainingPlan) -> tuple[TrainingData, torch.Tensor, torch
     """The run's training data, test images (on the device) and test labels (on the CPU)."""
     augmented = (getattr(spec, "augmentation", None) for spec in plan.algorithms)
     crops = any(augmentation and augmentation.crop for augmentation in augmented)
-    return _resident_data(plan.data_folder, plan.loader, plan.device, plan.fingerprint, crops)
+    return _resident_data(plan.data_folder, plan.loader, plan.here, plan.fingerprint, crops)
 
 
 @lru_cache(maxsize=1)

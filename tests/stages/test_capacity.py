@@ -100,15 +100,6 @@ def test_datamodels_made_elsewhere_take_no_fit(machine):
     assert not no_room(study(n_models=50_000, method="ridge", **given))
 
 
-def test_without_a_gpu_here_a_clusters_models_are_fitted_on_the_cpu(monkeypatch):
-    monkeypatch.setattr(capacity.torch.cuda, "is_available", lambda: False)
-    assert capacity.fit_device("cuda") == capacity.fit_device("auto") == "cpu"
-    with pytest.raises(ValueError, match="it must be auto"):
-        capacity.fit_device("gpu")
-    monkeypatch.setattr(capacity.torch.cuda, "is_available", lambda: True)
-    assert (capacity.fit_device("cuda:1"), capacity.fit_device("cpu")) == ("cuda:1", "cpu")
-
-
 def test_images_beyond_the_memory_are_refused(machine):
     machine(1e8, 1e13)
     assert "dataset: images take 184.3 MB" in no_room(study(n_models=64, method="trak"))[-1]

@@ -7,6 +7,8 @@ from mdhelpers.runs.run import Run
 from mdhelpers.stages import comparison, data, datamodels
 from mdhelpers.stages import models as stages_models
 from mdhelpers.training.loading import ffcv_problem
+from mdhelpers.training.tasks import resident_data
+from mdhelpers.training.workers.schedulers import run_tasks
 
 DATA = {"kind": "scenes", "size": 16, "n_train": 24, "n_test": 30}
 MODELS = {
@@ -127,6 +129,15 @@ def test_images_that_are_large_for_the_memory_come_from_ffcv(run, tmp_path, monk
     monkeypatch.setattr(stages_models, "fit_memory", lambda _: 1.0)
     assert stages_models.read_models(run).plan.loader == "ffcv"
     beton.unlink()
+
+
+def test_models_of_a_clusters_gpus_are_read_where_there_is_none(run, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    plan = stages_models.read_models(run, device="cuda").plan
+    assert (plan.device, plan.here) == ("cuda", "cpu")
+    assert resident_data(plan)[1].device.type == "cpu"
+    with pytest.raises(ValueError, match="torch sees no GPU"):
+        next(run_tasks(plan, [(1, 0)], "local"))
 
 
 def test_processes_that_share_a_memory_are_counted(run, monkeypatch):

@@ -136,6 +136,15 @@ def test_auto_takes_a_gpu_where_there_is_one(monkeypatch):
     assert tasks.resolve_device("cuda", "tcp://head:8786") == "cuda"
 
 
+def test_without_a_gpu_here_what_a_cluster_trained_is_computed_on_the_cpu(monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert tasks.device_here("cuda") == tasks.device_here("auto") == "cpu"
+    with pytest.raises(ValueError, match="it must be auto"):
+        tasks.device_here("gpu")
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    assert (tasks.device_here("cuda:1"), tasks.device_here("cpu")) == ("cuda:1", "cpu")
+
+
 def plain_plan(tmp_path, **changes) -> tasks.TrainingPlan:
     spec = NetworkSpec(name="a")
     options = {

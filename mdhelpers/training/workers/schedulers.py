@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager, closing
 from itertools import chain
 
 from mdhelpers.base.specs import unknown_word
-from mdhelpers.training.tasks import TrainingPlan, run_task
+from mdhelpers.training.tasks import TrainingPlan, resolve_device, run_task
 from mdhelpers.training.workers.processes import ProcessPool
 
 HOPELESS = 3  # failures of an algorithm in a row, nothing of it done between
@@ -58,11 +58,15 @@ def run_tasks(
         When a task met a full disk or a file that cannot be read or written.
     RuntimeError
         When workers cannot start, or a cluster is lost.
+    ValueError
+        For an unknown scheduler, and a GPU that is not here where this machine is to train.
 
     """
     check_scheduler(scheduler)
+    resolve_device(plan.device, scheduler)
     if not tasks:
         return
+    resolve_device(plan.device, scheduler)
     died: list[tuple[int, int]] = []
     with open_pool(plan, scheduler, workers, cluster, run) as pool:
         again = (run_alone(pool, task) for task in died)  # reads `died` when the rest is done

@@ -199,6 +199,7 @@ def test_workers_compute_on_one_thread_and_know_nothing_of_clusters(tmp_path):
 
 def test_every_worker_has_its_gpu(tmp_path, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     plan = small_plan(tmp_path, device="cuda")
     reports = list(run_tasks(plan, TASKS[:2], workers=2, run=what_it_has))
     assert {report["gpu"] for report in reports} <= {"2", "5"}

@@ -284,7 +284,8 @@ def directions_without(
 
     def compared(rows: np.ndarray) -> Comparison:
         pair = (w[rows] for w in weights)
-        return compare(*pair, n_directions=n_directions, seed=seed, device=device)
+        about = {"rotation": comparison.rotation, "seed": seed, "device": device}
+        return compare(*pair, n_directions=n_directions, **about)
 
     without, rng = compared(kept), np.random.default_rng(seed)
     controls = [

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import load_file
 from scipy.sparse import csr_array
 
 from mdhelpers.base.arrays import write_tensors
@@ -89,7 +88,8 @@ def save_comparison(comparison: Comparison, path: str | Path) -> None:
     for direction_set in comparison:
         for field in ("directions", "projections", "explained_variance", "component"):
             arrays[f"{direction_set.name}/{field}"] = getattr(direction_set, field)
-    write_tensors(path, arrays)
+    turned = {"rotation": comparison.rotation} if comparison.rotation != "none" else None
+    write_tensors(path, arrays, turned)
 
 
 def load_comparison(path: str | Path) -> Comparison:
@@ -102,9 +102,12 @@ def load_comparison(path: str | Path) -> Comparison:
     """
     fields = ("directions", "projections", "explained_variance", "component")
     try:
-        arrays = load_file(str(path))
+        with safe_open(str(path), "numpy") as file:
+            rotation = (file.metadata() or {}).get("rotation", "none")
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         sets = [DirectionSet(n, *(arrays[f"{n}/{f}"] for f in fields)) for n in COMPARISONS]
-        return Comparison(*sets, cosines=arrays["cosines"], n_zero=arrays["n_zero"])
+        about = {"n_zero": arrays["n_zero"], "rotation": rotation}
+        return Comparison(*sets, cosines=arrays["cosines"], **about)
     except (SafetensorError, KeyError) as error:
         raise ValueError(
             f"{path} does not hold a comparison ({error}); expected a file that save_comparison "

@@ -35,6 +35,7 @@ from mdhelpers.method.engines.principal import (
     as_weights,
     principal_components,
 )
+from mdhelpers.method.rotation import rotation_of
 
 COMPARISONS = ("1_minus_2", "2_minus_1")
 Weights = Datamodels | np.ndarray | Tensor  # (n_test, n_train)
@@ -56,7 +57,7 @@ class DirectionSet:
     explained_variance : ndarray, shape (n_directions, 2), float32
         Fraction of the variance of the datamodels of algorithms 1 and 2.
     component : ndarray, shape (n_directions,), int64
-        Rank of each direction in the principal component analysis, from 1.
+        Rank of each direction by the variance of the residuals along it, from 1.
     """
 
     name: str
@@ -98,12 +99,15 @@ class Comparison:
     n_zero : ndarray, shape (2,), int64
         Test examples whose datamodel is zero, under algorithms 1 and 2. They are left out: with
         nothing to project on, a residual would be the other algorithm's whole datamodel.
+    rotation : str
+        How the principal components were turned: see `mdhelpers.method.rotation`.
     """
 
     one_minus_two: DirectionSet
     two_minus_one: DirectionSet
     cosines: np.ndarray
     n_zero: np.ndarray
+    rotation: str = "none"
 
     @property
     def left_out(self) -> np.ndarray:
@@ -126,6 +130,7 @@ def compare(
     *,
     n_directions: int = 8,
     center: bool = True,
+    rotation: str = "none",
     seed: int = 0,
     device: str = "cpu",
 ) -> Comparison:
@@ -145,6 +150,9 @@ def compare(
     center : bool
         Whether the mean residual is taken away before the principal components, as is usual and
         as the authors' code does. Without, a direction common to all test examples may come first.
+    rotation : str
+        ``varimax`` turns the components of each comparison together
+        (:mod:`mdhelpers.method.rotation`); ``none``, the paper's, leaves them.
     seed : int
         Of the iteration's first vectors.
     device : str
@@ -169,7 +177,8 @@ def compare(
         known = known.numpy()
     check_count(n_directions, pair.shape, centred=center, left_out=len(cosines) - pair.shape[0])
     found = principal_components(pair, n_directions, center=center, seed=seed)
-    return Comparison(*_direction_sets(pair, found, known), cosines=cosines, n_zero=n_zero)
+    sets = _direction_sets(pair, found, known, rotation)
+    return Comparison(*sets, cosines=cosines, n_zero=n_zero, rotation=rotation)
 
 
 def normalise_rows(weights: np.ndarray) -> np.ndarray:
@@ -246,7 +255,7 @@ def check_count(
 
 
 def _direction_sets(
-    pair: ResidualPair, found: list[Components], known: np.ndarray | None
+    pair: ResidualPair, found: list[Components], known: np.ndarray | None, rotation: str
 ) -> list[DirectionSet]:
     """Signed directions, and what one more product with both datamodels says about them.
 
@@ -256,11 +265,15 @@ def _direction_sets(
     columns = torch.from_numpy(np.concatenate(directions).T).to(pair.device, torch.float32)
     along = [part.double().cpu().numpy() for part in pair.datamodels_times(columns)]
     n_rows = np.array([pair.shape[0] - zero for zero in pair.n_zero])
-    fractions = np.stack([np.square(a).sum(0) for a in along], 1) / np.maximum(n_rows, 1)
     cosines, sets, low = pair.cosines.cpu().numpy()[:, None], [], 0
     for number, (name, vectors) in enumerate(zip(COMPARISONS, directions, strict=True)):
         chosen = slice(low, low := low + len(vectors))
-        projections = along[number][:, chosen] - cosines * along[1 - number][:, chosen]
+        both = [part[:, chosen] for part in along]
+        if rotation != "none":
+            turn = rotation_of(both[number] - cosines * both[1 - number], rotation)
+            vectors, both = turn.T @ vectors, [part @ turn for part in both]
+        projections = both[number] - cosines * both[1 - number]
+        fractions = np.stack([np.square(part).sum(0) for part in both], 1) / np.maximum(n_rows, 1)
         signs = _signs(projections, vectors)
         if known is not None:
             kept, projections = projections, np.zeros((len(known), len(vectors)))
@@ -270,7 +283,7 @@ def _direction_sets(
                 name=name,
                 directions=(vectors * signs[:, None]).astype(np.float32),
                 projections=(projections * signs).astype(np.float32),
-                explained_variance=fractions[chosen].astype(np.float32),
+                explained_variance=fractions.astype(np.float32),
                 component=np.arange(1, len(vectors) + 1),
             )
         )

@@ -63,6 +63,7 @@ from mdhelpers.method.evidence import (
     group_models,
     word,
 )
+from mdhelpers.method.rotation import rotation_of
 from mdhelpers.method.subpopulations import ENDS
 from mdhelpers.method.trak import Scores
 from mdhelpers.method.uses import (
@@ -139,7 +140,8 @@ def cross_fitted_gaps(
     n_models : int
         Models of each algorithm; both are split alike.
     comparison : Comparison, optional
-        Of the fits on all models: its directions get a gap too.
+        Of the fits on all models: its directions get a gap too. Directions of halves are turned
+        as its own.
     labels : ndarray, shape (n_test,), int, optional
         Classes of the test examples: with them, both ends of its directions get ``uses``.
     top_k : int
@@ -172,6 +174,7 @@ def cross_fitted_gaps(
     if labels is not None and enough:
         wanted = subpopulation_classes(comparison, labels, top_k=top_k)
     record = _Record(comparison, wanted, labels, margins)
+    rotation = "none" if comparison is None else comparison.rotation
     for _ in range(n_splits):
         halves = split_groups(n_models, 2, rng, slots, groups, n_first=n_scored(*fitters))
         weights = fit_all((fit, models) for models in halves for fit in fitters)
@@ -192,6 +195,7 @@ def cross_fitted_gaps(
                 directions, patterns = residual_directions(
                     name, rows[found], 2 * n_directions, device=device
                 )
+                directions, patterns = turned(directions, patterns, n_directions, rotation)
                 gap = signed_gap(name, *rows[other], directions)
                 record.gaps[name].append(gap[:n_directions])
                 record.match(name, directions, gap)
@@ -219,7 +223,7 @@ def order_by_gap(comparison: Comparison, gaps: CrossFit | pd.DataFrame) -> Compa
             )
         place = {component: i for i, component in enumerate(direction_set.component)}
         ordered.append(direction_set.reordered([place[d] for d in found if d in place]))
-    return Comparison(*ordered, cosines=comparison.cosines, n_zero=comparison.n_zero)
+    return replace(comparison, one_minus_two=ordered[0], two_minus_one=ordered[1])
 
 
 def in_order(gaps: pd.DataFrame) -> pd.DataFrame:
@@ -455,6 +459,14 @@ def residual_directions(
     most = min(n_directions, *residuals.shape)
     directions = principal_directions(residuals, most, device=device)
     return directions, directions @ residuals.T
+
+
+def turned(directions, patterns, n: int, rotation: str) -> tuple[np.ndarray, np.ndarray]:
+    """The first ``n`` directions turned as those of all models are; the others as they are."""
+    if rotation == "none":
+        return directions, patterns
+    turn = rotation_of(patterns[:n].T, rotation).T
+    return tuple(np.concatenate([turn @ part[:n], part[n:]]) for part in (directions, patterns))
 
 
 def _residuals(name: str, first, second) -> np.ndarray:

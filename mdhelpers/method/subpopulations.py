@@ -138,10 +138,11 @@ def best_at_random(
     truth: pd.DataFrame,
     *,
     n_directions: int,
+    measure: str = "auc_within_class",
     n_draws: int = 100,
     seed: int = 0,
 ) -> dict[str, float]:
-    """What the best of as many *random* directions reaches: AUC within class, 95th percentile.
+    """What the best of as many *random* directions reaches: the 95th percentile of a grade.
 
     The best of several directions and both ends is above 0.5 by selection alone, and the more where
     algorithms depend much on a feature. Random directions are unit vectors of no preference.
@@ -155,6 +156,8 @@ def best_at_random(
         As in `grade`.
     n_directions : int
         The best of how many.
+    measure : str
+        A column of `grade`: ``auc_within_class`` or ``precision_at_k``.
     n_draws : int
         How often so many are drawn.
     seed : int
@@ -178,9 +181,12 @@ def best_at_random(
         directions = rng.normal(size=(own.shape[1], n_directions))
         scores = own @ directions - cosines * (other @ directions)
         for name, carries in carried.items():
-            inside = classes[name]
-            auc = aucs(scores[inside], carries[None, inside])[0]
-            found.setdefault(name, []).append(np.maximum(auc, 1 - auc).max())
+            if measure == "precision_at_k":
+                best = max(_precision(end, carries).max() for end in (scores, -scores))
+            else:
+                auc = aucs(scores[classes[name]], carries[None, classes[name]])[0]
+                best = np.maximum(auc, 1 - auc).max()
+            found.setdefault(name, []).append(best)
     return {name: float(np.percentile(values, 95)) for name, values in found.items()}
 
 
@@ -366,12 +372,17 @@ def _ends(projections: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def _grade_feature(scores: np.ndarray, carries: np.ndarray, labels: np.ndarray) -> dict:
     n = carries.sum()
     in_class = main_class(labels, carries)
-    outermost = np.argsort(-scores, axis=0, kind="stable")[:n]
     return {
         "auc_within_class": aucs(scores[in_class], carries[None, in_class])[0],
         "auc": aucs(scores, carries[None])[0],
-        "precision_at_k": carries[outermost].mean(0) if n else np.nan,
+        "precision_at_k": _precision(scores, carries) if n else np.nan,
     }
+
+
+def _precision(scores: np.ndarray, carries: np.ndarray) -> np.ndarray:
+    """Share of carriers among as many examples as there are, those of the largest scores."""
+    outermost = np.argsort(-scores, axis=0, kind="stable")[: carries.sum()]
+    return carries[outermost].mean(0)
 
 
 def _check_truth(n_test: int, labels: np.ndarray, truth: pd.DataFrame) -> None:

@@ -82,6 +82,7 @@ def compare_algorithms(
     run: Run,
     *,
     n_directions: int = 8,
+    rotation: str = "none",
     n_splits: int = 8,
     n_null_splits: int = 4,
     top_k: int = 24,
@@ -101,6 +102,8 @@ def compare_algorithms(
         The run's folder; with stage 03 finished, unless scores are given.
     n_directions
         Directions of each residual.
+    rotation
+        How they are turned together: see `mdhelpers.method.rotation`.
     n_splits, n_null_splits
         Random halves (quarters) of the models for cross-fitted gaps (of the null).
     top_k
@@ -129,6 +132,8 @@ def compare_algorithms(
             )
     margins = Margins(only_below, alike_within)
     parameters = {"n_directions": n_directions, "seed": seed}
+    if rotation != "none":
+        parameters["rotation"] = rotation
     if elsewhere:
         parameters["scores"] = [scores_digest(path) for path in elsewhere]
         parameters |= {"scores_options": scores_options} if scores_options else {}
@@ -142,7 +147,8 @@ def compare_algorithms(
     with stage.working() as needed:
         if needed:
             about = {"seed": seed, "device": device_here(device)}
-            comparison = compare(*datamodels, n_directions=n_directions, **about)
+            directions = {"n_directions": n_directions, "rotation": rotation}
+            comparison = compare(*datamodels, **directions, **about)
             files, tables, figures, given = {}, {}, {}, None
             if elsewhere:
                 pairs = zip(SCORES, datamodels, strict=True)

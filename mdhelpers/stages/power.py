@@ -17,7 +17,7 @@ import pandas as pd
 
 from mdhelpers.method.comparison import COMPARISONS
 from mdhelpers.method.engines.moments import FEWEST_WHOLE
-from mdhelpers.method.subpopulations import shows
+from mdhelpers.method.subpopulations import best_at_random, shows
 from mdhelpers.runs.run import Run
 from mdhelpers.stages import (
     captions,
@@ -137,7 +137,8 @@ def carry_out(run: Run, study: Study) -> Run:
     models.train_models(run, *algorithms, **about, **seed, **who)
     about = some("method", "relative_to_class", "n_lams", "lam_min_ratio", "folds", "gradients")
     datamodels.fit_datamodels(run, **about, keep_gradients=True, **seed, **who)
-    about = some("n_directions", "n_splits", "n_null_splits", "top_k", "only_below", "alike_within")
+    about = some("n_directions", "rotation", "n_splits", "n_null_splits")
+    about |= some("top_k", "only_below", "alike_within")
     comparison.compare_algorithms(run, **about, device=study.device, **seed)
     subpopulations.inspect_subpopulations(run, top_k=study.top_k)
     captions.caption_directions(run, given["captions"], steps=study.caption_steps)
@@ -153,32 +154,44 @@ def row_of(run: Run, study: Study) -> dict[str, Any]:
     Returns
     -------
     dict
-        ``effect_1, effect_2, difference`` in points, ``verdict`` of stage 07; ``auc`` within class
-        of the best significant direction of the algorithm that responds more (of either, where
-        none surely does), NaN where none is significant; ``random``, what the best of as many
-        random directions reaches; ``evidence``, the best there is; and ``outcome``: "found" where
-        one algorithm surely responds more, and a significant direction of its own shows the
-        carriers; "not found" where none does; "no difference" or "undecided" where the verdict
-        is so, and there is nothing to find, or it is not known.
+        ``effect_1, effect_2, difference`` in points, ``verdict`` of stage 07; of the end of a
+        significant direction that shows the feature best, of the algorithm that responds more (of
+        either, where none surely does): ``share``, of carriers among as many outermost images as
+        carry it, and ``auc`` within class, NaN where none is significant; ``random``, the share
+        that the best of as many random directions reaches; ``evidence``, the best there is; and
+        ``outcome``: "found" where one algorithm surely responds more, and ``share`` is above
+        ``random``; "not found" where it is not; "no difference" or "undecided" where the verdict is
+        so, and there is nothing to find, or it is not known.
     """
     feature = study.dataset.spike_in[0].name
     verdict = effects.read_effects(run).verdicts.iloc[0]
-    gaps = comparison.read_comparison(run).gaps
+    compared = comparison.read_comparison(run)
     grades = run.kept(effects.SUBPOPULATIONS)["grades"]
-    grades = grades[grades["feature"] == feature].merge(gaps, on=["comparison", "direction"])
+    grades = grades[grades["feature"] == feature]
+    grades = grades.merge(compared.gaps, on=["comparison", "direction"])
     side = effects.more_side(verdict["outcome"])
-    own = grades[grades["comparison"] == COMPARISONS[side - 1]] if side else grades
-    sure = own[own["q"] < LEVEL].sort_values("auc_within_class", ascending=False)
+    names = [COMPARISONS[side - 1]] if side else list(COMPARISONS)
+    own = grades[grades["comparison"].isin(names)]
+    sure = own[own["q"] < LEVEL].sort_values(["precision_at_k", "auc_within_class"])
     row = verdict[["effect_1", "effect_2", "difference"]].to_dict()
-    row |= {"verdict": verdict["outcome"], "auc": float("nan"), "random": own["random"].max()}
+    row |= {"verdict": verdict["outcome"], "share": float("nan"), "auc": float("nan")}
+    row["random"] = max(random_share(run, compared, name, feature) for name in names)
     row["evidence"] = next((w for w in ("strong", "weak") if w in set(own["evidence"])), "none")
-    seen = False
     if len(sure):
-        row["auc"] = sure["auc_within_class"].iloc[0]
-        seen = bool(shows(row["auc"], sure["random"].iloc[0]))
+        best = sure.iloc[-1]
+        row |= {"share": best["precision_at_k"], "auc": best["auc_within_class"]}
+    seen = bool(shows(row["share"], row["random"]))
     undecided = verdict["outcome"] == "undecided"
     none = "undecided" if undecided else "no difference"
     return row | {"outcome": ("found" if seen else "not found") if side else none}
+
+
+def random_share(run: Run, compared: comparison.StudyComparison, name: str, feature: str) -> float:
+    """Of carriers at the best end of as many random directions as there are."""
+    test = data.read_data(run, mmap=True).test
+    about = {"n_directions": len(compared.comparison[name]), "measure": "precision_at_k"}
+    given = test.labels, test.truth[[feature]]
+    return best_at_random(name, *compared.datamodels, *given, **about)[feature]
 
 
 def summary(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
@@ -189,15 +202,15 @@ def summary(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
     strength, models, drawings
     difference
         Median, in points: effect under algorithm 1 less that under 2.
-    auc
-        Median over drawings with a significant direction.
+    share, random, auc
+        Medians over drawings, of those with a significant direction.
     found, not found, no difference, undecided
         Drawings.
     """
     found = []
     for key, part in pd.DataFrame(rows).groupby(["strength", "models"]):
         row = dict(zip(("strength", "models"), key, strict=True)) | {"drawings": len(part)}
-        row |= {"difference": part["difference"].median(), "auc": part["auc"].median()}
+        row |= part[["difference", "share", "random", "auc"]].median().to_dict()
         counts = part["outcome"].value_counts()
         found.append(row | {word: int(counts.get(word, 0)) for word in OUTCOMES})
     return pd.DataFrame(found)

@@ -88,6 +88,7 @@ def compare_several(
     epsilon: float = 5.0,
     delta: float = 10.0,
     n_directions: int = 8,
+    rotation: str = "none",
     n_splits: int = 4,
     seed: int = 0,
     device: str = "auto",
@@ -106,7 +107,7 @@ def compare_several(
         the run.
     hypotheses, epsilon, delta
         As in stage 07.
-    n_directions, n_splits
+    n_directions, rotation, n_splits
         As in stage 04.
     seed
         Of splits and transformations.
@@ -130,12 +131,15 @@ def compare_several(
         "n_splits": n_splits,
         "seed": seed,
     } | algorithms_from_outside(*specs)
+    if rotation != "none":
+        parameters["rotation"] = rotation
     who = {"workers": workers, "scheduler": scheduler, "cluster": cluster}
     stage = run.stage(SEVERAL, parameters, after=[MODELS, DATAMODELS, ALL_DATA])
     with stage.working() as needed:
         if needed:
             every = Several.trained(run, specs, who, device=device)
-            about = {"n_directions": n_directions, "n_splits": n_splits, "seed": seed}
+            about = {"n_directions": n_directions, "rotation": rotation}
+            about |= {"n_splits": n_splits, "seed": seed}
             found = {"pairs": every.pairs(**about), "cosines": every.cosines(seed).cosines}
             found["sweep"] = every.sweep(wanted, epsilon, delta, seed)
             predictions = every.predictions()
@@ -235,7 +239,7 @@ class Several:
         about = {spec.name: spec.model_dump() | {"kind": spec.kind} for spec in self.specs}
         return {(i, j): rung(about[i], about[j]) for i, j in choose(self.names, 2)}
 
-    def pairs(self, *, n_directions: int, n_splits: int, seed: int) -> pd.DataFrame:
+    def pairs(self, *, n_directions: int, rotation: str, n_splits: int, seed: int) -> pd.DataFrame:
         """See `StudySeveral.pairs`."""
         fitting, rows = self.models.fitting(1), []
         slots, place = self.models.slots(fitting), {name: i for i, name in enumerate(self.names)}
@@ -247,7 +251,8 @@ class Several:
                 (self.fitters[i], self.fitters[j]),
             )
             where = self.models.plan.here
-            comparison = compare(*parts, n_directions=n_directions, seed=seed, device=where)
+            directions = {"n_directions": n_directions, "rotation": rotation}
+            comparison = compare(*parts, **directions, seed=seed, device=where)
             halves = cross_fitted_gaps(*fits, len(fitting.masks), comparison=comparison, **about)
             figures = gap_figures(halves)
             for side in COMPARISONS:

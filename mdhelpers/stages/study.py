@@ -22,6 +22,7 @@ from mdhelpers.data.transforms import (
 )
 from mdhelpers.formats.models import given_models
 from mdhelpers.method.datamodels import METHODS
+from mdhelpers.method.rotation import ROTATIONS
 from mdhelpers.method.uses import Margins
 from mdhelpers.training.algorithms import AlgorithmSpec, AnyAlgorithm
 from mdhelpers.training.locations import check_url
@@ -139,6 +140,7 @@ class Study(Spec):
     lam_min_ratio: Annotated[float, Field(gt=0, lt=1)] = 0.01
 
     n_directions: Annotated[int, Field(ge=1)] = 8
+    rotation: Literal[ROTATIONS] = "none"
     n_splits: Count = 8
     n_null_splits: Count = 4
     only_below: float = Margins.only_below

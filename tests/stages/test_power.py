@@ -81,7 +81,7 @@ def test_rows_have_what_a_table_needs(measured):
 def test_the_smaller_budget_is_part_of_the_larger(measured):
     folder, _, rows = measured
     alone = next(power.measure_power(study(), budgets=[24], drawings=1, folder=folder / "alone"))
-    for key in ("auc", "random", "effect_1", "verdict"):
+    for key in ("auc", "share", "random", "effect_1", "verdict"):
         assert alone[key] == pytest.approx(rows[0][key], nan_ok=True)
     larger, smaller = (
         read_models(Run("s-5-0-own", runs_dir=place)).fitting(2).margins
@@ -98,15 +98,16 @@ def test_called_again_it_trains_nothing(measured):
     assert trained["trained_now"] == 0
 
 
-def told(monkeypatch, outcome: str, *, q=(0.01, 0.5), auc=(0.9, 0.95), random=0.8) -> dict:
+def told(monkeypatch, outcome: str, *, q=(0.01, 0.5), share=(0.9, 0.95), random=0.8) -> dict:
     """`row_of` for a run of one direction a side, as its tables would say it."""
     sides = ["1_minus_2", "2_minus_1"]
     gaps = pd.DataFrame({"comparison": sides, "direction": 1, "q": q, "evidence": ["weak", "none"]})
     grades = pd.DataFrame({"comparison": sides, "direction": 1, "end": "top", "feature": "cross"})
-    grades = grades.assign(auc_within_class=auc, random=random)
+    grades = grades.assign(precision_at_k=share, auc_within_class=0.9)
     verdict = {"outcome": outcome, "effect_1": 20.0, "effect_2": 4.0, "difference": 16.0}
     effects = SimpleNamespace(verdicts=pd.DataFrame([verdict]))
     monkeypatch.setattr(power.effects, "read_effects", lambda _: effects)
+    monkeypatch.setattr(power, "random_share", lambda *_: random)
     compared = SimpleNamespace(gaps=gaps)
     monkeypatch.setattr(power.comparison, "read_comparison", lambda _: compared)
     return power.row_of(SimpleNamespace(kept=lambda _: {"grades": grades}), study())
@@ -117,7 +118,7 @@ def told(monkeypatch, outcome: str, *, q=(0.01, 0.5), auc=(0.9, 0.95), random=0.
     [
         ("more_1", {}, "found"),
         ("only_1", {"random": 0.92}, "not found"),  # chance shows the carriers as well
-        ("only_1", {"random": 0.995, "auc": (0.992, 0)}, "found"),  # nothing shows them better
+        ("only_1", {"random": 1.0, "share": (1.0, 0)}, "found"),  # nothing shows them better
         ("more_1", {"q": (0.06, 0.01)}, "not found"),  # significant on the other side only
         ("more_2", {}, "not found"),
         ("more_2", {"q": (0.5, 0.01)}, "found"),
@@ -134,12 +135,12 @@ def test_found_takes_a_difference_and_a_direction_of_the_algorithm_that_has_it(
 def test_the_summary_counts_drawings():
     about = {"strength": 3, "models": 64}
     rows = [
-        about | {"difference": d, "auc": a, "outcome": o}
+        about | {"difference": d, "share": a, "random": 0.5, "auc": a, "outcome": o}
         for d, a, o in ((10, np.nan, "not found"), (20, 0.9, "found"), (40, 0.8, "found"))
     ]
     rows.append(rows[0] | {"strength": 6, "outcome": "undecided"})
     table = power.summary(rows).set_index(["strength", "models"])
     first = table.loc[(3, 64)]
     assert (first["drawings"], first["found"], first["not found"]) == (3, 2, 1)
-    assert (first["difference"], first["auc"]) == (20, pytest.approx(0.85))
+    assert (first["difference"], first["share"]) == (20, pytest.approx(0.85))
     assert table.loc[(6, 64), "undecided"] == 1

@@ -40,6 +40,7 @@ TINY = {
     "n_clusters": 3,
     "selection_sizes": [20],
     "n_directions": 3,
+    "rotation": "varimax",
     "n_splits": 1,
     "n_null_splits": 1,
     "n_lams": 8,

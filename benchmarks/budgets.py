@@ -98,7 +98,7 @@ class Bench:
         return fit_datamodels(masks, margins, slots=slots, **METHODS[method])
 
     def laws(self, n_models: int) -> dict[str, dict[int, Law]]:
-        """What learning curves of the first models foretell, by method and algorithm."""
+        """What learning curves of the first models predict, by method and algorithm."""
         found: dict[str, dict[int, Law]] = {}
         for method in sorted(METHODS, key=lambda name: name != "ridge"):  # the lasso needs ridge's
             found[method] = {}

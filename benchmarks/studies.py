@@ -148,7 +148,7 @@ def disagreement_rows(results: dict, names: list[str]) -> list[dict]:
 
 
 def reweighting_rows(results: dict, names: list[str]) -> list[dict]:
-    """Correlation of foretold and measured changes, for directions of each side and at random.
+    """Correlation of predicted and measured changes, for directions of each side and at random.
 
     Rows of an algorithm's own directions, and of random ones, have a key ``own``.
     """

@@ -1,4 +1,4 @@
-r"""Removal: sets that should flip predictions by what datamodels foretell, and models without them.
+r"""Removal: sets that should flip predictions by what datamodels predict, and models without them.
 
 Masks of a study have one size, so a datamodel knows what an image is worth *in exchange for
 others*, and not what a larger training set is worth: adding a constant to all weights of a test
@@ -18,7 +18,7 @@ For a set G of k among n training examples, where margins are linear in the mask
   is how Ilyas et al. (2022, section 4) use them: the smallest set whose removal flips a prediction
   says how brittle it is.
 
-Two settings. *Half*: masks of the study's size, so that what datamodels foretell is exact where
+Two settings. *Half*: masks of the study's size, so that what datamodels predict is exact where
 margins are linear in the mask. *Full*: the whole training set but for the set, where datamodels
 were never fitted. In both, models with and without a set have equal keys, so that the noise of
 seeds drops out of their difference; random sets of equal size are the control.
@@ -86,14 +86,14 @@ class Setting:
 
 @dataclass(frozen=True, eq=False)
 class Brittle:
-    """Test examples and the sets whose removal is foretold to flip them.
+    """Test examples and the sets whose removal is predicted to flip them.
 
     Attributes
     ----------
     tests : ndarray, shape (n,), int
     sets : list of n int arrays
     foretold : ndarray, shape (n,), float
-        The margin without the set; not negative where no set within the limit is foretold to flip.
+        The margin without the set; not negative where no set within the limit is predicted to flip.
     """
 
     tests: np.ndarray
@@ -103,7 +103,7 @@ class Brittle:
 
 @dataclass(frozen=True, eq=False)
 class Removals:
-    """What removal was foretold to do, and did.
+    """What removal was predicted to do, and did.
 
     Attributes
     ----------
@@ -127,7 +127,7 @@ class Removals:
 def measure_removals(
     weights: np.ndarray, margins: np.ndarray, train: Train, options: RemovalOptions
 ) -> Removals:
-    """Choose sets, foretell the effect of leaving them out, and measure it by training.
+    """Choose sets, predict the effect of leaving them out, and measure it by training.
 
     Parameters
     ----------
@@ -164,7 +164,7 @@ def measure_removals(
 def find_brittle(
     weights: np.ndarray, setting: Setting, tests: np.ndarray, options: RemovalOptions
 ) -> Brittle:
-    """The first test examples whose predictions a small set is foretold to flip.
+    """The first test examples whose predictions a small set is predicted to flip.
 
     ``tests`` are candidates in the order in which they are tried. Wrong predictions, which have
     none to flip, are passed over. Where too few can be flipped, others fill up.
@@ -186,10 +186,10 @@ def find_brittle(
 def smallest_flip(
     weights: np.ndarray, margin: float, *, alpha: float | None = None, limit: int | None = None
 ) -> tuple[np.ndarray, float]:
-    """The smallest set whose removal is foretold to make one test example's margin negative.
+    """The smallest set whose removal is predicted to make one test example's margin negative.
 
     Images go in the order of their weights, the largest first, as in Ilyas et al. (2022): no other
-    set of as many images is foretold to take off more, so no smaller one is foretold to flip.
+    set of as many images is predicted to take off more, so no smaller one is predicted to flip.
 
     Parameters
     ----------
@@ -227,7 +227,7 @@ def smallest_flip(
 
 
 def mask_effects(weights: np.ndarray, kept: np.ndarray, without: np.ndarray) -> np.ndarray:
-    """Foretold mean difference of the margins of models trained on two groups of masks.
+    """Predicted mean difference of the margins of models trained on two groups of masks.
 
     Weights (n_test, n_train) are in raw 0/1 mask units, the masks with and without each set
     (n_sets, n_models, n_train). Gives (n_sets, n_test) float64, positive where the set raises the

@@ -6,7 +6,7 @@ example x change by ``s theta_x . u / 2``; their squared change, summed over x, 
 the direction explains of datamodels' squared lengths (paper, Proposition 1, with s = 1, where the
 quarter is dropped). Here models are trained with probabilities tilted along ``u`` and against it,
 on masks that differ as little as may be, and what they say is compared with what datamodels
-foretell.
+predict.
 
 Two algorithms that change alike along a direction are not told apart by it, whatever gradients or
 fits said. :func:`difference_along` tests that on what was trained: the null of
@@ -65,7 +65,7 @@ def tilted_masks(
 
 
 def predicted_change(weights: np.ndarray, direction: np.ndarray) -> np.ndarray:
-    """What datamodels (n_test, n_train) foretell of the outputs' change, shape (n_test,)."""
+    """What datamodels (n_test, n_train) predict of the outputs' change, shape (n_test,)."""
     return np.asarray(weights, float) @ inclusion(direction)
 
 
@@ -78,13 +78,13 @@ class TiltEffect:
     measured : ndarray, shape (n_test,)
         Mean change of the outputs.
     correlation : float
-        Of foretold and measured changes over test examples.
+        Of predicted and measured changes over test examples.
     ceiling : float
         What the correlation could be at best, the measured changes being means of few models.
     slope : float
-        Of measured on foretold changes; 1 where datamodels have the right size.
+        Of measured on predicted changes; 1 where datamodels have the right size.
     size, predicted_size : float
-        Root mean square of the true change, noise taken out, and of the foretold one.
+        Root mean square of the true change, noise taken out, and of the predicted one.
     """
 
     measured: np.ndarray

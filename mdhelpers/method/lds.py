@@ -12,8 +12,8 @@ The jackknife leaves out groups of masks, which gives their part and the small b
 correlation; resampling would draw some masks twice, whose ties lower it. The interval is
 symmetrical on the scale of Fisher's transform.
 
-*Noise ceiling.* A datamodel foretells the expected margin of a mask; a single training adds the
-noise of its seed, which nothing can foretell. Where two trainings of the same masks correlate by
+*Noise ceiling.* A datamodel predicts the expected margin of a mask; a single training adds the
+noise of its seed, which nothing can predict. Where two trainings of the same masks correlate by
 ``r``, no function of the mask correlates better than ``sqrt(r)`` with one of them (Spearman, 1904).
 The trainings must share nothing but the mask: with a common initialisation, what it does to some
 masks and not to others would count as foreseeable.
@@ -139,7 +139,7 @@ def noise_ceiling(trainings: np.ndarray, predicted: np.ndarray) -> NoiseCeiling:
         Margins of two or more trainings of the same masks, less the effects of their slots. The
         LDS is that of the first.
     predicted : ndarray, shape (n_masks, n_test)
-        What datamodels foretell for these masks.
+        What datamodels predict for these masks.
 
     Raises
     ------

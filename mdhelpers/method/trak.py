@@ -9,7 +9,7 @@ augmented views where it augments) and :math:`\phi_x` the gradient of its output
 says how the output changes when a training image joins: a step of Gauss and Newton's method on the
 model that is linear in its weights. Scores are added up over looks at the model along its training,
 and averaged over models. That is TRAK (Park et al., 2023), but for four things, each of which
-foretells better (``benchmarks/estimators.py``): gradients of the loss and not of the output stand
+predicts better (``benchmarks/estimators.py``): gradients of the loss and not of the output stand
 for training images, in the kernel too; over augmented views; models are looked at half-way as well;
 and nothing is projected where all training images' gradients fit in memory.
 

@@ -40,7 +40,7 @@ SETTINGS = {"half": "half of the images", "full": "the whole training set"}
 
 
 def removal_scatter(ax: Axes, table: pd.DataFrame, predicted=(), retrained=()) -> Axes:
-    """Foretold against retrained effect of leaving a set out, with intervals over models.
+    """Predicted against retrained effect of leaving a set out, with intervals over models.
 
     ``table`` is one setting of `analyses.removal.Removals.table`; ``predicted`` and ``retrained``,
     of one shape, are the effects on all test examples: grey hexagons behind.
@@ -64,7 +64,7 @@ def removal_scatter(ax: Axes, table: pd.DataFrame, predicted=(), retrained=()) -
             rows["predicted"], rows["retrained"], yerr=reach, elinewidth=1.2, label=label, **style
         )
     ax.set(xlim=(low, high), ylim=(low, high), aspect="equal")
-    ax.set(xlabel="foretold effect on the margin", ylabel="effect found by training")
+    ax.set(xlabel="predicted effect on the margin", ylabel="effect found by training")
     legend_below(ax, columns=2)
     return ax
 
@@ -87,7 +87,7 @@ def flip_dumbbells(ax: Axes, table: pd.DataFrame) -> Axes:
     }
     for label, (values, face, edge, marker) in points.items():
         ax.scatter(values, rows, color=face, edgecolor=edge, marker=marker, label=label, zorder=3)
-    ax.scatter(sets["foretold"], rows, color=INK, marker="|", s=90, label="foretold", zorder=4)
+    ax.scatter(sets["foretold"], rows, color=INK, marker="|", s=90, label="predicted", zorder=4)
     ax.set_yticks(rows, [str(size) for size in sets["size"]], fontsize=8)
     ax.set(xlabel="mean margin of the models (logits)", ylabel="images left out")
     legend_below(ax, columns=2)
@@ -175,7 +175,7 @@ def selection_curves(ax: Axes, table: pd.DataFrame, *, measure: str = "right") -
 
 
 def removal_panels(removals: Removals) -> Figure:
-    """Foretold against found effects, one panel a setting; behind, those on all test images."""
+    """Predicted against found effects, one panel a setting; behind, those on all test images."""
     fig, axes = plt.subplots(1, 2, figsize=(9.5, 5.6))
     for ax, (setting, title) in zip(axes, SETTINGS.items(), strict=True):
         rows = removals.table[removals.table["setting"] == setting]
@@ -249,7 +249,7 @@ def brittle_neighbours(found: StudyApplications, models: StudyModels, *, top_k: 
 
 
 def removals(run: Run) -> pd.DataFrame:
-    """Correlation of foretold and retrained effects, and flips, of both settings."""
+    """Correlation of predicted and retrained effects, and flips, of both settings."""
     rows = {}
     for setting, block in run.results[APPLICATIONS]["removal"].items():
         rows[SETTINGS[setting]] = {
@@ -257,9 +257,9 @@ def removals(run: Run) -> pd.DataFrame:
             "images left out, median": block["median_size"],
             "correlation": with_ends(block, "correlation"),
             "with random sets": with_ends(block, "correlation_with_controls"),
-            "found / foretold": "–" if block["slope"] is None else f"{block['slope']:.2f}",
+            "found / predicted": "–" if block["slope"] is None else f"{block['slope']:.2f}",
             "on all test images": f"{block['correlation_on_all_tests']:.2f}",
-            "flips foretold": block["flips_foretold"],
+            "flips predicted": block["flips_foretold"],
             "flips found": block["flips_found"],
             "flips by random sets": block["flips_of_controls"],
         }
@@ -357,5 +357,5 @@ def counted_effects(found: StudyApplications, models: StudyModels) -> pd.DataFra
             weights = found.datamodels.weights[[test]]
             foretold = exchange_effects(weights, [part["train"].to_numpy()])[0, 0]
             rows.append((test, len(part), foretold, counted))
-    columns = ["test image", "images", "foretold by datamodels", "counted on held-out models"]
+    columns = ["test image", "images", "predicted by datamodels", "counted on held-out models"]
     return pd.DataFrame(rows, columns=columns).set_index("test image").round(2)

@@ -38,7 +38,7 @@ _LABELS = {
 def lds_table(run: Run) -> pd.DataFrame:
     """LDS of both algorithms with intervals, how sparse the datamodels are, and a verdict.
 
-    Datamodels *foretell* margins where the LDS' interval lies above zero.
+    Datamodels *predict* margins where the LDS' interval lies above zero.
     """
     figures, rows = run.results[DATAMODELS], {}
     for a, name in enumerate(run.names, 1):
@@ -51,7 +51,7 @@ def lds_table(run: Run) -> pd.DataFrame:
             "slots not removed": figures[f"lds_{a}_raw"],
             "weights not zero": figures[f"nonzero_{a}"],
             "best λ at the path's end": figures[f"lam_at_edge_{a}"],
-            "verdict": "foretell" if seen else "not told from chance",
+            "verdict": "predict" if seen else "not told from chance",
         }
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("algorithm").round(3)
 
@@ -99,10 +99,10 @@ def half_cosines(ax: Axes, quality: StudyQuality, *, names: Sequence[str]) -> Ax
     return ax
 
 
-def foretold(fits: StudyFits, *, names: Sequence[str]) -> Figure:
-    """Foretold against true outputs of held-out models, one panel an algorithm.
+def predicted(fits: StudyFits, *, names: Sequence[str]) -> Figure:
+    """Predicted against true outputs of held-out models, one panel an algorithm.
 
-    The test images in colour are foretold better than 95, 70, 45 and 20% of all.
+    The test images in colour are predicted better than 95, 70, 45 and 20% of all.
     """
     fig, axes = plt.subplots(1, 2, figsize=(9, 5))
     parts = (axes, names, fits.true, fits.predicted, fits.lds)
@@ -115,7 +115,7 @@ def foretold(fits: StudyFits, *, names: Sequence[str]) -> Figure:
 
 
 def deviations(fits: StudyFits, *, names: Sequence[str]) -> Figure:
-    """As `foretold`, each test image's mean over the held-out models taken away."""
+    """As `predicted`, each test image's mean over the held-out models taken away."""
     fig, axes = plt.subplots(1, 2, figsize=(9, 4.6))
     for ax, name, true, predicted in zip(axes, names, fits.true, fits.predicted, strict=True):
         parts = (values - values.mean(0) for values in (true, predicted))
@@ -127,7 +127,7 @@ def deviations(fits: StudyFits, *, names: Sequence[str]) -> Figure:
 def predicted_against_true(
     ax: Axes, true, predicted, *, examples: Sequence[int] = (), scores: Sequence[float] = ()
 ) -> Axes:
-    """Margins that models had against those their datamodels foretold, on held-out masks.
+    """Margins that models had against those their datamodels predicted, on held-out masks.
 
     All pairs are pooled in grey hexagons (darker: more pairs, on a logarithmic scale); a few
     test examples are picked out in colour.

@@ -1,4 +1,4 @@
-"""Page 10: what reweighting along directions does, foretold and measured."""
+"""Page 10: what reweighting along directions does, predicted and measured."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from mdhelpers.show.style import (
 from mdhelpers.stages.reweighting import RANDOM, StudyTilts
 
 NO_MODELS = "These models were trained elsewhere, and cannot be trained again here."
-AIM = 0.8  # a correlation from which on measured changes are said to follow the foretold ones
+AIM = 0.8  # a correlation from which on measured changes are said to follow the predicted ones
 COLUMNS = {
     "correlation": "correlation",
     "ceiling": "at best",
     "slope": "slope",
     "size": "measured change (RMS)",
-    "predicted_size": "foretold change (RMS)",
+    "predicted_size": "predicted change (RMS)",
     "verdict": "verdict",
 }
 _MARKERS = {1: "o", 2: "s"}
@@ -41,7 +41,7 @@ _MARKERS = {1: "o", 2: "s"}
 def tilts(found: StudyTilts, names: Sequence[str]) -> pd.DataFrame | str:
     """Every direction's correlation, slope and sizes under both algorithms, and a verdict.
 
-    The verdict says whether measured changes follow the foretold ones, and of a comparison's
+    The verdict says whether measured changes follow the predicted ones, and of a comparison's
     first-named algorithm whether it is moved more than the other.
     """
     if found.table.empty:
@@ -86,7 +86,7 @@ def share_confirmed(found: StudyTilts) -> str:
 
 
 def tilt_panels(found: StudyTilts, *, names: Sequence[str] = DEFAULT_NAMES) -> Figure:
-    """Foretold and measured changes along the first direction of each comparison."""
+    """Predicted and measured changes along the first direction of each comparison."""
     fig, axes = plt.subplots(1, 2, figsize=(9, 4.8))
     for ax, name in zip(axes, COMPARISONS, strict=True):
         rows = found.changes[found.changes["comparison"] == name]
@@ -98,7 +98,7 @@ def tilt_panels(found: StudyTilts, *, names: Sequence[str] = DEFAULT_NAMES) -> F
 
 
 def tilt_scatter(ax: Axes, changes: pd.DataFrame, *, names: Sequence[str] = DEFAULT_NAMES) -> Axes:
-    """Change of every test image's margin along one direction: foretold and measured.
+    """Change of every test image's margin along one direction: predicted and measured.
 
     ``changes`` has ``algorithm, predicted, measured``, of one direction.
     """
@@ -112,7 +112,7 @@ def tilt_scatter(ax: Axes, changes: pd.DataFrame, *, names: Sequence[str] = DEFA
     ends = [changes["predicted"].min(), changes["predicted"].max()]
     ax.plot(ends, ends, color=INK, linewidth=1, linestyle="--")
     ax.axhline(0, color=NULL_COLOR, linewidth=0.8)
-    ax.set(xlabel="foretold change of the margin", ylabel="measured change")
+    ax.set(xlabel="predicted change of the margin", ylabel="measured change")
     legend_below(ax, columns=1)
     for handle in ax.get_legend().legend_handles:
         handle.set(sizes=[45], alpha=1)
@@ -120,7 +120,7 @@ def tilt_scatter(ax: Axes, changes: pd.DataFrame, *, names: Sequence[str] = DEFA
 
 
 def tilt_sizes(ax: Axes, table: pd.DataFrame, *, names: Sequence[str] = DEFAULT_NAMES) -> Axes:
-    """How much each direction moves either algorithm: measured (filled), foretold (outline).
+    """How much each direction moves either algorithm: measured (filled), predicted (outline).
 
     ``table`` has ``comparison`` ("1_minus_2", "2_minus_1", or another for random directions),
     ``direction, algorithm, size, predicted_size``.
@@ -136,7 +136,7 @@ def tilt_sizes(ax: Axes, table: pd.DataFrame, *, names: Sequence[str] = DEFAULT_
         style = {"color": ALGORITHM_COLORS[algorithm], "label": f"{names[algorithm - 1]}, measured"}
         ax.bar(x + shift, rows["size"], 0.36, **style)
         outline = {"fill": False, "edgecolor": INK, "linewidth": 1.2}
-        label = "foretold" if algorithm == 1 else None
+        label = "predicted" if algorithm == 1 else None
         ax.bar(x + shift, rows["predicted_size"], 0.36, label=label, **outline)
     ax.set_xticks(x, [str(d) for d in keys["direction"]])
     for comparison in dict.fromkeys(groups):

@@ -279,7 +279,7 @@ def application_figures(
 
 
 def removal_figures(removals: Removals) -> dict[str, Any]:
-    """Correlations of foretold and retrained effects, and flips, of each setting."""
+    """Correlations of predicted and retrained effects, and flips, of each setting."""
     figures = {}
     for setting, rows in removals.table.groupby("setting", sort=False):
         of_sets = rows[rows["kind"] == "set"]

@@ -1,4 +1,4 @@
-"""Stage 03: datamodels of both algorithms, how well they foretell, and what more models would give.
+"""Stage 03: datamodels of both algorithms, how well they predict, and what more models would give.
 
 First every algorithm's margins are regressed on its masks, or the gradients of some of its models
 are taken, and the datamodels are graded on models that they have not seen. Then the fit's quality
@@ -421,7 +421,7 @@ class Measurement:
     seed: int
 
     def outputs(self, trained: Trained) -> np.ndarray:
-        """What datamodels are to foretell, (n_models, n_test), less the effect of slots."""
+        """What datamodels are to predict, (n_models, n_test), less the effect of slots."""
         outputs = self.models.outputs(trained, self.how.relative)
         return within_slots(self.models, self.fit, trained, outputs)
 

@@ -1,7 +1,7 @@
 """Stage 10: do directions move the algorithms as Proposition 1 says they do?
 
 Models of both algorithms are trained anew, with the training images of a direction likelier to be
-drawn and with them less likely; how margins change is held against what the datamodels foretell.
+drawn and with them less likely; how margins change is held against what the datamodels predict.
 A direction that stage 04 calls is *confirmed* where the tilted models of the two algorithms change
 unlike.
 """
@@ -136,7 +136,7 @@ def read_tilted(run: Run, algorithm: int) -> tuple[np.ndarray, np.ndarray]:
     -------
     masks : ndarray, shape (n_tilts, 2, n_pairs, n_train), bool
     outputs : ndarray, shape (n_tilts, 2, n_pairs, n_test), float
-        What datamodels foretell: margins, perhaps relative to the class. Both arrays are empty
+        What datamodels predict: margins, perhaps relative to the class. Both arrays are empty
         where models were trained elsewhere.
 
     """
@@ -182,7 +182,7 @@ def measure(
     algorithm: int,
     outputs: np.ndarray,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Foretold and measured changes of outputs (n_directions, 2, n_pairs, n_test)."""
+    """Predicted and measured changes of outputs (n_directions, 2, n_pairs, n_test)."""
     summaries, changes = [], []
     for (key, vector), (along, against) in zip(chosen.items(), outputs, strict=True):
         predicted = predicted_change(weights, vector)

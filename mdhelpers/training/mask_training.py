@@ -4,7 +4,7 @@ A killed run loses only the tasks under way: see `mdhelpers.training.tasks` for 
 `mdhelpers.training.workers.schedulers` for who runs it.
 
 `retrain` trains models of a finished study anew, on subsets that are given and not drawn. What
-datamodels foretell (the effect of leaving images out, of choosing a subset, of drawing images with
+datamodels predict (the effect of leaving images out, of choosing a subset, of drawing images with
 other probabilities) is verified by training on exactly those subsets, by the same tasks and over
 the same processes or hosts, and a killed call resumes.
 """

@@ -41,5 +41,5 @@ def test_datamodels_that_foretell_nothing_are_called_so():
     figures = {f"lds_{a}{end}": value for a in (1, 2) for end, value in ends}
     figures |= {f"{what}_{a}": 0.5 for what in ("nonzero", "lam_at_edge") for a in (1, 2)}
     run = SimpleNamespace(names=("a", "b"), results={DATAMODELS: figures | {"lds_2_low": -0.1}})
-    verdicts = {"a": "foretell", "b": "not told from chance"}
+    verdicts = {"a": "predict", "b": "not told from chance"}
     assert datamodels.lds_table(run)["verdict"].to_dict() == verdicts

@@ -128,7 +128,7 @@ def test_tables_say_the_figures(run, found, models):
     figures = run.results[APPLICATIONS]
     half, shown = figures["removal"]["half"], show.removals(run)["half of the images"]
     assert shown["test images"] == 4
-    assert shown["flips foretold"] == half["flips_foretold"]
+    assert shown["flips predicted"] == half["flips_foretold"]
     assert shown["correlation"].startswith(f"{half['correlation']:.2f} [")
     copies = show.duplicates(run)
     assert copies["planted copies"].tolist() == [6] * 5

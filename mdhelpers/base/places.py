@@ -234,6 +234,13 @@ def folder_bytes(path: Path) -> int:
     return total
 
 
+def typeset(number: str) -> str:
+    """A number's text with a true minus sign, and with none where only zeros are left of it."""
+    if not number.strip("+-0.%"):
+        return number.lstrip("+-")
+    return number.replace("-", "\N{MINUS SIGN}")
+
+
 def in_words(size: float) -> str:
     """Return a number of bytes in the largest unit that suits it: `in_words(2.5e9) == "2.5 GB"`."""
     for unit, scale in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):

@@ -1,8 +1,7 @@
-"""Tables of prose pages, made from what benchmarks recorded.
+"""Single pages of the book: figures of runs and benchmarks put into prose, notebooks made readable.
 
-Figures of prose pages, drawn from what benchmarks recorded when the book is built.
-
-Single pages of the book: a run's figures put into prose, executed notebooks made fit to read.
+A page of prose names a figure by its place in a run's or a benchmark's record: alone, in a table,
+or drawn when the book is built.
 """
 
 import copy
@@ -21,6 +20,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 from scipy.stats import binomtest
 
+from mdhelpers.base.places import typeset
 from mdhelpers.show.analyses import similarity_heatmap
 from mdhelpers.show.style import (
     EXAMPLE_COLORS,
@@ -101,7 +101,15 @@ def _cell(value: Any, spec: str) -> str:
     """One cell; what is no number is shown as it is, and never as Markdown."""
     if value is None:
         return ""
-    return escape_markdown(format(value, spec)) if isinstance(value, str) else format(value, spec)
+    return in_format(value, spec)
+
+
+def in_format(value: Any, spec: str) -> str:
+    """A value as plain text in Markdown: negative numbers with a minus sign, nothing as zero."""
+    shown = format(value, spec)
+    if isinstance(value, str):
+        return escape_markdown(shown)
+    return typeset(shown) if isinstance(value, int | float) else shown
 
 
 _FIGURE = re.compile(r"\{\{\s*figure\s+(\S+)\s+(\S+)\s*\}\}")
@@ -300,8 +308,7 @@ def expand(text: str, values: Mapping[str, Any], *, page: str) -> str:
         path, spec = match.groups()
         value = look_up(values, path, page=page)
         try:
-            shown = format(value, spec or "")
-            return escape_markdown(shown) if isinstance(value, str) else shown
+            return in_format(value, spec or "")
         except (TypeError, ValueError) as error:
             raise ValueError(
                 f"{page}: {{{{ {path} }}}} is {value!r}, which the format {spec!r} does not suit; "

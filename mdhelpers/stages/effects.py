@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from mdhelpers.base.places import typeset
 from mdhelpers.base.specs import validate
 from mdhelpers.data.datasets import Dataset
 from mdhelpers.method.captions import STABLE
@@ -232,8 +233,7 @@ def word_of(outcome: str, names: tuple[str, str]) -> str:
 
 def points(value: float, digits: int = 1) -> str:
     """A change in percentage points, with a sign; nothing is "0" and has none."""
-    text = f"{value:+.{digits}f}"
-    return text.replace("-", "\N{MINUS SIGN}") if float(text) else text[1:]
+    return typeset(f"{value:+.{digits}f}")
 
 
 def sentence(row: dict[str, Any], names: tuple[str, str]) -> str:

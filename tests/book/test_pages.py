@@ -8,7 +8,15 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
-from mdhelpers.book.pages import draw_methods, expand_figures, expand_tables, power, similarity
+from mdhelpers.book.pages import (
+    draw_methods,
+    expand,
+    expand_figures,
+    expand_tables,
+    in_format,
+    power,
+    similarity,
+)
 
 RECORDED = Path(__file__).parents[2] / "book" / "recorded"
 
@@ -129,6 +137,16 @@ def test_rows_become_a_table_with_titles_and_formats():
         "| one | 0.1 |  |",
         "| two | 4.0 | 7 |",
     ]
+
+
+@pytest.mark.parametrize(
+    ("value", "spec", "shown"),
+    [(-1.25, ".1f", "−1.2"), (-0.04, ".1f", "0.0"), (0.004, "+.1f", "0.0"), (-0.3, ".0%", "−30%"),
+     (3, "", "3"), (-2, "+d", "−2"), ("a-b", "", "a-b")],
+)  # fmt: skip
+def test_numbers_have_a_minus_sign_and_nothing_is_zero(value, spec, shown):
+    assert in_format(value, spec) == shown
+    assert expand("{{ x | %s }}" % spec if spec else "{{ x }}", {"x": value}, page="p") == shown
 
 
 def test_a_column_that_no_row_has_is_named():

@@ -146,7 +146,8 @@ def test_rows_become_a_table_with_titles_and_formats():
 )  # fmt: skip
 def test_numbers_have_a_minus_sign_and_nothing_is_zero(value, spec, shown):
     assert in_format(value, spec) == shown
-    assert expand("{{ x | %s }}" % spec if spec else "{{ x }}", {"x": value}, page="p") == shown
+    text = f"{{{{ x | {spec} }}}}" if spec else "{{ x }}"
+    assert expand(text, {"x": value}, page="p") == shown
 
 
 def test_a_column_that_no_row_has_is_named():

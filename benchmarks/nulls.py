@@ -51,6 +51,7 @@ N_TRAIN, N_TEST, N_CLASSES = 80, 160, 2
 FEW = (16, 32, 64)  # models with scores
 SIGNAL = 0.5  # of the outputs' variance
 N_SPLITS, N_DIRECTIONS, TOP_K = 2, 8, 16
+ROTATION = "none"  # of directions, in each process
 SIZES = {"many tests": (40, 600), "many training images": (300, 60)}
 NULLS = (
     "alike",
@@ -169,12 +170,23 @@ def draw_null(kind: str, n_models: int, rng) -> tuple[list[Fitter], np.ndarray |
     return fits, slots
 
 
+def begin(rotation: str) -> None:
+    """Make a process ready."""
+    global ROTATION
+    ROTATION = rotation
+    torch.set_num_threads(1)
+
+
+def turned() -> dict:
+    return {"n_directions": N_DIRECTIONS, "rotation": ROTATION}
+
+
 def false_calls(job: tuple[str, int, int]) -> dict:
     """One comparison of algorithms that are alike."""
     kind, n_models, seed = job
     rng = np.random.default_rng([seed, n_models, NULLS.index(kind)])
     fits, slots = draw_null(kind, n_models, rng)
-    comparison = compare(*(fit(np.arange(n_models)) for fit in fits), n_directions=N_DIRECTIONS)
+    comparison = compare(*(fit(np.arange(n_models)) for fit in fits), **turned())
     options = {"slots": slots, "seed": seed, "n_splits": N_SPLITS, "n_directions": N_DIRECTIONS}
     table = crossfit.cross_fitted_gaps(*fits, n_models, comparison=comparison, **options).directions
     return {
@@ -220,7 +232,7 @@ def false_calls_of_scores(job: tuple[str, int, int]) -> dict:
         scores = draw_scores(kind, truth, n_models, algorithm, rng)
         fits.append(Fitter(masks, margins, scores=scores, method="trak+ridge"))
     weights = [fit(np.arange(n_models)) for fit in fits]
-    comparison = compare(*weights, n_directions=N_DIRECTIONS)
+    comparison = compare(*weights, **turned())
     options = {"seed": seed, "n_splits": N_SPLITS, "n_directions": N_DIRECTIONS}
     table = crossfit.cross_fitted_gaps(*fits, n_models, comparison=comparison, **options).directions
     told = [draw_outputs(outputs, truth, heldout, None, a, rng) for a in (1, 2)]
@@ -278,7 +290,7 @@ def words_and_intervals(job: tuple[str, int, float, int]) -> dict:
     kind, n_models, noise, seed = job
     rng = np.random.default_rng([seed, n_models, KINDS.index(kind), int(10 * noise)])
     fits, labels, carriers, truth = draw_planted(kind, n_models, noise, rng)
-    comparison = compare(*(fit(np.arange(n_models)) for fit in fits), n_directions=N_DIRECTIONS)
+    comparison = compare(*(fit(np.arange(n_models)) for fit in fits), **turned())
     options = {"seed": seed, "n_splits": N_SPLITS, "n_directions": N_DIRECTIONS, "top_k": TOP_K}
     asked = []  # the contrasts that each half is asked for
 
@@ -480,6 +492,7 @@ def main() -> None:
     parser.add_argument("--models", type=int, nargs="+", default=[64, 128, 240, 720])
     parser.add_argument("--comparisons", type=int, default=200, help="of each null and number")
     parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--rotation", default="none", help="of directions: varimax turns them")
     parser.add_argument("--quick", action="store_true", help="five nulls, few comparisons")
     parser.add_argument("--each", type=Path, help="keep every comparison here, as it comes")
     parser.add_argument("--out", type=Path, help="write JSON here")
@@ -509,7 +522,7 @@ def main() -> None:
         ("scores", false_calls_of_scores, scores),
         ("words", words_and_intervals, planted),
     )
-    with multiprocessing.Pool(options.workers, torch.set_num_threads, (1,)) as pool:
+    with multiprocessing.Pool(options.workers, begin, (options.rotation,)) as pool:
         for name, work, todo in parts:
             found = pool.imap(work, todo, chunksize=4)
             for number, row in enumerate(tqdm(found, total=len(todo), mininterval=5, desc=name)):
@@ -518,7 +531,8 @@ def main() -> None:
                     options.each.write_text(json.dumps(kept, default=float))
     if options.each:
         options.each.write_text(json.dumps(kept, default=float))
-    report = summary(kept, coverage_rows(30 if options.quick else 1000))
+    report = {"rotation": options.rotation}
+    report |= summary(kept, coverage_rows(30 if options.quick else 1000))
     for part in ("nulls", "scores", "words", "coverage"):
         print(pd.DataFrame(report[part]).round(3).to_string(index=False), end="\n\n")
     for bar in report["bars"]:

@@ -94,7 +94,8 @@ def row_of(name: str, run: Run, study: Study) -> dict[str, Any]:
         row[f"gap_{side}_high"] = compared[f"gap_{comparison}_high"]
     verdicts = read_effects(run).verdicts.to_dict("records")
     row["tested"] = [sentence(verdict, names) for verdict in verdicts]
-    return row | {"findings": results["07_counterfactual_verification"]["findings"]}
+    found = results["07_counterfactual_verification"]["findings"]
+    return row | {"n_findings": len(found), "findings": found}
 
 
 def main() -> None:

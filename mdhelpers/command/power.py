@@ -10,6 +10,7 @@ import pandas as pd
 from mdhelpers.base.places import machine
 from mdhelpers.base.records import write_json
 from mdhelpers.command.files import complete, merge
+from mdhelpers.data.sources import expected_sizes
 from mdhelpers.stages.power import measure_power, summary
 from mdhelpers.stages.study import Study
 
@@ -42,6 +43,7 @@ def measure(
     path, rows = out or folder / f"{found.study}.json", []
     names = [found.algorithm_1.name, found.algorithm_2.name]
     header = {"study": found.study, "names": names, "machine": machine()}
+    header |= dict(zip(("n_train", "n_test"), expected_sizes(found.dataset), strict=False))
     header["spike_in"] = [spike.model_dump() for spike in found.dataset.spike_in]
     for row in measure_power(found, folder=folder, **about):
         rows.append(row)

@@ -13,6 +13,7 @@ brings its own script in its wheel.
 import gzip
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -231,7 +232,7 @@ def _pages(
 def _prose(source: Path, run: Run, tree: dict[str, bytes]) -> str:
     """Expand a prose page. It quotes this run, or the recorded one that bears the page's name.
 
-    Figures that it draws go into the tree.
+    Where it quotes one, its header says which. Figures that it draws go into the tree.
     """
     files = (source.parent / "recorded").glob("*.json")
     recorded = {file.stem: json.loads(file.read_text(encoding="utf-8")) for file in files}
@@ -241,6 +242,7 @@ def _prose(source: Path, run: Run, tree: dict[str, bytes]) -> str:
         finding = finding.with_name("default.md")
     said = finding.read_text(encoding="utf-8").strip()
     text = source.read_text(encoding="utf-8").replace("{{ finding }}", said)
+    quotes = "results." in "".join(re.findall(r"\{\{.*?\}\}", text))
     values = {"results": results, "recorded": recorded, "kinds": {"rows": kinds_rows()}}
     values["parameters"] = {
         file.stem: yaml.safe_load(file.read_text(encoding="utf-8"))
@@ -250,7 +252,7 @@ def _prose(source: Path, run: Run, tree: dict[str, bytes]) -> str:
     text, figures = expand_figures(text, lambda path: look_up(values, path, page=page), page=page)
     tree |= figures
     text = expand(text, values, page=page)
-    return with_header(text, _header(results, page=page), page=page)
+    return with_header(text, _header(results, page=page), page=page) if quotes else text
 
 
 def _header(results: Mapping[str, Any], *, page: str) -> str:

@@ -52,6 +52,8 @@ def expand_tables(text: str, look_up: Callable[[str], Any], *, page: str) -> str
     page : str
         Name of the page, for messages.
 
+    Below a table of a recorded file stands where that comes from, once for several in a row.
+
     Raises
     ------
     ValueError
@@ -64,9 +66,37 @@ def expand_tables(text: str, look_up: Callable[[str], Any], *, page: str) -> str
         if not isinstance(rows, Sequence) or not all(isinstance(r, Mapping) for r in rows):
             raise ValueError(f"{page}: {path} is no list of rows; a table needs one.")
         rows = [row for row in rows if needed is None or needed in row]
-        return table(rows, [column.strip() for column in columns.split(";")], page=page)
+        shown = table(rows, [column.strip() for column in columns.split(";")], page=page)
+        origin, before = origin_of(path, look_up), told[-1:]
+        told.append(origin)
+        if not origin or before == [origin]:
+            return shown
+        return f"{shown}\n\n:::{{div}} provenance\n{escape_markdown(origin)}\n:::"
 
+    told: list[str] = []
     return _TABLE.sub(replace, text)
+
+
+def origin_of(path: str, look_up: Callable[[str], Any]) -> str:
+    """Which run or machine made a table of a recorded file; "" of others, and where none says it.
+
+    A record says it itself (``machine``), or each of its parts does (``about``).
+    """
+    root, *parts = path.split(".")
+    if root != "recorded":
+        return ""
+    record = look_up(f"recorded.{parts[0]}")
+    about = record.get(parts[1], {}) if len(parts) > 1 else {}
+    about = about.get("about") if isinstance(about, Mapping) else None
+    if isinstance(about, Mapping):
+        return (
+            f"Study {about['study']} · 2 × {about['models']} models · commit {about['commit']} · "
+            f"{about['date']}"
+        )
+    if not (machine := record.get("machine")):
+        return ""
+    cores = f"{machine['cores']} core{'s' * (machine['cores'] > 1)}"
+    return f"Measured on: {machine['gpu'] or machine['cpu']}, {cores} · file {parts[0]}.json"
 
 
 def table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], *, page: str) -> str:

@@ -140,9 +140,8 @@ def _visible(path):
 
 
 @pytest.mark.slow
-def test_every_page_says_what_made_it_and_smoke_pages_warn(built):
-    pages = ["index", "how_to_read", "your_own_data", "glossary", "references", *PAGES]
-    for page in pages:
+def test_a_page_that_quotes_a_run_says_which_and_smoke_pages_warn(built):
+    for page in ("index", *PAGES):
         text = _visible(built / f"{page}.html")
         assert "Study augmentation · profile smoke · 2 × 1024 models · seed 0" in text
         assert "commit 0123abc · mdhelpers 0.1.0 · finished 2026-01-02" in text
@@ -151,6 +150,14 @@ def test_every_page_says_what_made_it_and_smoke_pages_warn(built):
         text = _visible(built / f"cifar10_laptop/{page}.html")
         assert "Study cifar10_laptop · profile full" in text
         assert "its numbers are no findings" not in text
+    for page in ("how_to_read", "your_own_data", "glossary", "references"):
+        text = _visible(built / f"{page}.html")
+        assert "Study augmentation · profile" not in text
+        assert "Smoke run: small budget" not in text
+    text = _visible(built / "other_pairs.html")
+    assert "Smoke run: small budget" not in text
+    assert "Study pretraining · 2 × 64 models · commit" in text
+    assert "file nulls.json" in _visible(built / "can_findings_be_believed.html")
 
 
 @pytest.mark.slow

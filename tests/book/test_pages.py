@@ -124,7 +124,8 @@ ROWS = [
 
 
 def with_tables(text: str) -> str:
-    return expand_tables(text, lambda path: {"recorded.x.rows": ROWS, "n": 3}[path], page="p.md")
+    there = {"recorded.x.rows": ROWS, "n": 3, "recorded.x": {"rows": ROWS}}
+    return expand_tables(text, there.__getitem__, page="p.md")
 
 
 def test_rows_become_a_table_with_titles_and_formats():
@@ -148,6 +149,19 @@ def test_numbers_have_a_minus_sign_and_nothing_is_zero(value, spec, shown):
     assert in_format(value, spec) == shown
     text = f"{{{{ x | {spec} }}}}" if spec else "{{ x }}"
     assert expand(text, {"x": value}, page="p") == shown
+
+
+def test_a_table_says_once_where_it_was_recorded():
+    machine = {"cpu": "a [CPU]", "cores": 2, "gpu": None}
+    about = {"study": "s", "models": 64, "commit": "abc", "date": "2026-01-01"}
+    there = {"recorded": {"x": {"machine": machine, "rows": ROWS}, "y": {"s": {"about": about}}}}
+    there["recorded"]["y"]["s"]["rows"] = there["rows"] = ROWS
+    row = "{{ table recorded.x.rows | way }}"
+    text = expand(f"{row}\n\n{row}\n\n{{{{ table rows | way }}}}", there, page="p")
+    assert text.count("a \\[CPU\\], 2 cores · file x") == 1
+    text = expand(f"{row}\n\n{{{{ table recorded.y.s.rows | way }}}}\n\n{row}", there, page="p")
+    assert text.count("file x") == 2
+    assert "Study s · 2 × 64 models · commit abc · 2026" in text
 
 
 def test_a_column_that_no_row_has_is_named():

@@ -238,11 +238,16 @@ def points(value: float, digits: int = 1) -> str:
 
 def sentence(row: dict[str, Any], names: tuple[str, str]) -> str:
     """A verdict, of `StudyEffects.verdicts`, as one would say it."""
-    one, two = (f"{points(row[f'effect_{a}'])} points under {names[a - 1]}" for a in (1, 2))
+    one, two = (f"{names[a - 1]} {surer(row[f'effect_{a}'])}" for a in (1, 2))
     what = f"Applying {row['transformation'].replace('_', ' ')}"
     dose = f"{row['intensity']:g}{'' if row['unit'].startswith('%') else ' '}{row['unit']}"
-    changes = f"{what} ({dose}) changes the confidence in {row['class_name']} by {one} and {two}"
+    changes = f"{what} ({dose}) makes {one} and {two} of {row['class_name']}"
     return f"{changes}: {word_of(row['outcome'], names)}."
+
+
+def surer(effect: float) -> str:
+    """A change of confidence in words, of percentage points."""
+    return f"{abs(effect):.1f} points {'less sure' if round(effect, 1) < 0 else 'surer'}"
 
 
 def effect_figures(found: StudyEffects, models: EffectModels) -> dict[str, Any]:

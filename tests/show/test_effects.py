@@ -9,7 +9,7 @@ from mdhelpers.data.scenes import make_scenes
 from mdhelpers.show import effects as show
 from mdhelpers.show.style import ALGORITHM_COLORS, NULL_COLOR
 from mdhelpers.stages.effect_cases import EFFECT_COLUMNS, VERDICT_COLUMNS
-from mdhelpers.stages.effects import StudyEffects, points
+from mdhelpers.stages.effects import StudyEffects, points, surer
 
 NAMES = ("fixed", "shifted")
 
@@ -85,9 +85,17 @@ def test_a_verdict_is_told_with_its_figures_and_what_would_decide():
 def test_a_verdict_in_a_sentence():
     said = show.told(found(), NAMES)["verdict"].tolist()
     assert said[0] == (
-        "Applying tag (6 px) changes the confidence in boat by +30.0 points under fixed and +1.0 "
-        "points under shifted: only fixed responds."
+        "Applying tag (6 px) makes fixed 30.0 points surer and shifted 1.0 points surer of boat: "
+        "only fixed responds."
     )
+
+
+@pytest.mark.parametrize(
+    ("effect", "words"),
+    [(-0.04, "0.0 points surer"), (-7.76, "7.8 points less sure"), (0.0, "0.0 points surer")],
+)
+def test_changes_of_confidence_are_said(effect, words):
+    assert surer(effect) == words
 
 
 @pytest.mark.parametrize(

@@ -293,8 +293,6 @@ def similarity(recorded: Mapping[str, Any]) -> tuple[Figure, str]:
     matrix = pd.DataFrame(recorded["corrected"]).loc[names, names]
     figure, ax = plt.subplots(figsize=(7.2, 5.4))
     similarity_heatmap(ax, matrix)
-    shown = [label_text(name, 24) for name in names]
-    ax.set_xticks(range(len(names)), shown, rotation=30, ha="left")
     told = [f"{name} {value:.2f}" for name, value in matrix.iloc[0].items()]
     return figure, f"How alike algorithms are. With {names[0]}: {', '.join(told[1:])}."
 

@@ -54,6 +54,9 @@ def similarity(further: Analyses | None, *, names: Sequence[str]) -> Figure:
     return fig
 
 
+LONG_NAME = 12  # characters, beyond which names above columns would run into each other
+
+
 def similarity_heatmap(ax: Axes, matrix: pd.DataFrame) -> Axes:
     """Mean cosine of every pair of algorithms (paper, Figure 18, as a matrix).
 
@@ -70,8 +73,10 @@ def similarity_heatmap(ax: Axes, matrix: pd.DataFrame) -> Axes:
         color = "white" if value > 0.75 else INK
         text = f"{value:.2f}" if np.isfinite(value) else "–"
         ax.text(column, row, text, ha="center", va="center", color=color)
-    ax.set_xticks(range(len(matrix)), [label_text(name, 24) for name in matrix.columns])
-    ax.set_yticks(range(len(matrix)), [label_text(name, 24) for name in matrix.index])
+    names = [label_text(name, 24) for name in matrix.index]
+    slanted = {"rotation": 30, "ha": "left"} if max(map(len, names)) > LONG_NAME else {}
+    ax.set_xticks(range(len(matrix)), names, **slanted)
+    ax.set_yticks(range(len(matrix)), names)
     ax.xaxis.tick_top()
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)

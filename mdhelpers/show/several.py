@@ -42,8 +42,6 @@ def matrices(found: StudySeveral) -> Figure:
     tables = {"as measured": alike.matrix, "corrected for noise": alike.corrected}
     for ax, (title, table) in zip(axes, tables.items(), strict=True):
         similarity_heatmap(ax, table)
-        shown = [label_text(name, 24) for name in found.names]
-        ax.set_xticks(range(len(shown)), shown, rotation=30, ha="left")
         ax.set_xlabel(title, weight="bold")
     return fig
 

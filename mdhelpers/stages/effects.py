@@ -105,6 +105,8 @@ def verify_hypotheses(
         "delta": delta,
         "seed": seed,
     } | transformations_from_outside(wanted, control)
+    if compared_directions(run) > proposals.N_DIRECTIONS:
+        parameters["proposed_from"] = proposals.N_DIRECTIONS
     after = [ALL_DATA, COMPARISON, SUBPOPULATIONS, CAPTIONS]
     stage = run.stage(EFFECTS, parameters, after=after)
     with stage.working() as needed:
@@ -125,6 +127,11 @@ def verify_hypotheses(
             figures["recovery"] = recovery.to_dict("records")
             stage.keep(tables=vars(made), figures=figures)
     return read_effects(run)
+
+
+def compared_directions(run: Run) -> int:
+    """How many directions of either side stage 04 was asked for."""
+    return run.manifest(COMPARISON).get("parameters", {}).get("n_directions", 0)
 
 
 def read_effects(run: Run) -> StudyEffects:

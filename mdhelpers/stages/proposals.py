@@ -39,6 +39,7 @@ from mdhelpers.training.tasks import resident_data
 
 NO_CANDIDATES = ("several", "patch", "pattern", "square", "scrambled_square")
 DOSES = (0.6, 0.8, 1.0)  # of a transformation's default intensity, for those of the library
+N_DIRECTIONS = 8  # of either side, at whose ends are looked
 N_NETWORKS = 6  # of either algorithm, whose gradients and features are looked at
 N_MOVED = 40  # images of a class, at most, that each candidate is put into,
 N_LOOKED_AT = 24  # and of these those whose datamodels are looked at
@@ -140,11 +141,14 @@ def called_ends(
 ) -> Iterator[tuple[tuple[str, int, str], int, np.ndarray]]:
     """Both ends of each direction that is called: its key, its commonest class, members of it.
 
+    Of more than `N_DIRECTIONS` those of the strongest evidence: each end that is looked at takes
+    power from the others.
     Without models to weigh evidence with, all directions count as called.
     """
     keys = ["comparison", "direction"]
     if found.gaps is not None:
-        members = members.merge(found.gaps.loc[found.gaps["q"] < STRONG, keys], on=keys)
+        called = (found.gaps["q"] < STRONG) & (found.gaps["rank"] <= N_DIRECTIONS)
+        members = members.merge(found.gaps.loc[called, keys], on=keys)
     for key, rows in members.groupby([*keys, "end"], sort=False, observed=True):
         index = rows["index"].to_numpy()
         label = np.bincount(labels[index]).argmax()

@@ -285,8 +285,7 @@ def retrain(
     ours, order = retraining(plan, algorithm, masks, keys, name=name, keep=keep)
     train_all(ours, workers=workers, scheduler=scheduler, cluster=cluster, progress=progress)
     _remove_others(ours.folder, f"{name}_{algorithm}-")
-    place = np.empty(len(masks), int)
-    place[order] = np.arange(len(order))  # a repeated model counts by its last place
+    place = np.unique(order, return_index=True)[1]  # a repeated model counts by its first place
     return ModelStore.open(ours.store_path(algorithm), read_only=True).read().rows(place)
 
 

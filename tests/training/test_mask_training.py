@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from mdhelpers.method.margins import correct_class_margins
 from mdhelpers.training import mask_training
 from mdhelpers.training.algorithms import NetworkSpec, PythonSpec
 from mdhelpers.training.loading import ffcv_problem, write_beton
-from mdhelpers.training.mask_training import failed_last, retrain, train_all
+from mdhelpers.training.mask_training import failed_last, retrain, retraining, train_all
 from mdhelpers.training.store import ModelStore
 from mdhelpers.training.tasks import (
     TrainingPlan,
@@ -113,6 +114,7 @@ def test_more_models_keep_the_old_ones(finished, tmp_path):
 SCRIPT = """
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 sys.path.insert(0, {tests!r})
 from tests.training.test_mask_training import make_plan
 from mdhelpers.training.mask_training import failed_last, train_all
@@ -399,6 +401,20 @@ def test_what_was_damaged_meanwhile_is_made_anew(plan, name):
     again = retrain(plan, 1, own.masks[:4], np.arange(4), name="harmed", **QUIET)
     assert np.array_equal(again.margins, first.margins)
     assert np.array_equal(again.masks, first.masks)
+
+
+def test_a_model_that_fills_a_stack_up_is_read_where_it_comes_first(plan, monkeypatch):
+    """As `load_kept` and what reads a store from its start do: its second training may differ."""
+    rows = SimpleNamespace(read=lambda: SimpleNamespace(rows=lambda place: place.tolist()))
+    monkeypatch.setattr(mask_training.ModelStore, "open", lambda *_, **__: rows)
+    monkeypatch.setattr(mask_training, "train_all", lambda *_, **__: None)
+    masks = draw_masks_of_one_size(7, plan.n_train)
+    assert len(retraining(plan, 1, masks, np.arange(7), name="filled")[1]) == 8
+    assert retrain(plan, 1, masks, np.arange(7), name="filled", **QUIET) == list(range(7))
+
+
+def draw_masks_of_one_size(n: int, n_train: int) -> np.ndarray:
+    return np.random.default_rng(0).permuted(np.tile(np.arange(n_train) % 2 > 0, (n, 1)), axis=1)
 
 
 def test_a_folder_that_no_retraining_made_stays(plan):

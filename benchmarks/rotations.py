@@ -29,7 +29,7 @@ from mdhelpers.stages.data import read_data
 from mdhelpers.stages.datamodels import read_datamodels
 from mdhelpers.stages.effects import more_side, read_effects
 
-NUMBERS = (8, 16, 24, 32)
+NUMBERS, SHOWN = (8, 16, 24, 32), 24  # directions of a side; of the page's table
 
 
 def rows_of(run: Run, numbers: tuple[int, ...]) -> list[dict]:
@@ -82,7 +82,8 @@ def main() -> None:
     found = summarise(rows)
     print(pd.DataFrame(found).round(2).to_string(index=False))
     if given.out:
-        about = {"machine": machine(), "rows": found, "each": rows}
+        shown = [row for row in found if row["directions"] == SHOWN]
+        about = {"machine": machine(), "shown": shown, "rows": found, "each": rows}
         given.out.write_text(json.dumps(plain(about), indent=1) + "\n")
 
 

@@ -28,11 +28,13 @@ import yaml
 from mdhelpers.base.places import project_root, resolve, shown
 from mdhelpers.base.records import file_digest, unfinished_name
 from mdhelpers.book.pages import expand, expand_figures, look_up, publishable, with_header
+from mdhelpers.book.reference import parameter_rows
 from mdhelpers.runs.notebooks import find_notebooks, read_entries
 from mdhelpers.runs.run import Run, banner, is_run, provenance
 from mdhelpers.runs.stage import EFFECTS
 from mdhelpers.show.style import escape_markdown
 from mdhelpers.show.transformations import kinds_rows
+from mdhelpers.stages.study import Study
 
 ALL = (0, 99)
 MARK = ".mdhelpers-book"
@@ -244,6 +246,7 @@ def _prose(source: Path, run: Run, tree: dict[str, bytes]) -> str:
     text = source.read_text(encoding="utf-8").replace("{{ finding }}", said)
     quotes = "results." in "".join(re.findall(r"\{\{.*?\}\}", text))
     values = {"results": results, "recorded": recorded, "kinds": {"rows": kinds_rows()}}
+    values["reference"] = {"study": parameter_rows(Study.model_json_schema(), find_notebooks())}
     values["parameters"] = {
         file.stem: yaml.safe_load(file.read_text(encoding="utf-8"))
         for file in (source.parent.parent / "parameters").glob("paper_*.yaml")

@@ -16,17 +16,17 @@ import nbformat
 from mdhelpers.runs.notebooks import Notebook
 
 TYPES = {
-    "integer": "a whole number",
-    "number": "a number",
+    "integer": "whole number",
+    "number": "number",
     "string": "text",
-    "boolean": "true or false",
-    "object": "a mapping",
+    "boolean": "true, false",
+    "object": "mapping",
 }
 BOUNDS = {
-    "minimum": "at least {}",
-    "exclusiveMinimum": "above {}",
-    "maximum": "at most {}",
-    "exclusiveMaximum": "below {}",
+    "minimum": "≥ {}",
+    "exclusiveMinimum": "> {}",
+    "maximum": "≤ {}",
+    "exclusiveMaximum": "< {}",
 }
 
 
@@ -92,20 +92,20 @@ def in_yaml(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, str):
-        return value or '""'
+        return value or "empty"
     return str(value)
 
 
 def takes(about: Mapping[str, Any]) -> str:
     """What a field of a JSON schema accepts, in words."""
     if "enum" in about:
-        return " or ".join(in_yaml(each) for each in about["enum"])
+        return ", ".join(in_yaml(each) for each in about["enum"])
     if "anyOf" in about:
-        return " or ".join(takes(each) for each in about["anyOf"])
+        return ", ".join(takes(each) for each in about["anyOf"])
     if about.get("type") == "array":
-        return f"a list, each {takes(about.get('items', {}))}"
+        return f"list of {takes(about.get('items', {}))}"
     if about.get("type") == "null":
         return "null"
-    words = TYPES.get(about.get("type", "object"), "a value")
+    words = TYPES.get(about.get("type", "object"), "value")
     bounds = [text.format(f"{about[key]:g}") for key, text in BOUNDS.items() if key in about]
-    return " ".join([words, " and ".join(bounds)]).strip()
+    return " ".join([words, ", ".join(bounds)]).strip()

@@ -12,10 +12,10 @@ def test_every_parameter_of_a_study_is_explained():
     assert rows["n_models"]["default"] == "64"
     assert rows["n_models"]["pages"] == "2"
     assert rows["seed"]["pages"] == "all"
-    assert rows["rotation"]["takes"] == "none or varimax"
-    assert rows["alpha"]["takes"] == "a number above 0 and below 1"
-    assert rows["models_url"]["default"] == '""'
-    assert rows["selection_sizes"]["takes"] == "a list, each a whole number at least 1"
+    assert rows["rotation"]["takes"] == "none, varimax"
+    assert rows["alpha"]["takes"] == "number > 0, < 1"
+    assert rows["models_url"]["default"] == "empty"
+    assert rows["selection_sizes"]["takes"] == "list of whole number ≥ 1"
 
 
 def test_a_comment_below_a_parameter_of_several_lines_is_its_own():
@@ -25,6 +25,6 @@ def test_a_comment_below_a_parameter_of_several_lines_is_its_own():
 
 def test_what_a_field_takes_is_said_in_words():
     assert takes({"anyOf": [{"type": "integer", "minimum": 2}, {"type": "null"}]}) == (
-        "a whole number at least 2 or null"
+        "whole number ≥ 2, null"
     )
-    assert takes({"type": "boolean"}) == "true or false"
+    assert takes({"type": "boolean"}) == "true, false"

@@ -10,11 +10,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 WIDTHS = (1280, 400)
+SHORTEST = 12  # characters of a picture's description
 _LOCAL = ("file:", "blob:", "data:")
 _PICTURES = """() => [...document.querySelectorAll("article img")]
     .filter(e => e.getClientRects().length > 0 && !e.closest(".widget-subarea"))
     .map(e => [e, e.getBoundingClientRect()])
-    .map(([e, box]) => ({src: e.src.slice(-60), width: box.width, right: box.right}))"""
+    .map(([e, box]) => (
+        {src: e.src.slice(-60), alt: e.alt, width: box.width, right: box.right}))"""
 _LOAD_ALL = "() => document.querySelectorAll('article img').forEach(e => e.loading = 'eager')"
 _WIDGETS = """() => [...document.querySelectorAll(
     'script[type="application/vnd.jupyter.widget-view+json"]')].every(
@@ -81,6 +83,8 @@ def page_faults(page, path: Path, width: int) -> list[str]:
     for picture in page.evaluate(_PICTURES):
         if picture["width"] < 24 or picture["right"] > width + 1:
             found.append(f"picture too small or cut off: {picture}")
+        if len(picture["alt"]) < SHORTEST or picture["alt"].endswith((".png", ".svg")):
+            found.append(f"picture without a description: {picture}")
     if not page.evaluate(_MATHS):
         found.append("a formula was not set")
     if page.evaluate("() => document.documentElement.scrollWidth") > width + 1:

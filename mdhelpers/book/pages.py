@@ -4,10 +4,12 @@ A page of prose names a figure by its place in a run's or a benchmark's record: 
 or drawn when the book is built.
 """
 
+import ast
 import copy
 import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from importlib import import_module
 from io import BytesIO
 from typing import Any
 
@@ -405,10 +407,66 @@ def publishable(notebook: dict, header: str, *, page: str) -> dict:
             )
         if cell["cell_type"] == "code":
             cell["outputs"] = [kept for kept in map(_for_readers, cell["outputs"]) if kept]
+    describe_figures(notebook["cells"])
     notebook["metadata"].pop("papermill", None)
     if "widgets" in notebook["metadata"]:
         notebook["metadata"]["widgets"] = without_script_ends(notebook["metadata"]["widgets"])
     return notebook
+
+
+FRAMES = ("mosaic", "image_rows")  # what puts into a figure what another function made
+    "mosaic",
+    "subpopulation_mosaic",
+)  # what only puts into a figure what another function made
+
+
+def describe_figures(cells: Sequence[dict]) -> None:
+    """Give each figure of a notebook's cells a text alternative, which MyST-NB takes from a cell.
+
+    It is what the functions of `mdhelpers.show` that drew the figure say of themselves; of a figure
+    that a cell draws by itself, what stands above it.
+    """
+    modules: dict[str, str] = {}
+    above = ""
+    for cell in cells:
+        if cell["cell_type"] == "markdown":
+            above = first_sentence(_source(cell))
+        elif cell["cell_type"] == "code":
+            tree = _parsed(_source(cell))
+            for node in ast.walk(tree):
+                if isinstance(node, ast.ImportFrom) and node.module == "mdhelpers.show":
+                    modules |= {n.asname or n.name: f"{node.module}.{n.name}" for n in node.names}
+            if any("image/png" in output.get("data", ()) for output in cell["outputs"]):
+                said = " ".join(_drawn_by(tree, modules)) or above
+                cell["metadata"].setdefault("mystnb", {})["image"] = {"alt": said}
+
+
+def _parsed(source: str) -> ast.Module:
+    try:
+        return ast.parse(source)
+    except SyntaxError:  # a cell of IPython's own commands
+        return ast.Module([], [])
+
+
+def _drawn_by(tree: ast.Module, modules: Mapping[str, str]) -> list[str]:
+    """The first sentences of what is called in a cell, of the book's functions that draw."""
+    found = []
+    for node in ast.walk(tree):
+        called = node.func if isinstance(node, ast.Call) else None
+        if isinstance(called, ast.Attribute) and isinstance(called.value, ast.Name):
+            module = modules.get(called.value.id)
+            function = getattr(import_module(module), called.attr, None) if module else None
+            if function is not None and function.__doc__ and called.attr not in FRAMES:
+                found.append(first_sentence(function.__doc__))
+    return list(dict.fromkeys(found))
+
+
+def first_sentence(text: str) -> str:
+    """The first sentence of Markdown or a docstring, without headings and marks of either."""
+    lines = [line for line in text.strip().splitlines() if not line.startswith(("#", ":::"))]
+    words = " ".join(" ".join(lines).split())
+    plain = re.sub(r"\[([^\]]*)\]\([^)]*\)|[`*$]|\{\w+\}|,? \(n_[^)]*\)", r"\1", words)
+    return re.split(r"(?<=[.?!])(?<!App\.)\s", plain, maxsplit=1)[0]
 
 
 def _source(cell: Mapping[str, Any]) -> str:

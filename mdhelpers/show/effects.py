@@ -80,7 +80,7 @@ NOTHING = "\u200b"  # a label that is not seen
 
 
 def transformation_images(hypotheses, test: Split, *, seed: int) -> Figure:
-    """The figure of `transformation_rows`."""
+    """Test images before and after each transformation, at each intensity, and its placebo."""
     fig, ax = plt.subplots(figsize=(9, 6.5))
     image_rows(ax, transformation_rows(hypotheses, test, seed=seed))
     return fig

@@ -325,7 +325,7 @@ def classes(found: StudyPredictions, class_names, names: Sequence[str]) -> pd.Da
 
 
 def seen_images(found: StudyPredictions, test: Split, names: Sequence[str]) -> Figure:
-    """The figure of `seen_rows`."""
+    """Test images that one algorithm masters and the other does not, above others of the class."""
     fig, ax = plt.subplots(figsize=(9, 3.6))
     image_rows(ax, seen_rows(found, test, names))
     return fig

@@ -64,7 +64,7 @@ def patch_rows(
 def patch_images(
     found: StudyProbes, models: EffectModels, *, names: Sequence[str] = DEFAULT_NAMES, seed: int
 ) -> Figure:
-    """The figure of `patch_rows`."""
+    """The strongest patches of either algorithm, and test images with them."""
     fig, ax = plt.subplots(figsize=(9, 4.8))
     if not found.patches:
         nothing_here(ax, NO_NETWORKS)

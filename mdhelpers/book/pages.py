@@ -415,9 +415,6 @@ def publishable(notebook: dict, header: str, *, page: str) -> dict:
 
 
 FRAMES = ("mosaic", "image_rows")  # what puts into a figure what another function made
-    "mosaic",
-    "subpopulation_mosaic",
-)  # what only puts into a figure what another function made
 
 
 def describe_figures(cells: Sequence[dict]) -> None:

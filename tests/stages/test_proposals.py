@@ -80,6 +80,18 @@ def test_without_called_directions_or_candidates_nothing_is_proposed(run, given)
     assert proposals.propose(run, study, none, members, candidates("tag"), OFF, seed=0).empty
 
 
+def test_ends_of_the_directions_of_the_strongest_evidence_alone_are_looked_at(run, given):
+    study, found = given
+    members, labels = sub.read_subpopulations(run), study.dataset.test.labels
+    gaps = comparison.read_comparison(run).gaps.assign(q=0.01)
+    every = list(proposals.called_ends(replace(found, gaps=gaps), members, labels))
+    shifted = gaps.assign(rank=gaps["rank"] + proposals.N_DIRECTIONS - 1)
+    first = list(proposals.called_ends(replace(found, gaps=shifted), members, labels))
+    firsts = set(map(tuple, gaps.loc[gaps["rank"] == 1, ["comparison", "direction"]].to_numpy()))
+    assert {key[:2] for key, *_ in first} == firsts
+    assert len(first) < len(every)
+
+
 def test_a_class_that_is_an_end_as_a_whole_has_nothing_to_be_compared_with(run, given):
     inside = np.flatnonzero(given[0].dataset.test.labels == 1)
     tried = candidates("tag")

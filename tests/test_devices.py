@@ -187,7 +187,7 @@ def test_model_counts(data):
 def test_stages_fit_where_the_models_of_a_study_are(data, monkeypatch):
     masks, margins, *_ = data
     monkeypatch.setattr(stage, "fit_memory", lambda device: {"cuda:1": 80e9}[device])
-    plan = SimpleNamespace(device="cuda:1", n_train=N_TRAIN, n_test=N_TEST)
+    plan = SimpleNamespace(here="cuda:1", n_train=N_TRAIN, n_test=N_TEST)
     models = SimpleNamespace(plan=plan, outputs=lambda *_: margins[0], slots=lambda _: None)
     how = stage.HowFitted("ridge", False, FitOptions(), 0)
     fitter = how.fitter(models, SimpleNamespace(masks=masks))

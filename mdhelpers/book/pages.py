@@ -88,6 +88,8 @@ def origin_of(path: str, look_up: Callable[[str], Any]) -> str:
     if root != "recorded":
         return ""
     record = look_up(f"recorded.{parts[0]}")
+    if not isinstance(record, Mapping):
+        return ""
     about = record.get(parts[1], {}) if len(parts) > 1 else {}
     about = about.get("about") if isinstance(about, Mapping) else None
     if isinstance(about, Mapping):

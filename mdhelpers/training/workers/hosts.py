@@ -8,6 +8,7 @@ all of it is checked before the first task is sent, and by every worker that joi
 
 from __future__ import annotations
 
+import gc
 import importlib
 import json
 import os
@@ -337,24 +338,37 @@ def open_cluster(
         else:
             refuse_slurm_keys(spec, scheduler)
             warn_of_open_scheduler(scheduler, trusted=spec.trusted)
+        client, no_certificate, why = None, False, ""
         try:
             client = distributed.Client(
                 jobs if scheduler == "slurm" else scheduler, timeout=CONNECT
             )
-        except TypeError as error:  # of dask, where its configuration names no certificate
-            raise ValueError(
-                f"{scheduler} needs certificates ({error}). Name them in dask's configuration: "
-                "distributed.comm.tls, ca-file and the client's cert and key; see book/scaling.md"
-            ) from None
-        except OSError as error:
-            raise RuntimeError(
-                f"no dask scheduler answers at {scheduler} ({error}). Start one with `dask "
-                f"scheduler --port 8786`, and workers with `{worker_command(plan, scheduler)}`."
-            ) from None
+        except (TypeError, OSError) as error:  # the former where dask's configuration names none
+            no_certificate, why = isinstance(error, TypeError), str(error)
+        if client is None:
+            # What is left of the failed client is collected here: in the thread that starts the
+            # next one's loop, it would wait for a lock that the next one holds.
+            gc.collect()
+            raise unreachable(scheduler, plan, why, no_certificate=no_certificate)
         stack.enter_context(client)
         plan = replace(plan, folder=plan.folder.resolve())
         token = stack.enter_context(token_in(plan.folder))
         yield DaskPool(plan, run, client, token=token, patience=spec.patience)
+
+
+def unreachable(
+    scheduler: str, plan: TrainingPlan, why: str, *, no_certificate: bool
+) -> ValueError | RuntimeError:
+    """What to raise where a scheduler does not answer, or asks for certificates."""
+    if no_certificate:
+        return ValueError(
+            f"{scheduler} needs certificates ({why}). Name them in dask's configuration: "
+            "distributed.comm.tls, ca-file and the client's cert and key; see book/scaling.md"
+        )
+    return RuntimeError(
+        f"no dask scheduler answers at {scheduler} ({why}). Start one with `dask "
+        f"scheduler --port 8786`, and workers with `{worker_command(plan, scheduler)}`."
+    )
 
 
 def warn_of_open_scheduler(address: str, *, trusted: bool) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import tokenize
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import nbformat
@@ -43,19 +43,17 @@ def parameter_rows(schema: Mapping[str, Any], notebooks: Iterable[Notebook]) -> 
     Returns
     -------
     list of dict
-        ``name, pages, default, takes, meaning``.
+        ``name, default, takes, meaning``.
     """
     rows: dict[str, dict] = {}
     for notebook in notebooks:
         for name, meaning in explained(notebook).items():
             if name not in schema["properties"]:
                 continue
-            row = rows.setdefault(name, {"name": name, "pages": [], "meaning": ""})
-            row["pages"].append(str(int(notebook.name[:2])))
+            row = rows.setdefault(name, {"name": name, "meaning": ""})
             row["meaning"] = row["meaning"] or meaning
     for name, row in rows.items():
         about = schema["properties"][name]
-        row["pages"] = pages_in_words(row["pages"])
         row["takes"] = takes(about)
         given = about.get("default")
         mapping = isinstance(given, Mapping) or "default" not in about
@@ -80,11 +78,6 @@ def explained(notebook: Notebook) -> dict[str, str]:
         if number in comments and name:
             found[name] = comments[number]
     return found
-
-
-def pages_in_words(pages: Sequence[str]) -> str:
-    """The pages' numbers; those that every page has are not counted up."""
-    return "all" if len(pages) > 8 else ", ".join(pages)
 
 
 def in_yaml(value: Any) -> str:

@@ -10,8 +10,6 @@ def test_every_parameter_of_a_study_is_explained():
     assert set(rows) == set(Study.model_fields)
     assert [name for name, row in rows.items() if not row["meaning"]] == []
     assert rows["n_models"]["default"] == "64"
-    assert rows["n_models"]["pages"] == "2"
-    assert rows["seed"]["pages"] == "all"
     assert rows["rotation"]["takes"] == "none, varimax"
     assert rows["alpha"]["takes"] == "number > 0, < 1"
     assert rows["models_url"]["default"] == "empty"

@@ -146,6 +146,18 @@ def test_the_best_of_random_directions_is_good_by_chance():
     assert turned == shown
 
 
+def test_the_share_that_random_ends_hold_grows_with_what_carriers_have_in_common():
+    rng = np.random.default_rng(1)
+    labels, truth = np.arange(120) % 2, pd.DataFrame({"tag": np.arange(120) % 12 == 0})
+    one, two = rng.normal(size=(2, 120, 30))
+    about = {"n_directions": 8, "measure": "precision_at_k"}
+    by_chance = best_at_random("1_minus_2", one, two, labels, truth, **about)["tag"]
+    assert 0.1 < by_chance < 0.6  # a tenth carry it, and the best of sixteen ends is counted
+    one[truth["tag"]] += 8 * rng.normal(size=30)
+    shown = best_at_random("1_minus_2", one, two, labels, truth, **about)["tag"]
+    assert shown > by_chance + 0.3
+
+
 def test_grade_refuses():
     direction_set, labels, truth = draw()
     with pytest.raises(ValueError, match="59 labels"):

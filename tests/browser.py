@@ -13,14 +13,13 @@ WIDTHS = (1280, 400)
 SHORTEST = 12  # characters of a picture's description
 _LOCAL = ("file:", "blob:", "data:")
 _PICTURES = """() => [...document.querySelectorAll("article img")]
-    .filter(e => e.getClientRects().length > 0 && !e.closest(".widget-subarea"))
+    .filter(e => e.getClientRects().length > 0)
     .map(e => [e, e.getBoundingClientRect()])
     .map(([e, box]) => (
         {src: e.src.slice(-60), alt: e.alt, width: box.width, right: box.right}))"""
 _LOAD_ALL = "() => document.querySelectorAll('article img').forEach(e => e.loading = 'eager')"
-_WIDGETS = """() => [...document.querySelectorAll(
-    'script[type="application/vnd.jupyter.widget-view+json"]')].every(
-    e => e.parentElement.querySelector('.widget-subarea .lm-Widget')?.childElementCount > 0)"""
+_WIDGETS = """() => [...document.querySelectorAll(".mdx-host")].every(
+    e => e.querySelector(".mdx-picture") !== null)"""
 _LOADED = """() => [...document.querySelectorAll("article img")].every(
     e => e.complete && e.naturalWidth > 0 || e.getClientRects().length === 0)"""
 _MATHS = """() => [...document.querySelectorAll("article .math")].every(

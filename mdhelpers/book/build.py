@@ -3,11 +3,8 @@
 A source tree is assembled beside the output and given to Sphinx with warnings as errors. Nothing
 is executed and nothing is fetched. Prose quotes a run's ``results.json`` and never a typed number.
 
-The scripts that a built page needs, served from the book itself.
-
-Sphinx and MyST-NB load MathJax, require.js and the widget manager from public CDNs by default, so
-that widgets and formulas vanish offline. The files lie gzipped in ``book/assets/vendor``; anywidget
-brings its own script in its wheel.
+Sphinx loads MathJax from a public CDN by default, so that formulas vanish offline. It lies gzipped
+in ``book/assets/vendor``. Widgets need no script but their own (`mdhelpers.book.widgets`).
 """
 
 import gzip
@@ -29,6 +26,7 @@ from mdhelpers.base.places import project_root, resolve, shown
 from mdhelpers.base.records import file_digest, unfinished_name
 from mdhelpers.book.pages import expand, expand_figures, look_up, publishable, with_header
 from mdhelpers.book.reference import parameter_rows
+from mdhelpers.book.widgets import without_kernel
 from mdhelpers.runs.notebooks import find_notebooks, read_entries
 from mdhelpers.runs.run import Run, banner, is_run, provenance
 from mdhelpers.runs.stage import EFFECTS
@@ -227,6 +225,7 @@ def _pages(
         notebook = publishable(
             json.loads(path.read_text(encoding="utf-8")), header, page=shown(path)
         )
+        tree |= without_kernel(notebook, depth=folder.count("/"))
         tree[f"{folder}{path.name}"] = json.dumps(notebook, indent=1).encode()
     return [{"file": f"{folder}{path.stem}"} for path in _notebooks(run, numbers)]
 
@@ -310,9 +309,7 @@ def _sphinx(work: Path) -> None:
             raise RuntimeError(f"The book was not built; Sphinx says:\n{log}")
 
 
-# Where the widget manager looks for its fonts: beside whichever of its modules was defined first.
-_FONTS = ("vendor/@jupyter-widgets", "vendor/@jupyter-widgets/html-manager/dist")
-PAGE_FILES = ("custom.css", "logo.svg", "widget_paths.js")
+PAGE_FILES = ("custom.css", "logo.svg")
 
 
 def asset_files(assets: Path) -> dict[str, bytes]:
@@ -331,12 +328,10 @@ def asset_files(assets: Path) -> dict[str, bytes]:
     Raises
     ------
     FileNotFoundError
-        When one of the files of the book's own, or anywidget's script, is missing.
+        When one of the files of the book's own is missing.
     """
     contents = {name: (assets / name).read_bytes() for name in PAGE_FILES}
     for packed in sorted((assets / "vendor").glob("*.js.gz")):
         contents[f"vendor/{packed.stem}"] = gzip.decompress(packed.read_bytes())
-    for font in (assets / "vendor").glob("*.woff2"):
-        contents |= {f"{folder}/{font.name}": font.read_bytes() for folder in _FONTS}
-    contents["vendor/anywidget.js"] = (files("anywidget") / "nbextension/index.js").read_bytes()
+    contents["explorer.css"] = (files("mdhelpers.show") / "explorer.css").read_bytes()
     return contents

@@ -32,7 +32,6 @@ from mdhelpers.show.style import (
     label_text,
     legend_below,
     use_style,
-    without_script_ends,
 )
 from mdhelpers.show.transformations import FAMILIES, gallery
 
@@ -411,8 +410,6 @@ def publishable(notebook: dict, header: str, *, page: str) -> dict:
             cell["outputs"] = [kept for kept in map(_for_readers, cell["outputs"]) if kept]
     describe_figures(notebook["cells"])
     notebook["metadata"].pop("papermill", None)
-    if "widgets" in notebook["metadata"]:
-        notebook["metadata"]["widgets"] = without_script_ends(notebook["metadata"]["widgets"])
     return notebook
 
 

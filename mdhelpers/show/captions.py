@@ -26,7 +26,7 @@ from mdhelpers.show.style import (
     label_text,
     need_columns,
 )
-from mdhelpers.show.subpopulations import explore_run, members_at
+from mdhelpers.show.subpopulations import explore, members_at
 from mdhelpers.stages.data import read_data
 from mdhelpers.stages.subpopulations import read_subpopulations
 
@@ -154,4 +154,4 @@ def plain_table(table: pd.DataFrame, look: pd.DataFrame) -> Styler:
 def explore_captions(run: Run, table: pd.DataFrame) -> Explorer:
     """The explorer of page 05, with the first captions of each end against the same class."""
     first = table[(table["reference"] == "class") & (table["rank"] <= FIRST)]
-    return explore_run(run, captions=first)
+    return explore(run, captions=first)

@@ -21,7 +21,7 @@ from mdhelpers.data.transforms import (
 from mdhelpers.method.subpopulations import random_same_class
 from mdhelpers.runs.run import Run
 from mdhelpers.runs.stage import EFFECTS
-from mdhelpers.show.explorer import Explorer
+from mdhelpers.show.explorer import Explorer, sprite_sheet
 from mdhelpers.show.gallery import Rows, image_rows
 from mdhelpers.show.style import (
     ALGORITHM_COLORS,
@@ -36,8 +36,7 @@ from mdhelpers.show.style import (
     need_columns,
     nothing_here,
 )
-from mdhelpers.show.subpopulations import explore_run, members_at
-from mdhelpers.stages.comparison import read_comparison
+from mdhelpers.show.subpopulations import explore, members_at
 from mdhelpers.stages.data import read_data
 from mdhelpers.stages.effect_models import EffectModels
 from mdhelpers.stages.effects import (
@@ -301,9 +300,78 @@ def told(found: StudyEffects, names: Sequence[str]) -> pd.DataFrame | str:
 
 
 def explore_findings(run: Run) -> Explorer:
-    """The explorer of page 05, with the verdict on what imitates each end."""
-    found = read_comparison(run)
-    return explore_run(run, gaps=found.gaps, uses=found.uses, findings=read_findings(run))
+    """The explorer of page 05, with what was tested and the verdict on what imitates each end."""
+    findings = read_findings(run)
+    return explore(run, findings=findings, hypotheses=hypothesis_views(run, findings))
+
+
+N_PREVIEWED = 5
+
+
+def hypothesis_views(run: Run, findings: pd.DataFrame) -> list[dict]:
+    """What the explorer shows of each test of stage 07, those that make a finding first.
+
+    Returns
+    -------
+    list of dict
+        ``name, class_name, unit, intensities, sentence, verdict, finding``; ``effects`` and
+        ``placebo``, by algorithm (1, 2) a list of ``[effect, low, high]`` in percentage points, one
+        an intensity; and ``sheet``: ``n_images`` test images as they are, at each intensity, and
+        under the placebo of the largest.
+    """
+    found, test = read_effects(run), read_data(run).test
+    known = Hypotheses(run, test)
+    starred = set(findings.loc[findings["finding"], "hypothesis"])
+    views = []
+    for row in found.verdicts.to_dict("records"):
+        own = (found.effects["hypothesis"] == row["hypothesis"]) & (found.effects["algorithm"] > 0)
+        table = found.effects[own & (found.effects["class_name"] == row["class_name"])]
+        doses = sorted(set(table.loc[table["kind"] == "feature", "intensity"]))
+        by_kind = {
+            kind: {a: _curve(table, kind, a) for a in (1, 2)} for kind in ("feature", "placebo")
+        }
+        views.append(
+            {
+                "name": named(row),
+                "class_name": row["class_name"],
+                "unit": row["unit"],
+                "intensities": [float(f"{dose:.4g}") for dose in doses],
+                "sentence": sentence(row, run.names),
+                "verdict": word_of(row["outcome"], run.names),
+                "finding": row["hypothesis"] in starred,
+                "effects": by_kind["feature"],
+                "placebo": by_kind["placebo"],
+                **known.pictures(row["transformation"], doses),
+            }
+        )
+    return sorted(views, key=lambda view: not view["finding"])
+
+
+def _curve(table: pd.DataFrame, kind: str, algorithm: int) -> list[list[float]]:
+    rows = table[(table["kind"] == kind) & (table["algorithm"] == algorithm)]
+    rows = rows.sort_values("intensity")[["effect", "low", "high"]].round(2)
+    return rows.to_numpy(float).tolist()
+
+
+class Hypotheses:
+    """The transformations that stage 07 tested, by name, and some test images to show them on."""
+
+    def __init__(self, run: Run, test: Split):
+        given = run.manifest(EFFECTS)["parameters"]
+        self.seed = given["seed"]
+        own = (parse_transformation(h["transformation"]) for h in given["hypotheses"])
+        self.kinds = {kind.name: kind for kind in own}
+        self.images, self.labels = test.images[:LOOKED_AT], test.labels[:LOOKED_AT]
+        masks = test.foreground
+        self.around = Around(masks if masks is None else masks[:LOOKED_AT], self.labels)
+
+    def pictures(self, name: str, doses: Sequence[float]) -> dict:
+        kind = self.kinds.get(name) or parse_transformation(name)
+        how = {"seed": self.seed, "around": self.around}
+        steps = [transform_images(kind, self.images, dose, **how) for dose in doses]
+        steps.append(placebo_images(self.images, steps[-1], labels=self.labels, seed=self.seed))
+        shown = [step[:N_PREVIEWED] for step in (self.images, *steps)]
+        return {"n_images": len(shown[0]), "sheet": sprite_sheet(np.concatenate(shown))}
 
 
 def landing(run: Run, models: EffectModels, found: StudyEffects) -> Figure:

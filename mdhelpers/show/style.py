@@ -231,9 +231,7 @@ def need_columns(frame: pd.DataFrame, columns: Sequence[str]) -> None:
 
 _ACTIVE = re.compile(r"[\\`*_{}\[\]<>|$&~^#:]")  # of Markdown, MyST, HTML, TeX and tables
 _AT_THE_START = re.compile(r"^(?:[-+=]|\d+(?=[.)]))")  # of a line: a list, or a line under a title
-_SCRIPT = re.compile(r"<(?=/?script|!--)", re.IGNORECASE)
 _JOINERS = "\u200c\u200d"  # within words and emoji; other signs without a shape are left out
-_WORD_JOINER = "\u2060"
 
 
 def one_line(text: Any) -> str:
@@ -259,20 +257,6 @@ def escape_markdown(text: Any) -> str:
     if line[0].isdigit():
         return f"{start[0]}\\{line[start.end() :]}"
     return f"\\{line}"
-
-
-def without_script_ends(value: Any) -> Any:
-    """JSON that can stand in a page's ``<script>``: no text in it begins or ends another.
-
-    An invisible sign is put after the ``<`` of ``<script``, ``</script`` and ``<!--``.
-    """
-    if isinstance(value, str):
-        return _SCRIPT.sub(f"<{_WORD_JOINER}", value)
-    if isinstance(value, Mapping):
-        return {without_script_ends(k): without_script_ends(v) for k, v in value.items()}
-    if isinstance(value, list):
-        return [without_script_ends(each) for each in value]
-    return value
 
 
 def draw_if(data, draw, ax, **options):

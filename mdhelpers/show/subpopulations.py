@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from mdhelpers.data.datasets import Dataset, Split
+from mdhelpers.data.datasets import Split
 from mdhelpers.method.comparison import COMPARISONS
 from mdhelpers.method.subpopulations import (
     ENDS,
@@ -21,7 +21,7 @@ from mdhelpers.method.subpopulations import (
     used_by,
 )
 from mdhelpers.runs.run import Run
-from mdhelpers.runs.stage import SUBPOPULATIONS
+from mdhelpers.runs.stage import MODELS, SUBPOPULATIONS
 from mdhelpers.show.explorer import Explorer, explorer
 from mdhelpers.show.gallery import Rows, image_rows
 from mdhelpers.show.style import (
@@ -38,6 +38,7 @@ from mdhelpers.show.style import (
 )
 from mdhelpers.stages.comparison import StudyComparison, read_comparison
 from mdhelpers.stages.data import read_data
+from mdhelpers.stages.models import read_models
 from mdhelpers.stages.subpopulations import StudySubpopulations
 
 
@@ -48,30 +49,11 @@ def mosaic(rows: Rows, *, height: float) -> Figure:
     return fig
 
 
-def explore(
-    found: StudySubpopulations,
-    compared: StudyComparison,
-    data: Dataset,
-    *,
-    names: Sequence[str],
-) -> Explorer:
-    """All directions to click through, with grades where the truth is known."""
-    return explorer(
-        compared.comparison,
-        *compared.datamodels,
-        data.train,
-        data.test,
-        data.class_names,
-        names=names,
-        grades=found.grades,
-        truth=truth_or_none(data.test),
-        gaps=compared.gaps,
-        uses=compared.uses,
-    )
+def explore(run: Run, **known) -> Explorer:
+    """All directions of a finished run to click through, with grades where the truth is known.
 
-
-def explore_run(run: Run, **shown) -> Explorer:
-    """The explorer of a finished run, with what else is known of ends (see `explorer`)."""
+    ``known`` is what else the view should show, see `mdhelpers.show.explorer.explorer`.
+    """
     found, data = read_comparison(run), read_data(run)
     return explorer(
         found.comparison,
@@ -80,9 +62,27 @@ def explore_run(run: Run, **shown) -> Explorer:
         data.test,
         data.class_names,
         names=run.names,
+        grades=run.kept(SUBPOPULATIONS).get("grades"),
         truth=truth_or_none(data.test),
-        **shown,
+        gaps=found.gaps,
+        uses=found.uses,
+        right=shares_right(run),
+        **known,
     )
+
+
+def shares_right(run: Run) -> np.ndarray | None:
+    """Of each algorithm, the share of models right about each test image, (2, n_test) in 0..1.
+
+    None where scores were made elsewhere, and where margins do not say who is right.
+    """
+    if not run.manifest(MODELS):
+        return None
+    models = read_models(run)
+    trained = [models.all(a) for a in (1, 2)]
+    if not all(np.isfinite(each.accuracy).all() for each in trained):
+        return None
+    return np.stack([(each.margins > 0).mean(axis=0) for each in trained])
 
 
 def truth_or_none(split: Split) -> pd.DataFrame | None:

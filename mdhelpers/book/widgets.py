@@ -1,0 +1,115 @@
+"""Widgets on built pages, which have no kernel.
+
+The explorer's view is a module of its own that needs no widget manager: its data are put into the
+page, and its pictures beside it. Other widgets are shown as they were last.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html
+import json
+from collections.abc import Mapping
+from importlib.resources import files
+from typing import Any
+
+VIEW = "application/vnd.jupyter.widget-view+json"
+STATES = "application/vnd.jupyter.widget-state+json"
+SHEETS = "assets/sheets"
+PICTURE = "data:image/"
+
+
+def without_kernel(notebook: dict, *, depth: int) -> dict[str, bytes]:
+    """Replace a notebook's widgets, in place, by what a page can show.
+
+    Parameters
+    ----------
+    notebook : dict
+        Format 4, with the widgets' state where some were saved.
+    depth : int
+        How many folders below the book's the page lies.
+
+    Returns
+    -------
+    dict of str to bytes
+        Pictures by their path below the book's source folder.
+    """
+    states = notebook["metadata"].pop("widgets", {}).get(STATES, {}).get("state", {})
+    pictures: dict[str, bytes] = {}
+    lively = False
+    for cell in notebook["cells"]:
+        for output in cell.get("outputs", ()):
+            shown = output.get("data", {}).pop(VIEW, None)
+            if shown is None:
+                continue
+            state = states.get(shown["model_id"], {}).get("state", {})
+            if is_explorer(state):
+                body = host(with_files(view_of(state), pictures, "../" * depth))
+                output["data"]["text/html"] = body + ("" if lively else script())
+                lively = True
+            elif still := "".join(still_of(states, shown["model_id"])):
+                output["data"]["text/html"] = f'<div class="still-widget">{still}</div>'
+    return pictures
+
+
+def is_explorer(state: Mapping[str, Any]) -> bool:
+    return state.get("_anywidget_id", "") == "mdhelpers.show.explorer.Explorer"
+
+
+def view_of(state: Mapping[str, Any]) -> dict[str, Any]:
+    """What the view reads of a saved widget's state."""
+    of_jupyter = ("layout", "tabbable", "tooltip")
+    return {key: v for key, v in state.items() if key[0] != "_" and key not in of_jupyter}
+
+
+def host(view: Mapping[str, Any]) -> str:
+    """A place for the view, and its data where a page's script finds them.
+
+    No sign of HTML stands in the data, so that no text in them can end the script.
+    """
+    data = json.dumps(view, ensure_ascii=False, separators=(",", ":"))
+    for sign in "<>&\u2028\u2029":
+        data = data.replace(sign, f"\\u{ord(sign):04x}")
+    return f'<div class="mdx-host"></div><script type="application/json">{data}</script>'
+
+
+def script() -> str:
+    """The view's module, within the page: from a file, a browser loads no module beside it."""
+    source = (files("mdhelpers.show") / "explorer.js").read_text(encoding="utf-8")
+    return (
+        f'<script type="module">{source}\n'
+        'document.querySelectorAll(".mdx-host").forEach(mount);</script>'
+    )
+
+
+def with_files(value: Any, pictures: dict[str, bytes], above: str) -> Any:
+    """The same with the paths of files in the place of pictures, which go into ``pictures``."""
+    if isinstance(value, Mapping):
+        return {key: with_files(each, pictures, above) for key, each in value.items()}
+    if isinstance(value, list):
+        return [with_files(each, pictures, above) for each in value]
+    if not (isinstance(value, str) and value.startswith(PICTURE)):
+        return value
+    about, _, data = value.partition(",")
+    body = base64.b64decode(data)
+    kind = about.removeprefix(PICTURE).split(";")[0]
+    name = f"{hashlib.sha256(body).hexdigest()[:16]}.{kind}"
+    pictures[f"{SHEETS}/{name}"] = body
+    return f"{above}_static/sheets/{name}"
+
+
+def still_of(states: Mapping[str, Any], number: str) -> list[str]:
+    """What a box of ipywidgets last said and showed: its texts and pictures."""
+    state = states.get(number, {}).get("state", {})
+    kind = state.get("_model_name", "")
+    if kind == "HTMLModel":
+        return [str(state.get("value", ""))]
+    if kind == "ImageModel" and "value" in state:
+        data = state["value"] if isinstance(state["value"], str) else ""
+        for buffer in states[number].get("buffers", ()):
+            data = buffer["data"]
+        alternative = "what it showed last"
+        return [f'<img alt="{alternative}" src="data:image/png;base64,{html.escape(data)}">']
+    children = (str(child).removeprefix("IPY_MODEL_") for child in state.get("children", ()))
+    return [part for child in children for part in still_of(states, child)]

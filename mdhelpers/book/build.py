@@ -24,7 +24,8 @@ import yaml
 
 from mdhelpers.base.places import project_root, resolve, shown
 from mdhelpers.base.records import file_digest, unfinished_name
-from mdhelpers.book.pages import expand, expand_figures, look_up, publishable, with_header
+from mdhelpers.book.executed import publishable
+from mdhelpers.book.pages import expand, expand_figures, look_up, with_header
 from mdhelpers.book.reference import parameter_rows
 from mdhelpers.book.widgets import without_kernel
 from mdhelpers.runs.notebooks import find_notebooks, read_entries
@@ -220,10 +221,11 @@ def _pages(
 ) -> list[dict[str, str]]:
     """Put a run's notebooks into the tree, and return their entries in the contents."""
     header = _header(run.results, page=shown(run.folder))
+    about = f"Study {run.study}, 2 × {run.results['run']['n_models']} models."
     _refuse_stale(run, _notebooks(run, numbers))
     for path in _notebooks(run, numbers):
         notebook = publishable(
-            json.loads(path.read_text(encoding="utf-8")), header, page=shown(path)
+            json.loads(path.read_text(encoding="utf-8")), header, page=shown(path), about=about
         )
         tree |= without_kernel(notebook, depth=folder.count("/"))
         tree[f"{folder}{path.name}"] = json.dumps(notebook, indent=1).encode()
@@ -309,7 +311,7 @@ def _sphinx(work: Path) -> None:
             raise RuntimeError(f"The book was not built; Sphinx says:\n{log}")
 
 
-PAGE_FILES = ("custom.css", "logo.svg")
+PAGE_FILES = ("custom.css", "logo.svg", "page.js")
 
 
 def asset_files(assets: Path) -> dict[str, bytes]:

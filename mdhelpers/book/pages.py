@@ -1,16 +1,14 @@
-"""Single pages of the book: figures of runs and benchmarks put into prose, notebooks made readable.
+"""Pages of prose: figures of runs and benchmarks put into them.
 
 A page of prose names a figure by its place in a run's or a benchmark's record: alone, in a table,
 or drawn when the book is built.
 """
 
-import ast
-import copy
 import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from importlib import import_module
 from io import BytesIO
+from math import ceil
 from typing import Any
 
 import matplotlib
@@ -25,12 +23,14 @@ from scipy.stats import binomtest
 from mdhelpers.base.places import typeset
 from mdhelpers.show.analyses import similarity_heatmap
 from mdhelpers.show.style import (
+    DPI,
     EXAMPLE_COLORS,
     INK,
     NULL_COLOR,
     escape_markdown,
     label_text,
     legend_below,
+    one_line,
     use_style,
 )
 from mdhelpers.show.transformations import FAMILIES, gallery
@@ -185,9 +185,24 @@ def expand_figures(
             raise ValueError(f"{page}: no figure {name!r}; there are {', '.join(FIGURES)}.")
         file = f"figures/{path.split('.')[-1]}-{name}.png"
         files[file], alternative = drawn(FIGURES[name], look_up(path))
-        return f"![{escape_markdown(alternative)}]({file})"
+        width = round(int.from_bytes(files[file][16:20], "big") / 2)  # of PNG's header
+        told = f":alt: {one_line(alternative)}\n:width: {width}px\n:class: {size_class(width)}"
+        return f":::{{figure}} {file}\n{told}\n\n{escape_markdown(captions(name))}\n:::"
 
     return _FIGURE.sub(replace, text), files
+
+
+def size_class(width: int) -> str:
+    """By which a page's style knows how wide, in inches, a picture of so many pixels is."""
+    return f"inches-{ceil(width / DPI)}"
+
+
+def captions(name: str) -> str:
+    """What stands below a figure: the first sentence of what draws it."""
+    draw = FIGURES[name]
+    lines = (getattr(draw, "func", draw).__doc__ or "").strip().split("\n\n")
+    family = name.removeprefix("transformations_").replace("_", " ")
+    return " ".join(lines[0].split()) + (f" Family: {family}." if family != name else "")
 
 
 def drawn(draw: Callable[[Any], tuple[Figure, str]], data: Any) -> tuple[bytes, str]:
@@ -307,7 +322,6 @@ FIGURES: dict[str, Callable[[Any], tuple[Figure, str]]] = {
 } | {f"transformations_{family}": partial(gallery, family) for family in FAMILIES}
 
 _PLACEHOLDER = re.compile(r"\{\{\s*([^{}|]+?)\s*(?:\|\s*([^{}]+?)\s*)?\}\}")
-_PROGRESS = re.compile(r"\d+%\|")
 _TITLE = re.compile(r"^# .+$", re.MULTILINE)
 
 
@@ -375,119 +389,3 @@ def with_header(text: str, header: str, *, page: str) -> str:
             "Markdown cell)."
         )
     return f"{text[: title.end()]}\n\n{header}\n{text[title.end() :]}"
-
-
-def publishable(notebook: dict, header: str, *, page: str) -> dict:
-    """Copy an executed notebook, with ``header`` under its title and without progress bars.
-
-    Parameters
-    ----------
-    notebook : dict
-        An executed notebook, format 4.
-    header : str
-        Markdown: provenance, and a banner where there is one. It replaces what
-        `mdhelpers.show.style.show_provenance` showed when the notebook ran.
-    page : str
-        Name of the notebook, for messages.
-
-    Raises
-    ------
-    ValueError
-        When the notebook has no title, was not run to its end, or failed.
-    """
-    notebook = copy.deepcopy(notebook)
-    _check_finished(notebook, page=page)
-    titled = next((c for c in notebook["cells"] if c["cell_type"] == "markdown"), None)
-    if titled is None:
-        raise ValueError(f"{page} has no Markdown cell; begin it with a title.")
-    titled["source"] = with_header(_source(titled), header, page=page)
-    for cell in notebook["cells"]:
-        if "injected-parameters" in cell["metadata"].get("tags", ()):
-            cell["source"] = _source(cell).replace(
-                "# Parameters\n", "# The values of this run\n", 1
-            )
-        if cell["cell_type"] == "code":
-            cell["outputs"] = [kept for kept in map(_for_readers, cell["outputs"]) if kept]
-    describe_figures(notebook["cells"])
-    notebook["metadata"].pop("papermill", None)
-    return notebook
-
-
-FRAMES = ("mosaic", "image_rows")  # what puts into a figure what another function made
-
-
-def describe_figures(cells: Sequence[dict]) -> None:
-    """Give each figure of a notebook's cells a text alternative, which MyST-NB takes from a cell.
-
-    It is what the functions of `mdhelpers.show` that drew the figure say of themselves; of a figure
-    that a cell draws by itself, what stands above it.
-    """
-    modules: dict[str, str] = {}
-    above = ""
-    for cell in cells:
-        if cell["cell_type"] == "markdown":
-            above = first_sentence(_source(cell))
-        elif cell["cell_type"] == "code":
-            tree = _parsed(_source(cell))
-            for node in ast.walk(tree):
-                if isinstance(node, ast.ImportFrom) and node.module == "mdhelpers.show":
-                    modules |= {n.asname or n.name: f"{node.module}.{n.name}" for n in node.names}
-            if any("image/png" in output.get("data", ()) for output in cell["outputs"]):
-                said = " ".join(_drawn_by(tree, modules)) or above
-                cell["metadata"].setdefault("mystnb", {})["image"] = {"alt": said}
-
-
-def _parsed(source: str) -> ast.Module:
-    try:
-        return ast.parse(source)
-    except SyntaxError:  # a cell of IPython's own commands
-        return ast.Module([], [])
-
-
-def _drawn_by(tree: ast.Module, modules: Mapping[str, str]) -> list[str]:
-    """The first sentences of what is called in a cell, of the book's functions that draw."""
-    found = []
-    for node in ast.walk(tree):
-        called = node.func if isinstance(node, ast.Call) else None
-        if isinstance(called, ast.Attribute) and isinstance(called.value, ast.Name):
-            module = modules.get(called.value.id)
-            function = getattr(import_module(module), called.attr, None) if module else None
-            if function is not None and function.__doc__ and called.attr not in FRAMES:
-                found.append(first_sentence(function.__doc__))
-    return list(dict.fromkeys(found))
-
-
-def first_sentence(text: str) -> str:
-    """The first sentence of Markdown or a docstring, without headings and marks of either."""
-    lines = [line for line in text.strip().splitlines() if not line.startswith(("#", ":::"))]
-    words = " ".join(" ".join(lines).split())
-    plain = re.sub(r"\[([^\]]*)\]\([^)]*\)|[`*$]|\{\w+\}|,? \(n_[^)]*\)", r"\1", words)
-    return re.split(r"(?<=[.?!])(?<!App\.)\s", plain, maxsplit=1)[0]
-
-
-def _source(cell: Mapping[str, Any]) -> str:
-    return "".join(cell["source"])
-
-
-def _check_finished(notebook: dict, *, page: str) -> None:
-    code = [c for c in notebook["cells"] if c["cell_type"] == "code" and _source(c).strip()]
-    for number, cell in enumerate(code, start=1):
-        for output in cell["outputs"]:
-            if output["output_type"] == "error":
-                raise ValueError(
-                    f"{page}: code cell {number} failed with {output['ename']}: "
-                    f"{output['evalue']}. Mend it and run the study again."
-                )
-        if cell["execution_count"] is None:
-            raise ValueError(f"{page}: code cell {number} was not run. Run the study to its end.")
-
-
-def _for_readers(output: dict) -> dict | None:
-    """Drop what the header says already, and progress bars, which are for the one who waits."""
-    if "mdhelpers-provenance" in "".join(output.get("data", {}).get("text/html", "")):
-        return None
-    if output["output_type"] != "stream" or output["name"] != "stderr":
-        return output
-    lines = re.split(r"(?<=[\n\r])", "".join(output["text"]))
-    text = "".join(line for line in lines if not _PROGRESS.search(line) and not line.endswith("\r"))
-    return {**output, "text": text} if text.strip() else None

@@ -45,6 +45,7 @@ SCRIPT_FONTS = (  # for what FONT lacks, where they are installed
 )  # fmt: skip
 LONG_LABEL, LEGEND_WIDTH = 48, 76  # characters: longer ones stand one a row; the most
 NO_GLYPH = "□"
+DPI = 110  # of a page; pictures have twice as many
 
 
 _UNSEEN = {"agg", "cairo", "pdf", "pgf", "ps", "svg", "template"}  # what a notebook shows none of
@@ -52,8 +53,10 @@ _UNSEEN = {"agg", "cairo", "pdf", "pgf", "ps", "svg", "template"}  # what a note
 
 def _show_figures() -> None:
     shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
-    if hasattr(shell, "kernel") and plt.get_backend().lower() in _UNSEEN:
-        shell.run_line_magic("matplotlib", "inline")
+    if hasattr(shell, "kernel"):
+        if plt.get_backend().lower() in _UNSEEN:
+            shell.run_line_magic("matplotlib", "inline")
+        shell.run_line_magic("config", "InlineBackend.figure_formats = ['retina']")
 
 
 def use_style() -> None:
@@ -67,8 +70,8 @@ def use_style() -> None:
     plt.rcParams.update(
         {
             "figure.figsize": (6.4, 3.8),
-            "figure.dpi": 110,
-            "savefig.dpi": 110,
+            "figure.dpi": DPI,
+            "savefig.dpi": 2 * DPI,
             "figure.constrained_layout.use": True,
             "figure.facecolor": "white",
             "font.family": [FONT, *installed_fonts()],

@@ -61,13 +61,14 @@ SETUP = """<details class="setup"><summary>Imports and parameters</summary>
 {told}
 """
 END = "</details>"
+_STAGE = re.compile(r"\w\(\s*run\b")  # a call that carries out, or reads, a step of the run
 _RUN = ("study", "profile", "runs_dir")
 
 
 def with_folds(cells: Sequence[dict]) -> list[dict]:
     """Fold imports and parameters into one, and the code of what is shown below what it made.
 
-    Code that shows nothing, such as a formula written out, stays in sight.
+    Code that shows nothing stays in sight where it is a formula written out, and no call of a step.
     """
     imports = next((i for i, c in enumerate(cells) if c["cell_type"] == "code"), None)
     opened = next((i for i, c in enumerate(cells) if "open_run(" in _code(c)), None)
@@ -78,7 +79,7 @@ def with_folds(cells: Sequence[dict]) -> list[dict]:
         if cell["cell_type"] == "markdown":  # a heading would begin a section within the fold
             cell["source"] = re.sub(r"^#+ (.+)$", r"**\1**", _source(cell), flags=re.MULTILINE)
     for cell in (*cells[:imports], *cells[opened + 1 :]):
-        if cell.get("outputs"):
+        if cell.get("outputs") or _STAGE.search(_code(cell)):
             tags = cell["metadata"].setdefault("tags", [])
             cell["metadata"]["tags"] = [*tags, "hide-input"]
     if setup:

@@ -201,7 +201,7 @@ def captions(name: str) -> str:
     """What stands below a figure: the first sentence of what draws it."""
     draw = FIGURES[name]
     lines = (getattr(draw, "func", draw).__doc__ or "").strip().split("\n\n")
-    family = name.removeprefix("transformations_").replace("_", " ")
+    family = name.removeprefix(GALLERY)
     return " ".join(lines[0].split()) + (f" Family: {family}." if family != name else "")
 
 
@@ -216,7 +216,7 @@ def drawn(draw: Callable[[Any], tuple[Figure, str]], data: Any) -> tuple[bytes, 
 
 
 def lds_by_method(budgets: Mapping[str, Any]) -> tuple[Figure, str]:
-    """LDS of each method against the number of models, a panel an algorithm."""
+    """LDS of each method against the number of models, a panel per algorithm."""
     rows, settings = budgets["rows"], budgets["settings"]
     figure, axes = plt.subplots(1, 2, figsize=(9, 4.4), sharey=True)
     told = []
@@ -315,11 +315,12 @@ def similarity(recorded: Mapping[str, Any]) -> tuple[Figure, str]:
     return figure, f"How alike algorithms are. With {names[0]}: {', '.join(told[1:])}."
 
 
+GALLERY = "transformations_"
 FIGURES: dict[str, Callable[[Any], tuple[Figure, str]]] = {
     "lds_by_method": lds_by_method,
     "power": power,
     "similarity": similarity,
-} | {f"transformations_{family}": partial(gallery, family) for family in FAMILIES}
+} | {GALLERY + family: partial(gallery, family) for family in FAMILIES}
 
 _PLACEHOLDER = re.compile(r"\{\{\s*([^{}|]+?)\s*(?:\|\s*([^{}]+?)\s*)?\}\}")
 _TITLE = re.compile(r"^# .+$", re.MULTILINE)

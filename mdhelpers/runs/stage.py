@@ -52,6 +52,7 @@ PREDICTIONS = "09_prediction_level"
 TILTING = "10_reweighting"
 PROBES = "11_patch_and_factors"
 SEVERAL = "12_several_algorithms"
+FURTHER = "13_further_analyses"
 STORE = ".zarr"
 
 

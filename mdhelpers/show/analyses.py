@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 
 from mdhelpers.method.comparison import COMPARISONS
 from mdhelpers.runs.run import Run
-from mdhelpers.runs.stage import COMPARISON
+from mdhelpers.runs.stage import FURTHER
 from mdhelpers.show.style import (
     ALGORITHM_COLORS,
     DEFAULT_NAMES,
@@ -234,8 +234,8 @@ def _models_axis(ax: Axes, n_models: pd.Series) -> None:
 
 
 def figures_of(run: Run) -> dict:
-    """What stage 04 recorded of the analyses, perhaps nothing."""
-    return run.results.get(COMPARISON, {}).get("analyses", {})
+    """What stage 13 recorded of the analyses, perhaps nothing."""
+    return run.results.get(FURTHER, {}).get("analyses", {})
 
 
 ON = {"all": "all models", "half": "half of the models", "others": "the other half"}

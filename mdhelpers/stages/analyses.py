@@ -1,4 +1,4 @@
-"""The further analyses of stage 04: similarity, many components, fewer models, disagreement.
+"""Stage 13: similarity, many components, fewer models, disagreement.
 
 Appendices F.1 to F.4 of the paper on one study. Where models are at hand, two samples that share
 none are fitted at several sizes; they serve F.1 (an algorithm's cosine with itself), F.2 (what
@@ -7,7 +7,7 @@ components explain on other models) and F.3. All of it is written into the run's
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -26,35 +26,15 @@ from mdhelpers.analyses.similarity import (
 )
 from mdhelpers.method.comparison import Comparison, compare
 from mdhelpers.method.datamodels import Datamodels
-from mdhelpers.stages.models import StudyModels
-from mdhelpers.training.tasks import TrainingPlan
+from mdhelpers.runs.run import Run
+from mdhelpers.runs.stage import COMPARISON, DATAMODELS, FURTHER, MODELS
+from mdhelpers.stages.comparison import ModelsGiven, models_given, read_comparison
+from mdhelpers.stages.datamodels import how_fitted
+from mdhelpers.stages.models import StudyModels, read_models
+from mdhelpers.training.tasks import TrainingPlan, device_here
 
 FOLDER = "analyses"
 _COUNTS = ("cosines", "components", "directions")  # tables of ModelCounts
-
-
-@dataclass(frozen=True, eq=False)
-class ModelsGiven:
-    """What the analyses need of the models.
-
-    Attributes
-    ----------
-    fits : pair of callables
-        As `mdhelpers.method.datamodels.Fitter` makes them, of algorithms 1 and 2.
-    n_models : int
-        Models of each algorithm that can be fitted on.
-    slots : ndarray of int, shape (n_models,), or None
-    margins : pair of ndarray, shape (any models, n_test)
-        Correct-class margins, as the models gave them.
-    predictions : pair of ndarray of int, shape (any models, n_test), or None
-        Classes that models of each algorithm predict, see :func:`predictions_of_kept`.
-    """
-
-    fits: tuple
-    n_models: int
-    slots: np.ndarray | None
-    margins: tuple[np.ndarray, np.ndarray]
-    predictions: tuple[np.ndarray, np.ndarray] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,10 +73,42 @@ class Analyses:
         return Similarity(tuple(names), table)
 
 
+def analyse_further(run: Run, *, seed: int = 0, device: str = "auto") -> Analyses:
+    """Stage 13: appendices F.1 to F.4 on what stage 04 compared.
+
+    Parameters
+    ----------
+    run
+        The run's folder, with stage 04 finished.
+    seed
+        Of the samples of models and of test images.
+    device
+        Where fits and comparisons are computed.
+
+    """
+    compared = read_comparison(run)
+    elsewhere = "scores" in run.manifest(COMPARISON)["parameters"]
+    after = [COMPARISON] if elsewhere else [MODELS, DATAMODELS, COMPARISON]
+    stage = run.stage(FURTHER, {"seed": seed}, after=after)
+    with stage.working() as needed:
+        if needed:
+            about = {"seed": seed, "device": device_here(device)}
+            given, predictions = None, None
+            if not elsewhere:
+                models = read_models(run, device=about["device"])
+                given = models_given(run, models, replace(how_fitted(run), seed=seed))
+                predictions = predictions_of_kept(models)
+            found = analyse(compared.datamodels, compared.comparison, given, predictions, **about)
+            stage.keep(tables=tables_of(found), figures=figures_of(found))
+    run.check(FURTHER)
+    return analyses_of(run.kept(FURTHER))
+
+
 def analyse(
     datamodels: tuple[Datamodels, Datamodels],
     comparison: Comparison,
     given: ModelsGiven | None = None,
+    predictions: tuple[np.ndarray, np.ndarray] | None = None,
     *,
     seed: int = 0,
     device: str = "cpu",
@@ -110,6 +122,8 @@ def analyse(
     comparison : Comparison
         Of these datamodels.
     given : ModelsGiven, optional
+    predictions : pair of ndarray of int, shape (any models, n_test), optional
+        Classes that models of each algorithm predict, see :func:`predictions_of_kept`.
     seed : int
         Of the samples of models and of test examples.
     device : str
@@ -129,7 +143,7 @@ def analyse(
         by_algorithm = zip(("1", "2"), zip(*halves, strict=True), strict=True)
         alike = similarity({number: list(fits) for number, fits in by_algorithm}, device=device)
         counts = effect_of_model_count(samples, n_directions=_most(comparison), device=device)
-    disagreement = _disagreement(weights, comparison, given, seed, device)
+    disagreement = _disagreement(weights, comparison, given, predictions, seed, device)
     return Analyses(pd.concat(curves, ignore_index=True), alike, counts, disagreement)
 
 
@@ -169,10 +183,10 @@ def _keeps_networks(plan: TrainingPlan, algorithm: int) -> bool:
 
 
 def _disagreement(
-    weights, comparison, given: ModelsGiven, seed: int, device: str
+    weights, comparison, given: ModelsGiven, predictions, seed: int, device: str
 ) -> pd.DataFrame | None:
     """Directions without the test examples on which predictions differ, as far as is known."""
-    rule, models = "predictions", given.predictions
+    rule, models = "predictions", predictions
     if models is None:
         rule, models = "margins", given.margins
     about, tables = {"rule": rule, "n_models": min(map(len, models))}, []

@@ -1,8 +1,7 @@
 """Stage 04: the algorithms' residuals, their principal directions, and what noise alone would make.
 
 Datamodels of stage 03 are compared, or scores that were made elsewhere. With models at hand the
-directions' gaps are cross-fitted and weighed against a null, and appendices F.1 to F.4 are carried
-out on the same models (`mdhelpers.stages.analyses`).
+directions' gaps are cross-fitted and weighed against a null.
 """
 
 from __future__ import annotations
@@ -27,15 +26,6 @@ from mdhelpers.method.uses import Margins
 from mdhelpers.runs.run import Run
 from mdhelpers.runs.stage import COMPARISON, DATA, DATAMODELS, MODELS, TILTING
 from mdhelpers.stages import gradients
-from mdhelpers.stages.analyses import (
-    Analyses,
-    ModelsGiven,
-    analyse,
-    analyses_of,
-    figures_of,
-    predictions_of_kept,
-    tables_of,
-)
 from mdhelpers.stages.data import read_data
 from mdhelpers.stages.datamodels import HowFitted, how_fitted, read_datamodels
 from mdhelpers.stages.models import StudyModels, read_models
@@ -65,9 +55,6 @@ class StudyComparison:
         (`mdhelpers.method.uses`); empty where there are too few models or slots to tell.
     datamodels
         Both algorithms' datamodels, as compared.
-    further
-        The analyses of appendices F.1 to F.4, or None where the run was made without them.
-
     """
 
     comparison: Comparison
@@ -75,7 +62,27 @@ class StudyComparison:
     null: pd.DataFrame | None
     uses: pd.DataFrame | None
     datamodels: tuple[Datamodels, Datamodels]
-    further: Analyses | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class ModelsGiven:
+    """What comparisons of a study's models need of them.
+
+    Attributes
+    ----------
+    fits : pair of callables
+        As `mdhelpers.method.datamodels.Fitter` makes them, of algorithms 1 and 2.
+    n_models : int
+        Models of each algorithm that can be fitted on.
+    slots : ndarray of int, shape (n_models,), or None
+    margins : pair of ndarray, shape (any models, n_test)
+        Correct-class margins, as the models gave them.
+    """
+
+    fits: tuple
+    n_models: int
+    slots: np.ndarray | None
+    margins: tuple[np.ndarray, np.ndarray]
 
 
 def compare_algorithms(
@@ -149,7 +156,7 @@ def compare_algorithms(
             about = {"seed": seed, "device": device_here(device)}
             directions = {"n_directions": n_directions, "rotation": rotation}
             comparison = compare(*datamodels, **directions, **about)
-            files, tables, figures, given = {}, {}, {}, None
+            files, tables, figures = {}, {}, {}
             if elsewhere:
                 pairs = zip(SCORES, datamodels, strict=True)
                 files = {name: partial(save_datamodels, scores) for name, scores in pairs}
@@ -169,13 +176,11 @@ def compare_algorithms(
                 gaps = ordered(halves.directions)
                 tables = {"gaps": gaps, "null": null, "uses": in_rank(halves.uses, gaps)}
                 figures = gap_figures(halves) | null_figures(null)
-            further = analyse(datamodels, comparison, given, **about)
-            figures |= figures_of(further)
             figures |= {"n_zero": comparison.n_zero.tolist()}
             figures["left_out"] = int(comparison.left_out.sum())
             figures["cosine_median"] = float(np.nanmedian(comparison.cosines))
             stage.keep(
-                tables=tables | tables_of(further),
+                tables=tables,
                 files={FILE: partial(save_comparison, comparison)} | files,
                 figures=figures,
             )
@@ -205,7 +210,6 @@ def read_comparison(
         tables.get("null"),
         tables.get("uses"),
         datamodels or compared_datamodels(run),
-        analyses_of(tables),
     )
 
 
@@ -271,7 +275,7 @@ def cross_fit(
 
 
 def models_given(run: Run, models: StudyModels, how: HowFitted) -> ModelsGiven:
-    """Fits on any of the models as stage 03 made them; all models' margins, and predictions."""
+    """Fits on any of the models as stage 03 made them; all models' margins."""
     trained = [models.all(a) for a in (1, 2)]
     fitting = [each.rows(slice(models.n_heldout, None)) for each in trained]
     scores = [gradients.read_scores(run, a) if how.by_gradients else None for a in (1, 2)]
@@ -280,7 +284,6 @@ def models_given(run: Run, models: StudyModels, how: HowFitted) -> ModelsGiven:
         n_models=len(fitting[0].masks),
         slots=models.slots(fitting[0]),
         margins=tuple(each.margins for each in trained),
-        predictions=predictions_of_kept(models),
     )
 
 

@@ -19,13 +19,13 @@ from mdhelpers.show.style import use_style
 from mdhelpers.stages import data as stages_data
 from mdhelpers.stages import models as stages_models
 from mdhelpers.stages.analyses import (
-    ModelsGiven,
     analyse,
     analyses_of,
     figures_of,
     predictions_of_kept,
     tables_of,
 )
+from mdhelpers.stages.comparison import ModelsGiven
 from mdhelpers.training import tasks
 from mdhelpers.training.algorithms import parse_algorithm
 
@@ -36,7 +36,7 @@ class FakeRun:
     names = NAMES
 
     def __init__(self, figures=None):
-        self.results = {} if figures is None else {"04_residual_pca": plain(figures)}
+        self.results = {} if figures is None else {"13_further_analyses": plain(figures)}
 
 
 def world(n_models=N_MODELS, seed=0):
@@ -99,8 +99,8 @@ def test_margins_leave_out_what_only_one_gets_right(found):
 @pytest.fixture(scope="module")
 def predicted():
     datamodels, given = world()
-    given = replace(given, predictions=first_choices(given.margins))
-    return analyse(datamodels, compare(*datamodels, n_directions=4), given)
+    chosen = first_choices(given.margins)
+    return analyse(datamodels, compare(*datamodels, n_directions=4), given, chosen)
 
 
 def test_predictions_leave_out_what_both_get_wrong_in_different_ways_too(predicted, found):

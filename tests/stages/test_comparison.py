@@ -9,7 +9,7 @@ import torch
 from mdhelpers.method.comparison import COMPARISONS
 from mdhelpers.runs.run import Run
 from mdhelpers.show import subpopulations as selections
-from mdhelpers.stages import comparison, data, datamodels, subpopulations
+from mdhelpers.stages import analyses, comparison, data, datamodels, subpopulations
 from mdhelpers.stages import models as stages_models
 from mdhelpers.training import tasks
 from tests.stages.test_models import MODELS as FEW
@@ -28,19 +28,19 @@ def run(tmp_path_factory) -> Run:
     return run
 
 
-def test_the_comparison_has_its_further_analyses(run, capsys):
-    found = comparison.compare_algorithms(run, **BUDGET)
-    assert found.further.counts.cosines["n_models"].max() == 16
-    assert set(found.further.disagreement["comparison"]) == set(COMPARISONS)
-    figures = run.results["04_residual_pca"]["analyses"]
-    alike = found.further.similarity.matrix.loc["1", "2"]
+def test_a_comparison_has_its_further_analyses(run, capsys):
+    comparison.compare_algorithms(run, **BUDGET)
+    found = analyses.analyse_further(run)
+    assert found.counts.cosines["n_models"].max() == 16
+    assert set(found.disagreement["comparison"]) == set(COMPARISONS)
+    figures = run.results["13_further_analyses"]["analyses"]
+    alike = found.similarity.matrix.loc["1", "2"]
     assert figures["similarity"]["pair"] == pytest.approx(alike)
-    again = comparison.compare_algorithms(run, **BUDGET)
-    assert "finished before" in capsys.readouterr().out
-    assert again.further.curves.equals(found.further.curves)
+    again = analyses.analyse_further(run)
+    assert "13_further_analyses: finished before" in capsys.readouterr().out
+    assert again.curves.equals(found.curves)
     (run.path / "analyses" / "curves.parquet").unlink()
-    remade = comparison.compare_algorithms(run, **BUDGET)
-    assert remade.further.curves.equals(found.further.curves)
+    assert analyses.analyse_further(run).curves.equals(found.curves)
 
 
 def votes(models, algorithm) -> list[int]:
@@ -53,10 +53,11 @@ def votes(models, algorithm) -> list[int]:
 
 def test_predictions_of_kept_networks_say_which_images_are_left_out(run):
     comparison.compare_algorithms(run, **BUDGET)
+    analyses.analyse_further(run)
     models = stages_models.read_models(run)
     differ = sum(one != two for one, two in zip(votes(models, 1), votes(models, 2), strict=True))
     assert differ > 0
-    rows = run.results["04_residual_pca"]["analyses"]["disagreement"]
+    rows = run.results["13_further_analyses"]["analyses"]["disagreement"]
     assert [row["rule"] for row in rows] == 2 * ["predictions"]
     assert {(row["left_out"], row["n"], row["n_models"]) for row in rows} == {
         (differ, 30 - differ, 4)

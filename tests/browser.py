@@ -16,7 +16,15 @@ _PICTURES = """() => [...document.querySelectorAll("article img")]
     .filter(e => e.getClientRects().length > 0)
     .map(e => [e, e.getBoundingClientRect()])
     .map(([e, box]) => (
-        {src: e.src.slice(-60), alt: e.alt, width: box.width, right: box.right}))"""
+        {src: e.src.slice(-60), alt: e.alt, width: box.width,
+         right: e.closest("figure") ? 0 : box.right,
+         caption: e.closest("figure")?.querySelector("figcaption")?.innerText ?? "",
+         inches: Number([...e.classList].find(c => c.startsWith("inches-"))?.slice(7) ?? 0)}))"""
+_TOP = """() => [...document.querySelectorAll("article img, .mdx-host")]
+    .filter(e => e.getClientRects().length > 0)
+    .map(e => e.getBoundingClientRect().top + scrollY)[0] ?? 0"""
+FIRST_SCREEN = 1000  # pixels from a page's top to its first figure
+PER_INCH = 72  # pixels an inch of a figure: letters of 9 points are 9 pixels high
 _LOAD_ALL = "() => document.querySelectorAll('article img').forEach(e => e.loading = 'eager')"
 _WIDGETS = """() => [...document.querySelectorAll(".mdx-host")].every(
     e => e.querySelector(".mdx-picture") !== null)"""
@@ -84,6 +92,12 @@ def page_faults(page, path: Path, width: int) -> list[str]:
             found.append(f"picture too small or cut off: {picture}")
         if len(picture["alt"]) < SHORTEST or picture["alt"].endswith((".png", ".svg")):
             found.append(f"picture without a description: {picture}")
+        if picture["inches"] and len(picture["caption"]) < SHORTEST:
+            found.append(f"figure without a caption: {picture}")
+        if picture["inches"] and picture["width"] < PER_INCH * picture["inches"]:
+            found.append(f"text too small in: {picture}")
+    if width > 1000 and path.name[:2].isdigit() and (top := page.evaluate(_TOP)) > FIRST_SCREEN:
+        found.append(f"the first figure is at {top:.0f} px")
     if not page.evaluate(_MATHS):
         found.append("a formula was not set")
     if page.evaluate("() => document.documentElement.scrollWidth") > width + 1:

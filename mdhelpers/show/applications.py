@@ -88,7 +88,7 @@ def flip_dumbbells(ax: Axes, table: pd.DataFrame) -> Axes:
     for label, (values, face, edge, marker) in points.items():
         ax.scatter(values, rows, color=face, edgecolor=edge, marker=marker, label=label, zorder=3)
     ax.scatter(sets["foretold"], rows, color=INK, marker="|", s=90, label="predicted", zorder=4)
-    ax.set_yticks(rows, [str(size) for size in sets["size"]], fontsize=8)
+    ax.set_yticks(rows, [str(size) for size in sets["size"]], fontsize=9)
     ax.set(xlabel="mean margin of the models (logits)", ylabel="images left out")
     legend_below(ax, columns=2)
     return ax
@@ -137,7 +137,7 @@ def image_map(
     for number in () if numbers is None else np.unique(numbers):
         x, y = np.median(at[numbers == number], axis=0)
         paint = {"facecolor": "white", "edgecolor": INK, "boxstyle": "round,pad=0.15", "alpha": 0.9}
-        ax.text(x, y, str(number), ha="center", va="center", size=8, bbox=paint, zorder=4)
+        ax.text(x, y, str(number), ha="center", va="center", size=9, bbox=paint, zorder=4)
     ax.set(xlim=(-0.2, cells + 0.2), ylim=(-0.2, cells + 0.2), aspect="equal")
     ax.axis("off")
     handles = [

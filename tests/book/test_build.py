@@ -71,7 +71,7 @@ def _notebook(name):
         _cell("markdown", f"# {name}\n\nIs $\\theta$ sparse? $$\\min_\\theta \\|\\theta\\|_1$$"),
         _cell("code", "n: int = 1  # how many", tags=["parameters"]),
         _cell("code", "# Parameters\nn = 2\n", tags=["injected-parameters"]),
-        _cell("code", "train()", [bar, _output(text__plain="0.5")]),
+        _cell("code", "run = open_run(study)", [bar, _output(text__plain="0.5")]),
         _cell("code", "figure", [_output(image__png=image, text__plain="<Figure>")]),
         _cell("code", "table", [_output(text__html=table, text__plain="table")]),
     ]
@@ -153,7 +153,7 @@ def test_pages_show_outputs_but_no_progress_bars(built):
     page = (built / "01_data_prep.html").read_text()
     assert "0.5" in page
     assert "50%|" not in page
-    assert "The values of this run" in page
+    assert "Not the defaults: <code" in page
     assert "{{" not in (built / "index.html").read_text()
 
 
@@ -334,37 +334,6 @@ def test_the_run_of_a_stranger_says_nothing_that_comes_alive():
     assert not re.search(r"(?<!\\)[<>`$]|\{\{", header)
     fences = [line for line in header.splitlines() if line.startswith(":::")]
     assert fences == [":::{warning}", ":::", ":::{div} provenance", ":::"]
-
-
-def test_the_header_replaces_the_provenance_that_a_cell_showed():
-    notebook = _notebook("01")
-    shown = _output(text__html='<div class="mdhelpers-provenance">Study toy</div>')
-    notebook["cells"][3]["outputs"] = [shown]
-    published = book_pages.publishable(notebook, "HEADER", page="01")
-    assert published["cells"][0]["source"].startswith("# 01\n\nHEADER\n")
-    assert published["cells"][3]["outputs"] == []
-
-
-def test_failed_and_unfinished_notebooks_are_refused():
-    failed = _notebook("01")
-    error = {"output_type": "error", "ename": "KeyError", "evalue": "'x'", "traceback": []}
-    failed["cells"][3]["outputs"] = [error]
-    with pytest.raises(ValueError, match=r"01: code cell 3 failed with KeyError"):
-        book_pages.publishable(failed, "", page="01")
-    unfinished = _notebook("01")
-    unfinished["cells"][3]["execution_count"] = None
-    with pytest.raises(ValueError, match="code cell 3 was not run"):
-        book_pages.publishable(unfinished, "", page="01")
-
-
-def test_other_messages_on_stderr_are_kept():
-    notebook = _notebook("01")
-    text = "a warning\n 10%|#    | 1/10\n"
-    notebook["cells"][3]["outputs"] = [{"output_type": "stream", "name": "stderr", "text": text}]
-    published = book_pages.publishable(notebook, "", page="01")
-    assert published["cells"][3]["outputs"][0]["text"] == "a warning\n"
-    assert "papermill" in notebook["metadata"]
-    assert "papermill" not in published["metadata"]
 
 
 def test_vendored_files_are_those_listed_and_small_enough():

@@ -9,12 +9,10 @@ import numpy as np
 import pytest
 
 from mdhelpers.book.pages import (
-    describe_figures,
     draw_methods,
     expand,
     expand_figures,
     expand_tables,
-    first_sentence,
     in_format,
     power,
     similarity,
@@ -43,10 +41,12 @@ def expanded(text: str):
 def test_a_figure_becomes_an_image_with_a_text_alternative():
     text, files = expanded("Before\n\n{{ figure lds_by_method recorded.b }}\n\nAfter {{ x }}")
     assert list(files) == ["figures/b-lds_by_method.png"]
-    first, image, last = text.split("\n\n")
+    first, image, caption, last = text.split("\n\n")
     assert (first, last) == ("Before", "After {{ x }}")
-    assert image.endswith("](figures/b-lds_by_method.png)")
+    assert image.startswith(":::{figure} figures/b-lds_by_method.png\n:alt: LDS against")
     assert "for plain lasso from 0.20 with 100 to 0.50 with 400" in image
+    assert ":width: 990px\n:class: inches-9" in image
+    assert caption == "LDS of each method against the number of models, a panel per algorithm.\n:::"
     picture = plt.imread(BytesIO(files["figures/b-lds_by_method.png"]))
     assert picture.shape[1] > 900
     assert np.ptp(picture) > 0
@@ -179,51 +179,3 @@ def test_only_lists_of_rows_make_tables():
 def test_rows_are_chosen_by_a_key_and_values_found_in_parts():
     text = with_tables("{{ table recorded.x.rows where parts | way; parts.a, b:.2f as ab }}")
     assert text.splitlines()[1:] == ["| --- | --: |", "| two | 0.50 |"]
-
-
-# Text alternatives of a notebook's figures.
-
-
-def code(source: str, *, drawn: bool = False) -> dict:
-    outputs = [{"output_type": "display_data", "data": {"image/png": "x"}}] if drawn else []
-    return {"cell_type": "code", "source": source, "metadata": {}, "outputs": outputs}
-
-
-def test_figures_are_described_by_what_drew_them():
-    cells = [
-        code("from mdhelpers.show import comparison as show\nfrom mdhelpers.show import analyses"),
-        {
-            "cell_type": "markdown",
-            "metadata": {},
-            "source": "## T\n\nEach *point* is a model. More.",
-        },
-        code("fig, ax = plt.subplots()\nshow.explained_variance_scatter(ax, found)", drawn=True),
-        code("analyses.similarity(found);", drawn=True),
-        code("plt.plot([1])", drawn=True),
-        code("%matplotlib inline", drawn=True),
-        code("show.null_gaps(run)"),
-    ]
-    describe_figures(cells)
-    said = [cell["metadata"].get("mystnb", {}).get("image", {}).get("alt") for cell in cells]
-    assert said == [
-        None,
-        None,
-        "How much each direction matters to either algorithm (paper, Figure 3, left).",
-        "Mean cosines of both algorithms' datamodels, as measured and corrected for noise (F.1).",
-        "Each point is a model.",
-        "Each point is a model.",
-        None,
-    ]
-
-
-@pytest.mark.parametrize(
-    ("text", "said"),
-    [
-        ("# A\n\nSee [page 7](x.md), `q` and {term}`LDS`. More", "See page 7, q and LDS."),
-        ("LDS of each test example, (n_test,) by name.", "LDS of each test example by name."),
-        ("Of a figure (App. D). More.", "Of a figure (App. D)."),
-        ("", ""),
-    ],
-)
-def test_the_first_sentence_is_plain(text, said):
-    assert first_sentence(text) == said

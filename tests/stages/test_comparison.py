@@ -85,7 +85,8 @@ def test_scores_made_elsewhere_have_curves_and_no_more(tmp_path):
         torch.save({"weight": weights}, tmp_path / f"{number}.pt")
     scores = {f"datamodels_{number}_path": str(tmp_path / f"{number}.pt") for number in (1, 2)}
     run = Run("scores", runs_dir=tmp_path / "runs")
-    found = comparison.compare_algorithms(run, n_directions=3, **scores)
-    assert set(found.further.curves["on"]) == {"all"}
-    assert found.further.counts is None
-    assert list(run.results["04_residual_pca"]["analyses"]) == ["curves"]
+    comparison.compare_algorithms(run, n_directions=3, **scores)
+    found = analyses.analyse_further(run)
+    assert set(found.curves["on"]) == {"all"}
+    assert found.counts is None
+    assert list(run.results["13_further_analyses"]["analyses"]) == ["curves"]

@@ -187,7 +187,7 @@ def sweep_curves(ax: Axes, rows: pd.DataFrame, *, names: Sequence[str] = DEFAULT
     levels = rows.drop_duplicates("place")
     long = max(map(len, levels["level"])) * len(levels) > 18
     turn = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if long else {}
-    ax.set_xticks(levels["place"], levels["level"], fontsize=8, **turn)
+    ax.set_xticks(levels["place"], levels["level"], fontsize=9, **turn)
     ax.set(title=factor_word(rows["factor"].iloc[0]), ylim=(0, 100))
     ax.grid(True, axis="y")
     return ax

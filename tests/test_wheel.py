@@ -16,9 +16,9 @@ assert mdhelpers.__file__.startswith(sys.argv[1]), mdhelpers.__file__
 from mdhelpers.clip.small_clip import CONFIG
 from mdhelpers.clip.words import WORD_LIST
 from mdhelpers.command.cli import app
-from mdhelpers.show import explorer
+from mdhelpers.show import views
 assert CONFIG.read_text() and len(WORD_LIST.read_text().split()) > 100
-assert all((explorer._HERE / name).read_text() for name in ("explorer.js", "explorer.css"))
+assert all(views.esm(name) for name in ("explorer", "play", "recompute")) and views.CSS.read_text()
 sys.argv = ["mdhelpers", "--help"]
 app()
 """

@@ -1,7 +1,7 @@
 """Widgets on built pages, which have no kernel.
 
-The explorer's view is a module of its own that needs no widget manager: its data are put into the
-page, and its pictures beside it. Other widgets are shown as they were last.
+The views of `mdhelpers.show` are modules of their own that need no widget manager: their data are
+put into the page, and their pictures beside it. Other widgets are shown as they were last.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ import json
 from collections.abc import Mapping
 from importlib.resources import files
 from typing import Any
+
+from mdhelpers.show.views import esm
 
 VIEW = "application/vnd.jupyter.widget-view+json"
 STATES = "application/vnd.jupyter.widget-state+json"
@@ -37,24 +39,42 @@ def without_kernel(notebook: dict, *, depth: int) -> dict[str, bytes]:
     """
     states = notebook["metadata"].pop("widgets", {}).get(STATES, {}).get("state", {})
     pictures: dict[str, bytes] = {}
-    lively = False
+    alive: set[str] = set()
     for cell in notebook["cells"]:
         for output in cell.get("outputs", ()):
             shown = output.get("data", {}).pop(VIEW, None)
             if shown is None:
                 continue
             state = states.get(shown["model_id"], {}).get("state", {})
-            if is_explorer(state):
-                body = host(with_files(view_of(state), pictures, "../" * depth))
-                output["data"]["text/html"] = body + ("" if lively else script())
-                lively = True
+            if name := module_of(state):
+                body = host(name, with_files(view_of(state), pictures, "../" * depth))
+                output["data"]["text/html"] = body + ("" if name in alive else script(name))
+                alive.add(name)
             elif still := "".join(still_of(states, shown["model_id"])):
                 output["data"]["text/html"] = f'<div class="still-widget">{still}</div>'
     return pictures
 
 
-def is_explorer(state: Mapping[str, Any]) -> bool:
-    return state.get("_anywidget_id", "") == "mdhelpers.show.explorer.Explorer"
+def last_view(notebook: Mapping[str, Any], name: str) -> dict[str, Any] | None:
+    """What the last view of a module in a notebook shows; None where there is none."""
+    states = notebook["metadata"].get("widgets", {}).get(STATES, {}).get("state", {})
+    found = None
+    for cell in notebook["cells"]:
+        for output in cell.get("outputs", ()):
+            shown = output.get("data", {}).get(VIEW, {})
+            state = states.get(shown.get("model_id"), {}).get("state", {})
+            found = view_of(state) if module_of(state) == name else found
+    return found
+
+
+MODULES = {
+    f"mdhelpers.show.{name}.{name.title()}": name for name in ("explorer", "play", "recompute")
+}
+
+
+def module_of(state: Mapping[str, Any]) -> str:
+    """The module of `mdhelpers.show` that draws a widget; "" of others."""
+    return MODULES.get(state.get("_anywidget_id", ""), "")
 
 
 def view_of(state: Mapping[str, Any]) -> dict[str, Any]:
@@ -63,24 +83,24 @@ def view_of(state: Mapping[str, Any]) -> dict[str, Any]:
     return {key: v for key, v in state.items() if key[0] != "_" and key not in of_jupyter}
 
 
-def host(view: Mapping[str, Any]) -> str:
-    """A place for the view, and its data where a page's script finds them.
+def host(name: str, view: Mapping[str, Any]) -> str:
+    """A place for a module's view, and its data where a page's script finds them.
 
     No sign of HTML stands in the data, so that no text in them can end the script.
     """
     data = json.dumps(view, ensure_ascii=False, separators=(",", ":"))
     for sign in "<>&\u2028\u2029":
         data = data.replace(sign, f"\\u{ord(sign):04x}")
-    return f'<div class="mdx-host"></div><script type="application/json">{data}</script>'
+    place = f'<div class="mdx-host mdx-host-{name}"></div>'
+    return f'{place}<script type="application/json">{data}</script>'
 
 
-def script() -> str:
-    """The view's module, within the page: from a file, a browser loads no module beside it."""
-    source = (files("mdhelpers.show") / "explorer.js").read_text(encoding="utf-8")
-    return (
-        f'<script type="module">{source}\n'
-        'document.querySelectorAll(".mdx-host").forEach(mount);</script>'
-    )
+def script(name: str) -> str:
+    """A module, within the page: from a file, a browser loads no module beside it."""
+    mount = (files("mdhelpers.show") / "mount.js").read_text(encoding="utf-8")
+    source = esm(name).replace("export default {", "const widget = {", 1)
+    every = f'document.querySelectorAll(".mdx-host-{name}").forEach((host) => mount(host, widget));'
+    return f'<script type="module">{source}\n{mount}\n{every}</script>'
 
 
 def with_files(value: Any, pictures: dict[str, bytes], above: str) -> Any:

@@ -32,38 +32,6 @@ function render({ model, el }) {
   return () => STATE.forEach((name) => model.off(`change:${name}`, update));
 }
 
-// A page without a kernel: the traits lie in the script beside the host; its address tells the view.
-export function mount(host) {
-  const values = JSON.parse(host.nextElementSibling.textContent);
-  const listeners = {};
-  const told = new URLSearchParams(location.hash.startsWith(LINK) ? location.hash.slice(LINK.length) : "");
-  for (const [name, value] of told) {
-    if (STATE.includes(name)) values[name] = typeof values[name] === "string" ? value : JSON.parse(value);
-  }
-  const place = `mdx-notes ${location.pathname}`;
-  try { values.notes = localStorage.getItem(place) ?? ""; } catch { /* notes are not kept */ }
-  const model = {
-    still: true,
-    get: (name) => values[name],
-    set(name, value) {
-      if (values[name] === value) return;
-      values[name] = value;
-      if (name === "notes") try { localStorage.setItem(place, value); } catch { /* as above */ }
-      changed.add(name);
-    },
-    on: (event, listener) => (listeners[event] ??= []).push(listener),
-    off(event, listener) { listeners[event] = listeners[event].filter((l) => l !== listener); },
-    save_changes() {
-      const called = new Set([...changed].flatMap((name) => listeners[`change:${name}`] ?? []));
-      changed.clear();
-      called.forEach((listener) => listener());
-    },
-  };
-  const changed = new Set();
-  render({ model, el: host });
-  if (told.size) host.scrollIntoView();
-}
-
 // ---- data -------------------------------------------------------------------------------------
 
 function read(model) {
@@ -89,13 +57,6 @@ function read(model) {
   };
   data.choose = (comparison, direction) => data.set({ comparison, direction, example: -1, trainee: -1 });
   return data;
-}
-
-function unpack({ type, scale, data }) {
-  const bytes = Uint8Array.from(atob(data), (sign) => sign.charCodeAt(0));
-  const whole = type === "int16" ? new Int16Array(bytes.buffer) : new Int32Array(bytes.buffer);
-  if (scale === 1) return [...whole];
-  return Array.from(whole, (value) => (value === -32768 ? NaN : value * scale));
 }
 
 function state(data) {
@@ -525,14 +486,15 @@ function tests(data) {
         h("span", { class: "mdx-tile" }, caseTile(data, number, step * one.n_images + i, `${name}, image ${i + 1}`)))));
     before.replaceChildren(row("as they are", 0), row("changed", at + 1), row("placebo", last + 2));
     bars.replaceChildren(...effectBars(data, one, at));
-    said.textContent = `At ${strength}: ${[1, 2].map((a) => told(data.names[a - 1], one.effects[a][at], one.class_name)).join("; ")}.`;
+    said.textContent = `At ${strength}, confidence in ${one.class_name} changes by: ` +
+      `${[1, 2].map((a) => told(data.names[a - 1], one.effects[a][at])).join("; ")}.`;
     verdict.textContent = `Over all intensities: ${one.sentence}`;
   };
   return { node: all.node, update };
 }
 
-const told = (name, [effect, low, high], what) =>
-  `${name} ${points(effect)} points (${points(low)} to ${points(high)}) surer of ${what}`;
+const told = (name, [effect, low, high]) =>
+  `${name} ${points(effect)} points (${points(low)} to ${points(high)})`;
 
 function effectBars(data, one, at) {
   const shown = [1, 2].flatMap((a) => [[data.names[a - 1], one.effects[a][at], `mdx-effect-${a}`],
@@ -649,24 +611,10 @@ function picture(sheet, place) {
   return tileOf(sheet.sheets[number], `${sheet.kind}-${number}`, tile);
 }
 
-function tileOf(sheet, name, tile, label = "") {
-  const along = (i, count) => (count > 1 ? `${(100 * i) / (count - 1)}%` : "0%");
-  const where = `${along(tile % sheet.columns, sheet.columns)} ${along(Math.floor(tile / sheet.columns), sheet.rows)}`;
-  const node = h("span", { class: `mdx-picture mdx-${name}`, "data-tile": tile, style: `background-position:${where}` });
-  if (label) fill(node, { role: "img", "aria-label": label }, []);
-  return node;
-}
-
-// One rule a sheet: a picture is decoded once, whatever the number of tiles, and only when it is seen.
 function sheets(data) {
-  const wide = ({ width, height }) => Math.max(1, Math.round(72 / Math.max(width, height)));
-  const rule = (name, sheet) => `.${data.uid} .mdx-${name}{background-image:url("${sheet.url}");` +
-    `background-size:${100 * sheet.columns}% ${100 * sheet.rows}%;` +
-    `--width:${sheet.width * wide(sheet)}px;--height:${sheet.height * wide(sheet)}px}`;
-  const rules = [data.test, data.train].flatMap(({ kind, sheets: all }) => all.map((sheet, i) => rule(`${kind}-${i}`, sheet)));
-  const cases = data.hypotheses.map(({ sheet }, i) => rule(`case-${i}-0`, sheet));
-  const first = data.test.sheets[0];
-  return h("style", {}, ...rules, ...cases, `.${data.uid}{--column:${first.width * wide(first)}px}`);
+  const named = [data.test, data.train].flatMap(({ kind, sheets: all }) => all.map((sheet, i) => [`${kind}-${i}`, sheet]));
+  const cases = data.hypotheses.map(({ sheet }, i) => [`case-${i}-0`, sheet]);
+  return sheetRules(data.uid, [...named, ...cases], data.test.sheets[0]);
 }
 
 function className(data, sheet, place) {
@@ -751,42 +699,6 @@ function refocus(root, focus) {
   const same = focus.key && root.querySelector(`${within}[data-${focus.key}="${focus.value}"]`);
   const next = same || root.querySelector(`${within}button`) || root.querySelector("[role=tab][tabindex='0']");
   next?.focus({ preventScroll: true });
-}
-
-// ---- small things -----------------------------------------------------------------------------
-
-// Text in a drawing does not wrap.
-function shortened(name, width = 16) {
-  const signs = [...name];
-  if (signs.length <= width) return name;
-  return `${signs.slice(0, width / 2).join("")}…${signs.slice(1 - width / 2).join("")}`;
-}
-
-function signed(value) {
-  const size = Math.abs(value);
-  return `${value < 0 ? "−" : "+"}${size < 10 && size > 0 ? size.toPrecision(2) : size.toFixed(0)}`;
-}
-
-function points(value) {
-  const text = Math.abs(value).toFixed(1);
-  return Number(text) === 0 ? "0" : `${value < 0 ? "−" : "+"}${text}`;
-}
-
-function percent(value) {
-  return `${value < 0 ? "−" : ""}${Math.abs(value).toPrecision(2)}%`;
-}
-
-function h(tag, attributes, ...children) {
-  return fill(document.createElement(tag), attributes, children);
-}
-
-function fill(node, attributes, children) {
-  for (const [name, value] of Object.entries(attributes)) {
-    if (name.startsWith("on")) node[name] = value;
-    else node.setAttribute(name, value);
-  }
-  node.append(...children.map((child) => (child instanceof Node ? child : String(child))));
-  return node;
 }
 
 export default { render };

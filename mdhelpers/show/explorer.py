@@ -10,7 +10,6 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import anywidget
@@ -22,9 +21,9 @@ from PIL import Image
 from mdhelpers.method.comparison import COMPARISONS
 from mdhelpers.method.subpopulations import random_same_class
 from mdhelpers.show.style import DEFAULT_NAMES, use_word
+from mdhelpers.show.views import CSS, esm
 from mdhelpers.stages.effects import sentence
 
-_HERE = Path(__file__).parent
 _ENDS = ("top", "bottom")
 _N_CONTRAST = 8  # random images of the same classes
 _N_NEIGHBOURS = 6  # training images an algorithm, that help and that hurt
@@ -61,8 +60,8 @@ class Explorer(anywidget.AnyWidget):
         Whatever the reader writes.
     """
 
-    _esm = _HERE / "explorer.js"
-    _css = _HERE / "explorer.css"
+    _esm = esm("explorer")
+    _css = CSS
 
     tab = traitlets.Enum(("directions", "images", "tests"), "directions").tag(sync=True)
     comparison = traitlets.Enum(COMPARISONS, COMPARISONS[0]).tag(sync=True)

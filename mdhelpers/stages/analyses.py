@@ -25,7 +25,9 @@ from mdhelpers.analyses.similarity import (
     variance_curves,
 )
 from mdhelpers.method.comparison import Comparison, compare
-from mdhelpers.method.datamodels import Datamodels
+from mdhelpers.method.datamodels import Datamodels, fit_all, n_scored
+from mdhelpers.method.engines.moments import split_groups
+from mdhelpers.method.evidence import group_models
 from mdhelpers.runs.run import Run
 from mdhelpers.runs.stage import COMPARISON, DATAMODELS, FURTHER, MODELS
 from mdhelpers.stages.comparison import ModelsGiven, models_given, read_comparison
@@ -34,6 +36,8 @@ from mdhelpers.stages.models import StudyModels, read_models
 from mdhelpers.training.tasks import TrainingPlan, device_here
 
 FOLDER = "analyses"
+PARTS = f"{FOLDER}/parts"  # datamodels on halves and quarters of the models
+MOST_WEIGHTS = 250_000  # of a datamodel matrix, that a page can compare by itself
 _COUNTS = ("cosines", "components", "directions")  # tables of ModelCounts
 
 
@@ -99,9 +103,39 @@ def analyse_further(run: Run, *, seed: int = 0, device: str = "auto") -> Analyse
                 given = models_given(run, models, replace(how_fitted(run), seed=seed))
                 predictions = predictions_of_kept(models)
             found = analyse(compared.datamodels, compared.comparison, given, predictions, **about)
-            stage.keep(tables=tables_of(found), figures=figures_of(found))
+            small = compared.datamodels[0].weights.size <= MOST_WEIGHTS
+            parts = fits_of_parts(given, seed=seed) if given and small else {}
+            arrays = {PARTS: parts} if parts else {}
+            stage.keep(tables=tables_of(found), arrays=arrays, figures=figures_of(found))
     run.check(FURTHER)
     return analyses_of(run.kept(FURTHER))
+
+
+def fits_of_parts(given: ModelsGiven, *, seed: int = 0) -> dict[str, np.ndarray]:
+    """Datamodels of both algorithms on halves and quarters of the models.
+
+    Halves are two quarters each. Parts share no initialisation where there are enough of them.
+
+    Returns
+    -------
+    dict of str to ndarray, shape (n_test, n_train), float32
+        By name, ``<parts>_<which>_<algorithm>``; empty where there are too few models.
+    """
+    rng, first = np.random.default_rng(seed), n_scored(*given.fits)
+    groups = group_models(given.n_models, given.slots)
+    try:
+        about = {"n_first": first}
+        quarters = split_groups(given.n_models, 4, rng, given.slots, groups, **about)
+    except ValueError:  # fewer than two models of a slot for each
+        return {}
+    halves = [np.sort(np.concatenate(quarters[i : i + 2])) for i in (0, 2)]
+    named = {f"2_{i}": models for i, models in enumerate(halves)}
+    named |= {f"4_{i}": models for i, models in enumerate(quarters)}
+    jobs = {
+        f"{name}_{a}": (fit, m) for name, m in named.items() for a, fit in enumerate(given.fits, 1)
+    }
+    fitted = fit_all(jobs.values())
+    return {name: np.float32(w) for name, w in zip(jobs, fitted, strict=True)}
 
 
 def analyse(

@@ -243,18 +243,57 @@ def points(value: float, digits: int = 1) -> str:
     return typeset(f"{value:+.{digits}f}")
 
 
+ADDED = {
+    "black_white_patch": "a black and white patch",
+    "cross": "a cross",
+    "dots": "dots",
+    "frame": "a frame",
+    "noise": "noise",
+    "patch": "a patch",
+    "pattern": "a pattern",
+    "rectangles": "rectangles",
+    "ring": "a ring",
+    "scrambled_square": "a scrambled square",
+    "square": "a square",
+    "stripes": "stripes",
+    "tag": "a tag",
+    "tint": "a tint",
+    "web": "a web",
+    "yellow_square": "a yellow square",
+}  # what a person would call these transformations
+
+
+def applied(name: str) -> str:
+    """A transformation as something that one does."""
+    return f"Adding {ADDED[name]}" if name in ADDED else f"Applying {name.replace('_', ' ')}"
+
+
 def sentence(row: dict[str, Any], names: tuple[str, str]) -> str:
     """A verdict, of `StudyEffects.verdicts`, as one would say it."""
-    one, two = (f"{names[a - 1]} {surer(row[f'effect_{a}'])}" for a in (1, 2))
-    what = f"Applying {row['transformation'].replace('_', ' ')}"
+    one, two = (f"{names[a - 1]} models {certain(row[f'effect_{a}'])}" for a in (1, 2))
     dose = f"{row['intensity']:g}{'' if row['unit'].startswith('%') else ' '}{row['unit']}"
-    changes = f"{what} ({dose}) makes {one} and {two} of {row['class_name']}"
-    return f"{changes}: {word_of(row['outcome'], names)}."
+    changes = f"{applied(row['transformation'])} ({dose}) makes {one} of {row['class_name']}"
+    return f"{changes}, and {two}: {word_of(row['outcome'], names)}."
 
 
-def surer(effect: float) -> str:
+def certain(effect: float) -> str:
     """A change of confidence in words, of percentage points."""
-    return f"{abs(effect):.1f} points {'less sure' if round(effect, 1) < 0 else 'surer'}"
+    return f"{abs(effect):.1f} points {'less' if round(effect, 1) < 0 else 'more'} certain"
+
+
+def headline(row: dict[str, Any], names: tuple[str, str]) -> str:
+    """A finding as one would tell it to a friend."""
+    first = more_side(row["outcome"])
+    strong, weak = (row[f"effect_{a}"] for a in (first, 3 - first))
+    changes = f"makes {names[first - 1]} models {abs(strong):.0f} points "
+    changes += f"{'less' if strong < 0 else 'more'} certain that it is “{row['class_name']}”"
+    little = f"{'less' if weak < 0 else 'more'} certain by {abs(weak):.0f}"
+    other = f"{names[2 - first]} models "
+    other += "hardly change" if abs(weak) < HARDLY else f"become {little}"
+    return f"{applied(row['transformation'])} to a picture {changes}; {other}."
+
+
+HARDLY = 2.0  # percentage points
 
 
 def effect_figures(found: StudyEffects, models: EffectModels) -> dict[str, Any]:
@@ -327,16 +366,14 @@ def recovery_of(table: pd.DataFrame, verdicts: pd.DataFrame, data: Dataset) -> p
     return pd.DataFrame(rows, columns=RECOVERY)
 
 
-FIRST_OF = "That is the first of {} findings."
-
-
 def finding_figures(table: pd.DataFrame, models: EffectModels) -> dict[str, Any]:
-    """How many findings there are, each in a sentence, and the first as the headline."""
+    """How many findings there are, each in a sentence, and the largest as the headline."""
     rows = table[table["finding"]].drop_duplicates("hypothesis").to_dict("records")
     said = [sentence(row, models.names) for row in rows]
+    largest = max(rows, key=lambda row: abs(row["difference"]), default=None)
     return {
         "n_findings": len(rows),
         "n_ends": len(table),
         "findings": said,
-        "headline": f"{said[0]} {FIRST_OF.format(len(said))}" if said else f"{NO_FINDING}.",
+        "headline": headline(largest, models.names) if largest else f"{NO_FINDING}.",
     }

@@ -9,7 +9,7 @@ from mdhelpers.data.scenes import make_scenes
 from mdhelpers.show import effects as show
 from mdhelpers.show.style import ALGORITHM_COLORS, NULL_COLOR
 from mdhelpers.stages.effect_cases import EFFECT_COLUMNS, VERDICT_COLUMNS
-from mdhelpers.stages.effects import StudyEffects, points, surer
+from mdhelpers.stages.effects import StudyEffects, certain, headline, points
 
 NAMES = ("fixed", "shifted")
 
@@ -85,17 +85,22 @@ def test_a_verdict_is_told_with_its_figures_and_what_would_decide():
 def test_a_verdict_in_a_sentence():
     said = show.told(found(), NAMES)["verdict"].tolist()
     assert said[0] == (
-        "Applying tag (6 px) makes fixed 30.0 points surer and shifted 1.0 points surer of boat: "
+        "Adding a tag (6 px) makes fixed models 30.0 points more certain of boat, "
+        "and shifted models 1.0 points more certain: "
         "only fixed responds."
     )
 
 
 @pytest.mark.parametrize(
     ("effect", "words"),
-    [(-0.04, "0.0 points surer"), (-7.76, "7.8 points less sure"), (0.0, "0.0 points surer")],
+    [
+        (-0.04, "0.0 points more certain"),
+        (-7.76, "7.8 points less certain"),
+        (0.0, "0.0 points more certain"),
+    ],
 )
 def test_changes_of_confidence_are_said(effect, words):
-    assert surer(effect) == words
+    assert certain(effect) == words
 
 
 @pytest.mark.parametrize(
@@ -150,3 +155,17 @@ def test_images_stand_untouched_then_changed_and_last_their_placebo():
     changed = [(image != first[0]).any(axis=-1).sum() for image in first]
     assert changed[0] == 0 < changed[1] < changed[2]
     assert 0 < changed[3] <= changed[2]
+
+
+def test_a_headline_is_what_one_would_tell_a_friend():
+    row = {"outcome": "only_1", "transformation": "tag", "class_name": "boat"}
+    row |= {"effect_1": 30.4, "effect_2": -0.5}
+    assert headline(row, NAMES) == (
+        "Adding a tag to a picture makes fixed models 30 points more certain that it is “boat”; "
+        "shifted models hardly change."
+    )
+    row |= {"outcome": "more_2", "effect_1": 10.8, "effect_2": 37.7, "transformation": "blur"}
+    assert headline(row, NAMES) == (
+        "Applying blur to a picture makes shifted models 38 points more certain that it is “boat”; "
+        "fixed models become more certain by 11."
+    )

@@ -7,7 +7,6 @@ import io
 import json
 import shutil
 import threading
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -16,10 +15,10 @@ import pytest
 import traitlets
 from PIL import Image
 
-import mdhelpers
 from mdhelpers.book.widgets import host, script
 from mdhelpers.show import explorer as view
 from mdhelpers.show.explorer import Explorer, explorer, packed, sprite_sheet
+from mdhelpers.show.views import CSS, esm
 
 N_TEST, N_TRAIN, TOP_K = 60, 40, 5
 CLASS_NAMES = ("boat", "fish", "house")
@@ -287,8 +286,8 @@ class QuietHandler(http.server.SimpleHTTPRequestHandler):
 @pytest.fixture(scope="module")
 def address(widget, tmp_path_factory):
     folder = tmp_path_factory.mktemp("page")
-    for name in ("explorer.js", "explorer.css"):
-        shutil.copy(Path(mdhelpers.__file__).parent / "show" / name, folder)
+    (folder / "explorer.js").write_text(esm("explorer"))
+    shutil.copy(CSS, folder)
     state = {name: getattr(widget, name) for name in VIEW_TRAITS}
     (folder / "state.json").write_text(json.dumps(state))
     (folder / "index.html").write_text(PAGE)
@@ -464,10 +463,11 @@ def test_all_images_are_sorted_filtered_and_found(page, inputs):
 def test_tests_show_effects_dose_by_dose(page):
     page.get_by_role("tab", name="Tests").click()
     panel = page.locator(".mdx-tests")
-    assert "At 5 px: fixed +30.0 points (+25.0 to +35.0) surer of boat" in panel.inner_text()
+    said = "At 5 px, confidence in boat changes by: fixed +30.0 points (+25.0 to +35.0); shifted"
+    assert said in panel.inner_text()
     page.get_by_label("How strongly").focus()
     page.keyboard.press("ArrowLeft")
-    assert "At 3 px: fixed +10.0 points" in panel.inner_text()
+    assert "At 3 px, confidence in boat changes by: fixed +10.0" in panel.inner_text()
     assert "its placebo" in panel.inner_text()
     tiles = panel.locator(".mdx-preview .mdx-row").nth(1).locator(".mdx-picture").all()
     assert [tile.get_attribute("data-tile") for tile in tiles] == ["2", "3"]
@@ -489,9 +489,9 @@ def test_numbers_can_be_taken_along(page):
 def built(chromium, widget, tmp_path):
     """The view in a page without server and kernel, as the book has it."""
     state = {name: getattr(widget, name) for name in VIEW_TRAITS}
-    body = host(state) + script()
+    body = host("explorer", state) + script("explorer")
     path = tmp_path / "built.html"
-    css = (Path(mdhelpers.__file__).parent / "show/explorer.css").read_text()
+    css = CSS.read_text()
     path.write_text(f"<!doctype html><meta charset=utf-8><style>{css}</style>{body}")
     context = chromium.new_context(has_touch=True, viewport={"width": 400, "height": 800})
     page = context.new_page()

@@ -194,7 +194,7 @@ def expand_figures(
 
 def size_class(width: int) -> str:
     """By which a page's style knows how wide, in inches, a picture of so many pixels is."""
-    return f"inches-{ceil(width / DPI)}"
+    return f"inches-{ceil(width / DPI - 0.25)}"  # a quarter is the white rim
 
 
 def captions(name: str) -> str:

@@ -84,11 +84,11 @@ def similarity_heatmap(ax: Axes, matrix: pd.DataFrame) -> Axes:
 
 
 def variance_curves(further: Analyses | None, *, names: Sequence[str] = DEFAULT_NAMES) -> Figure:
-    """What many components explain under both algorithms, a panel a comparison (Figure 19).
+    """What many components explain under both algorithms, a panel per comparison (Figure 19).
 
     Solid on the datamodels they were found in, dashed on datamodels of other models.
     """
-    fig, axes = plt.subplots(1, 2, figsize=(10, 4.6), sharey=True)
+    fig, axes = plt.subplots(1, 2, figsize=(9, 4.6), sharey=True)
     names = label_texts(names)
     for ax, comparison in zip(axes, COMPARISONS, strict=True):
         if further is None:
@@ -112,7 +112,7 @@ def variance_curves(further: Analyses | None, *, names: Sequence[str] = DEFAULT_
 
 def model_counts(further: Analyses | None, *, names: Sequence[str] = DEFAULT_NAMES) -> Figure:
     """Cosines of datamodels, and directions found again, against the number of models (F.3)."""
-    fig, axes = plt.subplots(1, 2, figsize=(10, 5))
+    fig, axes = plt.subplots(1, 2, figsize=(9, 5))
     counts = further and further.counts
     draw_if(counts and counts.cosines, cosines_by_models, axes[0], names=names)
     draw_if(counts and counts.directions, directions_by_models, axes[1], names=names)
@@ -180,7 +180,7 @@ def components(further: Analyses | None, *, names: Sequence[str] = DEFAULT_NAMES
 
     A panel an algorithm: the components are those of its own datamodels.
     """
-    fig, axes = plt.subplots(1, 2, figsize=(10, 5.6), sharey=True)
+    fig, axes = plt.subplots(1, 2, figsize=(9, 5.6), sharey=True)
     table: pd.DataFrame | None = further and further.counts and further.counts.components
     for algorithm, ax in enumerate(axes, 1):
         draw_if(table, components_by_models, ax, algorithm=algorithm, names=names)

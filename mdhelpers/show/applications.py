@@ -176,7 +176,7 @@ def selection_curves(ax: Axes, table: pd.DataFrame, *, measure: str = "right") -
 
 def removal_panels(removals: Removals) -> Figure:
     """Predicted against found effects, one panel a setting; behind, those on all test images."""
-    fig, axes = plt.subplots(1, 2, figsize=(9.5, 5.6))
+    fig, axes = plt.subplots(1, 2, figsize=(9, 5.6))
     for ax, (setting, title) in zip(axes, SETTINGS.items(), strict=True):
         rows = removals.table[removals.table["setting"] == setting]
         predicted, retrained = (
@@ -192,7 +192,7 @@ def removal_panels(removals: Removals) -> Figure:
 
 def flip_panels(removals: Removals) -> Figure:
     """Margins before and after, one panel a setting."""
-    fig, axes = plt.subplots(1, 2, figsize=(9.5, 6.5))
+    fig, axes = plt.subplots(1, 2, figsize=(9, 6.5))
     for ax, (setting, title) in zip(axes, SETTINGS.items(), strict=True):
         rows = removals.table[removals.table["setting"] == setting]
         draw_if(rows if len(rows) else None, flip_dumbbells, ax)
@@ -233,7 +233,7 @@ def leaked_images(found: StudyApplications, models: StudyModels, *, n: int = 12)
         rows[f"{name}:\ntraining"] = models.dataset.train.images[table["train"]]
         known = table["copy"] if "copy" in table else np.zeros(len(table), bool)
         outlines[f"{name}:\ntraining"] = [TRUTH_COLOR if copy else None for copy in known]
-    fig, ax = plt.subplots(figsize=(9.5, 4))
+    fig, ax = plt.subplots(figsize=(9, 4))
     image_rows(ax, rows, outlines=outlines)
     return fig
 

@@ -380,7 +380,7 @@ def landing(run: Run, models: EffectModels, found: StudyEffects) -> Figure:
     The first of `mdhelpers.stages.effects.read_findings`; without any, the first end that is listed
     and the verdict with the largest difference. Saved as ``figures/landing.png``.
     """
-    fig, (left, right) = plt.subplots(1, 2, figsize=(10, 4), width_ratios=[1.5, 1])
+    fig, (left, right) = plt.subplots(1, 2, figsize=(9, 4), width_ratios=[1.5, 1])
     table, verdicts = read_findings(run), found.verdicts
     first = table.head(1)
     for row in first.itertuples():

@@ -146,7 +146,7 @@ def error_inconsistencies(
 
 def ensemble_panels(found: StudyPredictions, *, names: Sequence[str] = DEFAULT_NAMES) -> Figure:
     """Gain and conversion rate of ensembles against the inconsistency of their errors."""
-    fig, axes = plt.subplots(1, 2, figsize=(9.5, 4.4))
+    fig, axes = plt.subplots(1, 2, figsize=(9, 4.4))
     pairs = found.tables.pairs.dropna(subset="gain")
     for ax, measure in zip(axes, ("gain", "conversion"), strict=True):
         draw_if(pairs if len(pairs) else None, ensemble_scatter, ax, measure=measure, names=names)
@@ -196,8 +196,8 @@ def ensemble_scatter(
 
 
 def confidence_panels(found: StudyPredictions, *, names: Sequence[str] = DEFAULT_NAMES) -> Figure:
-    """The first two models' confidences, on different masks, a panel a kind of pair."""
-    fig, axes = plt.subplots(1, 3, figsize=(11.5, 4.8))
+    """The first two models' confidences, on different masks, a panel per kind of pair."""
+    fig, axes = plt.subplots(1, 3, figsize=(9, 4.8))
     for ax, (pair, sides) in zip(axes, SIDES.items(), strict=True):
         if len(found.right[0]) < 2:
             draw_if(None, None, ax)
@@ -239,7 +239,7 @@ def confidence_confidence(
 
 def angle_panels(found: StudyPredictions, *, names: Sequence[str] = DEFAULT_NAMES) -> Figure:
     """Histograms of the specialisation angle, a panel an outcome in which someone errs."""
-    fig, axes = plt.subplots(1, 3, figsize=(11.5, 4.6), sharey=True)
+    fig, axes = plt.subplots(1, 3, figsize=(9, 4.6), sharey=True)
     angles = found.tables.angles if len(found.tables.angles) else None
     for ax, outcome in zip(axes, ("only 1 right", "only 2 right", "both wrong"), strict=True):
         draw_if(angles, angle_histograms, ax, outcome=outcome, names=names)

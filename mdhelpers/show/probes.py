@@ -93,8 +93,8 @@ def patch_progress(ax: Axes, steps: pd.DataFrame, *, names: Sequence[str] = DEFA
 
 
 def patch_panels(found: StudyProbes, *, names: Sequence[str] = DEFAULT_NAMES) -> Figure:
-    """Differences of the algorithms, a panel a side: patches, shuffled ones, and features."""
-    fig, axes = plt.subplots(1, 2, figsize=(10, 4.2))
+    """Differences of the algorithms, a panel per side: patches, shuffled ones, and features."""
+    fig, axes = plt.subplots(1, 2, figsize=(9, 4.2))
     for side, ax in enumerate(axes, 1):
         rows = found.patch_effects
         rows = rows[(rows["side"] == side) & (rows["algorithm"] == 0)]
@@ -155,7 +155,7 @@ def sweep_panels(
     table = found.sweeps[found.sweeps["class_name"] == class_name]
     factors = table["factor"].unique()
     lines = max(1, -(-len(factors) // COLUMNS))
-    size = {"figsize": (11, 0.6 + 2.2 * lines), "sharey": True, "squeeze": False}
+    size = {"figsize": (9, 0.6 + 2.2 * lines), "sharey": True, "squeeze": False}
     fig, axes = plt.subplots(lines, COLUMNS, **size)
     for ax in axes.flat[len(factors) :]:
         ax.axis("off")

@@ -57,8 +57,7 @@ def recompute(run: Run) -> Recompute | str:
     parts = run.kept_arrays(FURTHER, PARTS)
     compared, data = read_comparison(run), read_data(run)
     fits = {
-        f"{WHOLE}_{a}": rows(np.asarray(d.weights), 8)
-        for a, d in enumerate(compared.datamodels, 1)
+        f"{WHOLE}_{a}": rows(np.asarray(d.weights), 8) for a, d in enumerate(compared.datamodels, 1)
     }
     fits |= {name: rows(np.asarray(weights), 8) for name, weights in parts.items()}
     found = compared.comparison.one_minus_two

@@ -50,7 +50,7 @@ def gallery(family: str, _data: Any = None) -> tuple[Figure, str]:
     """Each kind of a family at its usual intensity, at three sizes, with the placebo beside it."""
     words = of_family(family)
     fig, axes = plt.subplots(
-        len(words), 3 * len(SIZES), figsize=(9.5, 0.98 * len(words) + 0.5), squeeze=False
+        len(words), 3 * len(SIZES), figsize=(9, 0.98 * len(words) + 0.5), squeeze=False
     )
     for block, size in enumerate(SIZES):
         test = make_scenes(n_train=3, n_test=12, size=size, seed=3).test

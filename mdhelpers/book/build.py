@@ -27,7 +27,7 @@ from mdhelpers.base.records import file_digest, unfinished_name
 from mdhelpers.book.executed import publishable
 from mdhelpers.book.pages import expand, expand_figures, look_up, with_header
 from mdhelpers.book.reference import parameter_rows
-from mdhelpers.book.widgets import without_kernel
+from mdhelpers.book.widgets import last_view, view_in_page, without_kernel
 from mdhelpers.runs.notebooks import find_notebooks, read_entries
 from mdhelpers.runs.run import Run, banner, is_run, provenance
 from mdhelpers.runs.stage import EFFECTS
@@ -253,10 +253,30 @@ def _prose(source: Path, run: Run, tree: dict[str, bytes]) -> str:
         for file in (source.parent.parent / "parameters").glob("paper_*.yaml")
     }
     page = source.name
+    text = text.replace("{{ repository }}", repository())
     text, figures = expand_figures(text, lambda path: look_up(values, path, page=page), page=page)
     tree |= figures
-    text = expand(text, values, page=page)
+    text = expand(text.replace(EXPLORER, PLACE), values, page=page)
+    text = text.replace(PLACE, _explorer(run, tree))
     return with_header(text, _header(results, page=page), page=page) if quotes else text
+
+
+EXPLORER, PLACE = "{{ explorer }}", "EXPLORER-STANDS-HERE"
+
+
+def _explorer(run: Run, tree: dict[str, bytes]) -> str:
+    """The view of page 7, which has all that is known; its pictures go into the tree."""
+    page = run.folder / "notebooks" / f"{EFFECTS}.ipynb"
+    view = last_view(json.loads(page.read_text(encoding="utf-8")), "explorer")
+    return view_in_page("explorer", view, tree) if view else ""
+
+
+def repository() -> str:
+    """Where the code is, as the end of a sentence: of a checkout of a public repository."""
+    command = ["git", "-C", str(project_root()), "config", "remote.origin.url"]
+    found = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+    found = re.sub(r"^git@([^:]+):", r"https://\1/", found).removesuffix(".git")
+    return f": [{found}]({found})." if found.startswith("https://") else "."
 
 
 def _header(results: Mapping[str, Any], *, page: str) -> str:

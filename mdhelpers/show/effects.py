@@ -10,7 +10,6 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from mdhelpers.base.records import written
 from mdhelpers.data.datasets import Split
 from mdhelpers.data.transforms import (
     Around,
@@ -18,7 +17,6 @@ from mdhelpers.data.transforms import (
     placebo_images,
     transform_images,
 )
-from mdhelpers.method.subpopulations import random_same_class
 from mdhelpers.runs.run import Run
 from mdhelpers.runs.stage import EFFECTS
 from mdhelpers.show.explorer import Explorer, sprite_sheet
@@ -36,9 +34,8 @@ from mdhelpers.show.style import (
     need_columns,
     nothing_here,
 )
-from mdhelpers.show.subpopulations import explore, members_at
+from mdhelpers.show.subpopulations import explore
 from mdhelpers.stages.data import read_data
-from mdhelpers.stages.effect_models import EffectModels
 from mdhelpers.stages.effects import (
     StudyEffects,
     as_expected,
@@ -49,7 +46,6 @@ from mdhelpers.stages.effects import (
     sentence,
     word_of,
 )
-from mdhelpers.stages.subpopulations import read_subpopulations
 
 MARKERS = {1: "o", 2: "s"}
 
@@ -101,11 +97,12 @@ def effect_panels(
     for ax, (hypothesis, rows) in zip(
         axes.flat, table.groupby("hypothesis", sort=False), strict=False
     ):
-        _hypothesis_curves(ax, hypothesis, rows, names)
+        hypothesis_curves(ax, hypothesis, rows, names)
     return fig
 
 
-def _hypothesis_curves(ax: Axes, hypothesis: str, rows: pd.DataFrame, names) -> None:
+def hypothesis_curves(ax: Axes, hypothesis: str, rows: pd.DataFrame, names) -> None:
+    """One hypothesis' effects on its class, at each intensity, with its placebo."""
     single = rows[rows["algorithm"] > 0]
     feature, placebo = (single[single["kind"] == kind] for kind in ("feature", "placebo"))
     effect_curves(ax, feature, names=names, placebo=placebo)
@@ -372,42 +369,3 @@ class Hypotheses:
         steps.append(placebo_images(self.images, steps[-1], labels=self.labels, seed=self.seed))
         shown = [step[:N_PREVIEWED] for step in (self.images, *steps)]
         return {"n_images": len(shown[0]), "sheet": sprite_sheet(np.concatenate(shown))}
-
-
-def landing(run: Run, models: EffectModels, found: StudyEffects) -> Figure:
-    """The clearest finding in one picture: a subpopulation beside its class, and the effect.
-
-    The first of `mdhelpers.stages.effects.read_findings`; without any, the first end that is listed
-    and the verdict with the largest difference. Saved as ``figures/landing.png``.
-    """
-    fig, (left, right) = plt.subplots(1, 2, figsize=(9, 4), width_ratios=[1.5, 1])
-    table, verdicts = read_findings(run), found.verdicts
-    first = table.head(1)
-    for row in first.itertuples():
-        _landing_images(left, run, models, row)
-    names = first["hypothesis"][first["finding"]].tolist()
-    names += verdicts.loc[verdicts["difference"].abs().nlargest(1).index, "hypothesis"].tolist()
-    for name in names[:1]:
-        rows = found.effects.merge(verdicts[["hypothesis", "class_name", "unit"]])
-        _hypothesis_curves(right, name, rows[rows["hypothesis"] == name], models.names)
-    for ax, empty in ((left, first.empty), (right, not names)):
-        if empty:
-            nothing_here(ax)
-    (run.path / "figures").mkdir(exist_ok=True)
-    with written(run.path / "figures" / "landing.png") as unfinished:
-        fig.savefig(unfinished, format="png", dpi=160)
-    run.stage(EFFECTS, {}).add_output("figures/landing.png")
-    return fig
-
-
-def _landing_images(ax: Axes, run: Run, models: EffectModels, row) -> None:
-    test, names = models.dataset.test, label_texts(models.names)
-    index = members_at(read_subpopulations(run), row.comparison, row.direction, row.end)[:14]
-    others = random_same_class(test.labels, index, 14, seed=1)
-    shown, random = test.images[index], test.images[others]
-    rows = {"at its end": shown[:7], "": shown[7:]}
-    rows |= {"same class,\nat random": random[:7], " ": random[7:]}
-    image_rows(ax, rows)
-    label = f"{comparison_label(row.comparison, names)} #{row.direction}"
-    said = word_of(row.outcome, names) if row.finding else "no finding"
-    ax.set_title(f"{label}: {said}")

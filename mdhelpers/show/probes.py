@@ -94,7 +94,7 @@ def patch_progress(ax: Axes, steps: pd.DataFrame, *, names: Sequence[str] = DEFA
 
 def patch_panels(found: StudyProbes, *, names: Sequence[str] = DEFAULT_NAMES) -> Figure:
     """Differences of the algorithms, a panel per side: patches, shuffled ones, and features."""
-    fig, axes = plt.subplots(1, 2, figsize=(9, 4.2))
+    fig, axes = plt.subplots(1, 2, figsize=(8.2, 4.2))
     for side, ax in enumerate(axes, 1):
         rows = found.patch_effects
         rows = rows[(rows["side"] == side) & (rows["algorithm"] == 0)]

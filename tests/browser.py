@@ -105,19 +105,32 @@ def page_faults(page, path: Path, width: int) -> list[str]:
     return found
 
 
+def barriers(page) -> list[str]:
+    """What axe-core calls serious or critical on the page that is open."""
+    from axe_playwright_python.sync_playwright import Axe
+
+    found = Axe().run(page, options={"resultTypes": ["violations"]}).response["violations"]
+    return [
+        f"{each['impact']} barrier, {each['id']}, {len(each['nodes'])} times: "
+        f"{each['nodes'][0]['html'][:120]}"
+        for each in found
+        if each["impact"] in ("serious", "critical")
+    ]
+
+
 def pages_of(html: Path) -> list[Path]:
     """Return all pages of a built book."""
     return [p for p in sorted(html.rglob("*.html")) if not p.is_relative_to(html / "_static")]
 
 
 def book_faults(html: Path, pages: list[Path]) -> list[str]:
-    """Visit pages at both widths; each fault names page and width."""
+    """Visit pages at both widths, axe too; each fault names page and width."""
     faults: list[str] = []
     for width in WIDTHS:
         seen: list[str] = []
         with offline_page(width, seen) as page:
             for path in pages:
-                seen += page_faults(page, path, width)
+                seen += page_faults(page, path, width) + barriers(page)
                 faults += [f"{path.relative_to(html)} at {width} px: {fault}" for fault in seen]
                 seen.clear()
     return faults

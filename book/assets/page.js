@@ -22,9 +22,13 @@
     ".cell_output, .highlight pre, .pst-scrollable-table-container, div.math, mjx-container").forEach((box) => {
     if (box.scrollWidth > box.clientWidth + 1) {
       box.tabIndex = 0;
-      box.setAttribute("role", "region");
+      box.setAttribute("role", "group");
       box.setAttribute("aria-label", "scrolls sideways");
     }
   });
+  // What the theme says of its own parts to those who listen is not what it shows.
+  document.querySelectorAll(
+    "details.hide > summary, button.search-button-field, button.theme-switch-button").forEach((e) => e.removeAttribute("aria-label"));
+  document.querySelectorAll(".citation-list").forEach((e) => e.removeAttribute("role"));
   window.addEventListener("load", () => { reach(); setTimeout(reach, 1500); });
 })();

@@ -268,7 +268,10 @@ def _explorer(run: Run, tree: dict[str, bytes]) -> str:
     """The view of page 7, which has all that is known; its pictures go into the tree."""
     page = run.folder / "notebooks" / f"{EFFECTS}.ipynb"
     view = last_view(json.loads(page.read_text(encoding="utf-8")), "explorer")
-    return view_in_page("explorer", view, tree) if view else ""
+    if not view:
+        return ""
+    opened = view | ({"tab": "tests"} if view["hypotheses"] else {})
+    return view_in_page("explorer", opened, tree)
 
 
 def repository() -> str:

@@ -123,8 +123,8 @@ def is_stable(captions: pd.DataFrame) -> np.ndarray:
 def best_captions(table: pd.DataFrame, names: Sequence[str], *, n: int = 3) -> Styler | str:
     """The first ``n`` captions of both ends of every direction, against the same class.
 
-    Behind each stand its AUC and its stability; those that are not stable are grey. A star marks
-    the clearest caption of each comparison, the one with the largest z.
+    Behind each stand its AUC and its stability; italics mark those that are not stable. A star
+    marks the clearest caption of each comparison, the one with the largest z.
     """
     if table.empty:
         return "Captions are switched off in this study."
@@ -134,13 +134,13 @@ def best_captions(table: pd.DataFrame, names: Sequence[str], *, n: int = 3) -> S
     worth = [f" ({a:.2f}, {s:.0%})" for a, s in zip(rows["auc"], rows["stability"], strict=True)]
     rows["caption"] = stars + rows["caption"] + worth
     rows["comparison"] = [comparison_label(name, names) for name in rows["comparison"]]
-    rows["grey"] = np.where(is_stable(rows), "", f"color: {NULL_COLOR}")
+    rows["unsure"] = np.where(is_stable(rows), "", "font-style: italic")
     keys = ["comparison", "direction", "end"]
     order = pd.MultiIndex.from_frame(rows[keys].drop_duplicates())
-    shown = rows[rows["rank"] <= n].pivot(index=keys, columns="rank", values=["caption", "grey"])
-    found = rows.groupby(keys)["grey"].agg(lambda grey: (grey == "").sum())
+    shown = rows[rows["rank"] <= n].pivot(index=keys, columns="rank", values=["caption", "unsure"])
+    found = rows.groupby(keys)["unsure"].agg(lambda look: (look == "").sum())
     stable = [f"{count} stable" if count else NONE_STABLE for count in found.loc[order]]
-    said, look = shown["caption"].loc[order], shown["grey"].loc[order]
+    said, look = shown["caption"].loc[order], shown["unsure"].loc[order]
     return plain_table(said.assign(stable=stable), look.assign(stable=""))
 
 

@@ -201,9 +201,9 @@ function ladder(data) {
       : `noise-free gap ${percent(gap)}, interval ${percent(from)} to ${percent(to)}, naively ${percent(first)}`;
     const words = `${one.evidence || (known(one) ? SURE[0] : "not tested")}${star ? ", a finding" : ""}`;
     return h("button", { type: "button", class: `mdx-rung mdx-sure-${one.sure}`, "data-direction": one.number,
-      "aria-label": `direction ${one.number}: ${said} of the variance; evidence: ${words}`,
       onclick: () => data.choose(name, one.number) },
-    h("span", {}, `${star ? "★ " : ""}#${one.number}`), bar, h("small", {}, one.evidence.split(",")[0]));
+    h("span", {}, `${star ? "★ " : ""}#${one.number}`), unseen(`${said} of the variance; ${words}`), bar,
+    h("small", {}, one.evidence.split(",")[0]));
   });
   const update = (now) => {
     if (!drawn.has(now.comparison)) drawn.set(now.comparison, rows(now.comparison));
@@ -216,7 +216,7 @@ function ladder(data) {
       const key = every.some(known) ? [h("i", { class: "mdx-dot" }), " gap without noise, with its 95% interval; ",
         h("i", { class: "mdx-naive" }), " the naive gap"] : [h("i", { class: "mdx-naive" }), " the naive gap: nothing was cross-fitted"];
       node.replaceChildren(
-        h("h4", {}, `Directions of ${title(data, now.comparison)}`),
+        h("h3", {}, `Directions of ${title(data, now.comparison)}`),
         h("p", { class: "mdx-key" }, ...key, ", % of variance"),
         h("div", { class: "mdx-rungs mdx-moves", role: "group", "aria-label": "Directions" }, ...buttons), scale);
     }
@@ -318,11 +318,11 @@ function ends(data) {
     const more = h("button", { type: "button", class: "mdx-more", onclick: () => { many *= 2; update(data.state()); } },
       "more of this direction");
     node.replaceChildren(
-      h("h4", {}, `Test images at the ${now.end}`, h("small", {}, " with their projection")),
+      h("h3", {}, `Test images at the ${now.end}`, h("small", {}, " with their projection")),
       ...(data.test.right.length ? [h("p", { class: "mdx-key" }, ...rightKey(data))] : []),
       h("div", { class: "mdx-grid mdx-end mdx-moves" }, ...tiles),
       ...(many < now.ordered.length ? [more] : []),
-      h("h4", {}, "Random test images of the same classes", h("small", {}, " for contrast")),
+      h("h3", {}, "Random test images of the same classes", h("small", {}, " for contrast")),
       h("div", { class: "mdx-grid mdx-contrast mdx-moves" }, ...others.map((place) => testTile(data, place))));
   };
   const update = (now) => {
@@ -359,16 +359,16 @@ function evidence(data) {
     node.replaceChildren();
     if (word) {
       const lines = uses[end].map((line) => h("li", {}, line));
-      node.append(h("h4", {}, `Evidence: ${word}.`, h("small", {}, ` Who uses what marks the ${end}:`)),
+      node.append(h("h3", {}, `Evidence: ${word}.`, h("small", {}, ` Who uses what marks the ${end}:`)),
         h("ul", { class: "mdx-uses" }, ...(lines.length ? lines : [h("li", {}, "too few to tell")])));
     }
     if (verdict[end]) {
       const told = finding[end] ? "★ A finding." : "No finding of this direction.";
-      node.append(h("h4", {}, `What imitates the ${end}, tested`), h("p", { class: "mdx-verdict" }, `${told} ${verdict[end]}`));
+      node.append(h("h3", {}, `What imitates the ${end}, tested`), h("p", { class: "mdx-verdict" }, `${told} ${verdict[end]}`));
     }
     if (captions[end].length) {
       const items = captions[end].map(([text, score]) => h("li", {}, text, " ", h("small", {}, signed(score))));
-      node.append(h("h4", {}, `Captions that fit the ${end}`), h("ol", {}, ...items));
+      node.append(h("h3", {}, `Captions that fit the ${end}`), h("ol", {}, ...items));
     }
     if (data.features.length && now.reveal) node.append(...truth(data, now));
   };
@@ -385,7 +385,7 @@ function truth(data, now) {
       h("td", {}, auc === undefined ? "–" : auc.toFixed(2)));
   });
   const head = ["planted feature", `at the ${now.end}`, "AUC in its class"];
-  return [h("h4", {}, "The planted truth"), h("table", {},
+  return [h("h3", {}, "The planted truth"), h("table", {},
     h("thead", {}, h("tr", {}, ...head.map((text) => h("th", { scope: "col" }, text)))),
     h("tbody", {}, ...rows))];
 }
@@ -398,7 +398,7 @@ function images(data) {
   const usable = Object.entries(ORDERS).filter(([name]) => data.test.right.length || !["difference", "wrong"].includes(name));
   const order = menu(data, "Sorted by", "order", usable, (value) => { first = 0; data.set({ order: value, example: -1, trainee: -1 }); });
   const only = classes(data);
-  const number = h("input", { type: "number", min: 0, max: Math.max(...data.test.index), "aria-label": "number of a test image" });
+  const number = h("input", { type: "number", min: 0, max: Math.max(...data.test.index) });
   const go = (event) => {
     event.preventDefault();
     const index = Number(number.value);
@@ -411,7 +411,7 @@ function images(data) {
     update(data.state());
   };
   number.addEventListener("input", () => number.setCustomValidity(""));
-  const form = h("form", { class: "mdx-go", onsubmit: go }, h("label", { class: "mdx-menu" }, h("span", {}, "Test image"), number),
+  const form = h("form", { class: "mdx-go", onsubmit: go }, h("label", { class: "mdx-menu" }, h("span", {}, "Number"), number),
     h("button", { type: "submit" }, "show"));
   const turn = (by) => () => { first += by * PAGE; update(data.state()); };
   const back = h("button", { type: "button", onclick: turn(-1) }, "‹ earlier");
@@ -462,7 +462,7 @@ function tests(data) {
   const bars = h("div", { class: "mdx-effects" });
   const said = h("p", { class: "mdx-said", "aria-live": "polite" });
   const verdict = h("p", { class: "mdx-verdict" });
-  all.node.append(h("div", { class: "mdx-main" }, h("div", { class: "mdx-left" }, h("h4", {}, "What was tested"), list),
+  all.node.append(h("div", { class: "mdx-main" }, h("div", { class: "mdx-left" }, h("h3", {}, "What was tested"), list),
     h("div", { class: "mdx-right" }, h("label", { class: "mdx-dose" }, h("span", {}, "How strongly"), slider, dose), before, bars, said, verdict)));
   const update = (now) => {
     show(now);
@@ -481,7 +481,7 @@ function tests(data) {
     const strength = `${one.intensities[at]} ${one.unit}`;
     slider.setAttribute("aria-valuetext", strength);
     dose.textContent = strength;
-    const row = (name, step) => h("div", { class: "mdx-row" }, h("h5", {}, name),
+    const row = (name, step) => h("div", { class: "mdx-row" }, h("h4", {}, name),
       h("div", { class: "mdx-grid" }, ...Array.from({ length: one.n_images }, (_, i) =>
         h("span", { class: "mdx-tile" }, caseTile(data, number, step * one.n_images + i, `${name}, image ${i + 1}`)))));
     before.replaceChildren(row("as they are", 0), row("changed", at + 1), row("placebo", last + 2));
@@ -507,7 +507,7 @@ function effectBars(data, one, at) {
       h("i", { class: "mdx-interval", style: `left:${x(low)}%;width:${x(high) - x(low)}%` })), h("span", {}, points(effect))));
   const scale = h("div", { class: "mdx-effect mdx-scale", "aria-hidden": "true" }, h("span", {}),
     h("span", { class: "mdx-bar" }, ...[-most, 0, most].map((v) => h("span", { style: `left:${x(v)}%` }, points(v)))), h("span", {}));
-  return [h("h4", {}, `Change of confidence in ${one.class_name}`, h("small", {}, " percentage points, 95% intervals")), ...rows, scale];
+  return [h("h3", {}, `Change of confidence in ${one.class_name}`, h("small", {}, " percentage points, 95% intervals")), ...rows, scale];
 }
 
 function caseTile(data, number, tile, label) {
@@ -534,7 +534,7 @@ function ofTest(data, now) {
   if (data.test.right.length) facts.push(`Right about it: ${data.names.map((name, i) =>
     `${data.test.right[i][place].toFixed(0)}% of ${name}’s models`).join(", ")}.`);
   facts.push(`Its two datamodels have a cosine of ${data.test.cosine[place].toFixed(2)}.`);
-  return [h("h4", {}, "What this image hangs on", h("small", {}, " training images by datamodel weight; choose one to see what it moves")),
+  return [h("h3", {}, "What this image hangs on", h("small", {}, " training images by datamodel weight; choose one to see what it moves")),
     large(data.test, place, facts), pulls(data, data.test, place, data.train, ["help most", "hurt most"], trainTile)];
 }
 
@@ -543,7 +543,7 @@ function ofTraining(data, now) {
   const facts = [`Training image ${now.trainee}: ${className(data, data.train, place)}.`];
   const back = h("button", { type: "button", class: "mdx-more", onclick: () => data.set({ trainee: -1 }) },
     `‹ back to test image ${now.example}`);
-  return [h("h4", {}, "What this training image moves", h("small", {}, " test images by datamodel weight")), back,
+  return [h("h3", {}, "What this training image moves", h("small", {}, " test images by datamodel weight")), back,
     large(data.train, place, facts), pulls(data, data.train, place, data.test, ["raised most", "lowered most"], movedTile)];
 }
 
@@ -554,7 +554,7 @@ function large(sheet, place, facts) {
 function pulls(data, sheet, place, others, rows, tile) {
   const { k, n } = sheet.pulls;
   const columns = data.names.map((name, a) => h("div", { class: `mdx-side mdx-algorithm-${a + 1}` },
-    h("h5", {}, `under ${name}`), ...rows.map((what, r) => {
+    h("h4", {}, `under ${name}`), ...rows.map((what, r) => {
       const start = ((a * n + place) * 2 + r) * k;
       const tiles = Array.from({ length: k }, (_, j) => [sheet.pulls.place[start + j], sheet.pulls.weight[start + j]])
         .map(([other, weight]) => (other < 0 ? h("span", { class: "mdx-tile mdx-away" }, "not in this page")
@@ -572,10 +572,10 @@ function testTile(data, place, number = "") {
   const name = className(data, data.test, place);
   const planted = features.map((f) => data.features[f].replaceAll("_", " ")).join(", ");
   const right = data.test.right.map((share, a) => `${share[place].toFixed(0)}% of ${data.names[a]} right`);
-  const said = [`test image ${index}`, name, number && `at ${number}`, ...right].filter(Boolean).join(", ");
-  const button = h("button", { type: "button", class: "mdx-tile", "data-index": index, "aria-label": `${said}: show its training images`,
-    title: said, onclick: () => chooseTest(data, index) },
-  picture(data.test, place), ...shares(data, place), h("span", { class: "mdx-class" }, name), h("small", {}, number));
+  const said = [`test image ${index}`, ...right].join(", ");
+  const button = h("button", { type: "button", class: "mdx-tile", "data-index": index, title: said,
+    onclick: () => chooseTest(data, index) },
+  picture(data.test, place), unseen(said), ...shares(data, place), h("span", { class: "mdx-class" }, name), h("small", {}, number));
   if (planted) button.append(h("small", { class: "mdx-planted" }, swatch(features[0]), ` ${planted}`));
   if (features.length) button.classList.add("mdx-has-feature", `mdx-feature-${features[0] % 5}`);
   return button;
@@ -590,10 +590,9 @@ function shares(data, place) {
 function trainTile(data, place, number) {
   const index = data.train.index[place];
   const name = className(data, data.train, place);
-  return h("button", { type: "button", class: "mdx-tile", "data-train": index,
-    "aria-label": `training image ${index}, ${name}, weight ${number}: show what it moves`, title: `training image ${index}, ${name}`,
+  return h("button", { type: "button", class: "mdx-tile", "data-train": index, title: `training image ${index}`,
     onclick: () => data.set({ trainee: index }) },
-  picture(data.train, place), h("span", { class: "mdx-class" }, name), h("small", {}, number));
+  picture(data.train, place), unseen(`training image ${index}`), h("span", { class: "mdx-class" }, name), h("small", {}, number));
 }
 
 const movedTile = (data, place, number) => testTile(data, place, number);

@@ -58,16 +58,16 @@ function touch(data) {
     grid.replaceChildren(...example.train.map((index, k) => {
       const state = decided.get(k) ?? CHANCE;
       return h("button", { type: "button", class: `mdx-tile mdx-state-${state.replace(" ", "-")}`, onclick: () => turn(k),
-        "aria-label": `training image ${index}, ${classOf(data, "train", index)}: ${state}. Press for ${NEXT[state]}` },
-      pictureOf(data, "train", index), h("span", { class: "mdx-class" }, classOf(data, "train", index)), h("b", {}, state));
+        title: `Press for: ${NEXT[state]}` },
+      pictureOf(data, "train", index), unseen(`training image ${index}`), h("span", { class: "mdx-class" }, classOf(data, "train", index)), h("b", {}, state));
     }));
     lines.replaceChildren(...data.names.flatMap((name, a) => outcome(data, example, decided, name, a)));
   };
   const nodes = (another) => [
     h("p", {}, "Press a training image to put it in, to leave it out, or to leave it to chance. All others are in or out by chance."),
     shown, h("div", { class: "mdx-buttons" }, another, again),
-    h("div", { class: "mdx-main" }, h("div", {}, h("h4", {}, "Training images that matter to it"), grid),
-      h("div", {}, h("h4", {}, "Its margin", h("small", {}, " predicted: a line. Models trained on such subsets: dots")), lines)), about];
+    h("div", { class: "mdx-main" }, h("div", {}, h("h3", {}, "Training images that matter to it"), grid),
+      h("div", {}, h("h3", {}, "Its margin", h("small", {}, " predicted: a line. Models trained on such subsets: dots")), lines)), about];
   const update = (chosen) => {
     [example, decided] = [chosen, new Map()];
     const name = classOf(data, "test", chosen.test);
@@ -116,14 +116,14 @@ function arrowsOf(data) {
   const sort = (i) => row.replaceChildren(...data.sorted[i].test.map((index) => h("span", { class: "mdx-tile" },
     pictureOf(data, "test", index, `test image ${index}`), h("span", { class: "mdx-class" }, classOf(data, "test", index)))));
   const nodes = (another) => [h("div", { class: "mdx-main" }, h("div", {}, shown, h("div", { class: "mdx-buttons" }, another)), plane),
-    rest, h("h4", {}, "A direction sorts the test images", h("small", {}, " from one end to the other, evenly spaced by rank")),
+    rest, h("h3", {}, "A direction sorts the test images", h("small", {}, " from one end to the other, evenly spaced by rank")),
     h("label", { class: "mdx-menu" }, h("span", {}, "Direction"), pick), row];
   const update = (example) => {
     shown.replaceChildren(pictureOf(data, "test", example.test, `test image ${example.test}`),
       h("p", {}, `Test image ${example.test}, ${classOf(data, "test", example.test)}.`));
     plane.replaceChildren(...drawPlane(data, example.cosine));
     rest.replaceChildren(...data.names.map((name, a) => h("div", { class: `mdx-side mdx-algorithm-${a + 1}` },
-      h("h5", {}, `what remains of ${name}’s`, h("small", {}, " training images that weigh most")), h("div", { class: "mdx-grid" },
+      h("h3", {}, `what remains of ${name}’s`, h("small", {}, " training images that weigh most")), h("div", { class: "mdx-grid" },
         ...example.rest[a].map((index) => h("span", { class: "mdx-tile" }, pictureOf(data, "train", index, `training image ${index}`),
           h("span", { class: "mdx-class" }, classOf(data, "train", index))))))));
   };

@@ -32,7 +32,7 @@ function render({ model, el }) {
   const plot = h("div", {});
   const said = h("p", { "aria-live": "polite" });
   const grid = h("div", { class: "mdx-grid" });
-  const head = h("h4", {});
+  const head = h("h3", {});
   root.append(sheetRules(uid, [["test", test.sheet]], test.sheet), h("div", { class: "mdx-controls" }, ...menus.map((m) => m.node)),
     h("div", { class: "mdx-main" }, h("div", {}, plot, said), h("div", {}, head, grid)));
   const compute = cached((key) => carryOut(...key.split(" "), rows, n, p, model.get("reference"), total));
@@ -45,7 +45,7 @@ function render({ model, el }) {
     menus.forEach((m, i) => { m.select.value = [pair, size, part][i]; });
     const found = compute(`${pair} ${size} ${part}`);
     const chosen = Math.min(model.get("direction"), N_DIRECTIONS - 1);
-    plot.replaceChildren(h("h4", {}, "Gap of each direction", h("small", {}, " % of variance; outline: on the models that found it; filled: on others")),
+    plot.replaceChildren(h("h3", {}, "Gap of each direction", h("small", {}, " % of variance; outline: on the models that found it; filled: on others")),
       bars(found, chosen, pair, (direction) => set({ direction })));
     said.textContent = tell(found, names, pair, size, total);
     head.replaceChildren(`Test images at the top of direction ${chosen + 1}`);

@@ -24,6 +24,9 @@ function sheetRules(uid, named, first) {
   return h("style", {}, ...rules, `.${uid}{--column:${first.width * wide(first)}px}`);
 }
 
+// For those who listen; the name of a button begins with it.
+const unseen = (text) => h("span", { class: "mdx-said-only" }, `${text}, `);
+
 // Text in a drawing does not wrap.
 function shortened(name, width = 16) {
   const signs = [...name];

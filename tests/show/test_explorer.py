@@ -450,11 +450,11 @@ def test_all_images_are_sorted_filtered_and_found(page, inputs):
     page.get_by_label("Sorted by").select_option("difference")
     right = np.random.default_rng(2).uniform(size=(2, N_TEST))
     assert listed(page)[:9] == np.argsort(-np.abs(right[0] - right[1]))[:9].tolist()
-    page.get_by_label("number of a test image").fill("57")
+    page.locator(".mdx-go input").fill("57")
     page.get_by_role("button", name="show", exact=True).click()
     assert chosen(page)[3] == 57
     assert 57 in listed(page)
-    page.get_by_label("number of a test image").fill("99")
+    page.locator(".mdx-go input").fill("99")
     page.get_by_role("button", name="show", exact=True).click()
     assert chosen(page)[3] == 57
 

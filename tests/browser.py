@@ -109,7 +109,8 @@ def barriers(page) -> list[str]:
     """What axe-core calls serious or critical on the page that is open."""
     from axe_playwright_python.sync_playwright import Axe
 
-    found = Axe().run(page, options={"resultTypes": ["violations"], "preload": False}).response["violations"]
+    how = {"resultTypes": ["violations"], "preload": False}
+    found = Axe().run(page, options=how).response["violations"]
     return [
         f"{each['impact']} barrier, {each['id']}, {len(each['nodes'])} times: "
         f"{each['nodes'][0]['html'][:120]}"

@@ -357,6 +357,30 @@ def book(
 
 
 @app.command()
+def explore(
+    study: Annotated[str, typer.Argument(help="The study's name.")] = "augmentation",
+    profile: Profile = "full",
+    runs_dir: RunsDir = None,
+    browser: Annotated[
+        bool, typer.Option("--browser/--no-browser", help="Open it, or only print its address.")
+    ] = True,
+    port: Annotated[int | None, typer.Option("--port", help="Where JupyterLab listens.")] = None,
+    traceback: Traceback = False,
+) -> None:
+    """Open a finished run in JupyterLab: explorer, workbench for hypotheses, recomputing."""
+    with _readable_errors(traceback):
+        from mdhelpers.base.places import resolve
+        from mdhelpers.command.explore import open_lab, ready_notebook
+        from mdhelpers.runs.run import Run
+
+        run = Run(study, profile=profile, runs_dir=resolve(runs_dir or "runs"))
+        options = [] if browser else ["--no-browser"]
+        options += [f"--port={port}"] if port else []
+        code = open_lab(ready_notebook(run), options)
+    raise typer.Exit(code)
+
+
+@app.command()
 def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     traceback: Traceback = False,

@@ -16,9 +16,11 @@ import numpy as np
 import yaml
 
 from mdhelpers.data.transforms import Around, parse_transformation, transform_images
+from mdhelpers.runs.run import Run
+from mdhelpers.runs.stage import EFFECTS
 from mdhelpers.show.gallery import image_rows
 from mdhelpers.stages import effect_cases, effects, proposals
-from mdhelpers.stages.effect_models import EffectModels
+from mdhelpers.stages.effect_models import EffectModels, read_effect_models
 from mdhelpers.stages.study import Placebo
 
 N_IMAGES = 200  # test images that an effect is measured on
@@ -73,6 +75,13 @@ def workbench(
     bench = _Bench(models, hypotheses, {"epsilon": epsilon, "delta": delta, "seed": seed})
     bench.test()
     return bench.box
+
+
+def workbench_of(run: Run) -> ipywidgets.Widget:
+    """The workbench on the models of a finished page 7, with that page's hypotheses."""
+    given = run.manifest(EFFECTS)["parameters"]
+    about = {key: given[key] for key in ("epsilon", "delta", "seed")}
+    return workbench(read_effect_models(run), given["hypotheses"], **about)
 
 
 class _Bench:

@@ -1,0 +1,90 @@
+"""A finished run in JupyterLab: a notebook with explorer, workbench and recomputing."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import nbformat
+
+from mdhelpers.base.records import written
+from mdhelpers.runs.run import Run, StudyError
+from mdhelpers.runs.stage import EFFECTS
+
+NAME = "explore.ipynb"
+CELLS = (
+    ("markdown", "# Explore {study}\n\nRun all cells (the menu *Run*). Nothing is trained."),
+    (
+        "code",
+        "from mdhelpers.show import effects\n"
+        "from mdhelpers.show.recompute import recompute\n"
+        "from mdhelpers.show.style import open_run\n"
+        "from mdhelpers.show.workbench import workbench_of\n\n"
+        'run = open_run("{study}", profile="{profile}", runs_dir="{runs_dir}")',
+    ),
+    ("markdown", "## What was found"),
+    ("code", "effects.explore_findings(run)"),
+    (
+        "markdown",
+        "## A hypothesis of your own\n\nChoose a transformation or write one, its intensity and "
+        "the class. It is tested on the models of page 7; the last line is what a study's file "
+        "takes.",
+    ),
+    ("code", "workbench_of(run)"),
+    (
+        "markdown",
+        "## Fewer models, other halves, an algorithm with itself\n\nComputed in the browser.",
+    ),
+    ("code", "recompute(run)"),
+)
+
+
+def ready_notebook(run: Run) -> Path:
+    """Write the notebook into the run's folder, or leave the one that is there: it may have notes.
+
+    Raises
+    ------
+    StudyError
+        If the run has not got as far as page 7.
+    """
+    if not run.manifest(EFFECTS):
+        raise StudyError(
+            f"{run.folder} has nothing to explore yet: page 7 is not finished. Run: {run.command()}"
+        )
+    path = run.folder / NAME
+    if path.exists():
+        return path
+    about = {"study": run.study, "profile": run.profile, "runs_dir": str(run.folder.parent)}
+    notebook = nbformat.v4.new_notebook()
+    make = {"markdown": nbformat.v4.new_markdown_cell, "code": nbformat.v4.new_code_cell}
+    notebook.cells = [make[kind](source.format(**about)) for kind, source in CELLS]
+    for number, cell in enumerate(notebook.cells):
+        cell["id"] = f"explore-{number}"
+    kernel = {"name": "python3", "display_name": "Python 3 (ipykernel)", "language": "python"}
+    notebook.metadata |= {"kernelspec": kernel, "language_info": {"name": "python"}}
+    with written(path) as unfinished:
+        nbformat.write(notebook, unfinished)
+    return path
+
+
+def open_lab(path: Path, options: list[str]) -> int:
+    """Start JupyterLab on a notebook and wait for its end.
+
+    Raises
+    ------
+    StudyError
+        If JupyterLab is not installed.
+    """
+    if find_spec("jupyterlab") is None:
+        raise StudyError(
+            f"JupyterLab is not installed; run: pip install 'mdhelpers[lab]'. Any other Jupyter "
+            f"opens it too: {path}"
+        )
+    as_root = getattr(os, "geteuid", lambda: 1)() == 0  # as in most containers
+    options = [*options, "--allow-root"] if as_root else options
+    page = f"--LabApp.default_url=/lab/tree/{path.name}"
+    command = [sys.executable, "-m", "jupyterlab", page, *options]
+    return subprocess.run(command, cwd=path.parent, check=False).returncode

@@ -26,7 +26,7 @@ from mdhelpers.base.places import project_root, resolve, shown
 from mdhelpers.base.records import file_digest, unfinished_name
 from mdhelpers.book.executed import publishable
 from mdhelpers.book.pages import expand, expand_figures, look_up, with_header
-from mdhelpers.book.reference import parameter_rows
+from mdhelpers.book.reference import api_page, parameter_rows
 from mdhelpers.book.widgets import last_view, view_in_page, without_kernel
 from mdhelpers.runs.notebooks import find_notebooks, read_entries
 from mdhelpers.runs.run import Run, banner, is_run, provenance
@@ -47,6 +47,7 @@ def build(
     runs_dir: str | Path = "runs",
     out: str | Path = "book/_build/html",
     book_dir: str | Path = "book",
+    commands: Sequence[Mapping[str, str]] = (),
 ) -> Path:
     """Build the book of one study's run. Relative paths count from the project's folder.
 
@@ -61,6 +62,8 @@ def build(
         when the whole book is built. The folder ``<out>-work`` beside it has what is built from.
     book_dir : path
         Prose pages, ``_config.yml``, ``_toc.yml``, ``references.bib``, ``findings/``, ``assets/``.
+    commands : sequence of mapping
+        ``command``, ``options``, ``what``: the command line, for the page on parameters.
 
     Returns
     -------
@@ -94,7 +97,7 @@ def build(
     work = out.with_name(f"{out.name}-work")
     for folder in (out, work):
         _refuse_others(folder)
-    tree = assemble(run, resolve(book_dir))
+    tree = assemble(run, resolve(book_dir), commands)
     work.mkdir(parents=True, exist_ok=True)
     (work / MARK).touch()
     if _synchronise(tree, work / "src"):
@@ -164,7 +167,9 @@ def _refuse_stale(run: Run, pages: Sequence[Path]) -> None:
             raise ValueError(f"{shown(path)} {problem}. Bring it up to date: {run.command()}")
 
 
-def assemble(run: Run, book_dir: Path) -> dict[str, bytes]:
+def assemble(
+    run: Run, book_dir: Path, commands: Sequence[Mapping[str, str]] = ()
+) -> dict[str, bytes]:
     """Make the book's source tree in memory.
 
     Parameters
@@ -173,7 +178,7 @@ def assemble(run: Run, book_dir: Path) -> dict[str, bytes]:
         The run that the book is about. Further parts of ``_toc.yml`` that say ``run: name`` are
         taken in where the folder beside it of that name holds a finished run. A part that says
         ``notebooks: [first, last]`` takes those of the run's notebooks alone.
-    book_dir : Path
+    book_dir, commands
         As in `build`.
 
     Returns
@@ -185,6 +190,7 @@ def assemble(run: Run, book_dir: Path) -> dict[str, bytes]:
     tree = {f"assets/{name}": body for name, body in asset_files(book_dir / "assets").items()}
     for name in ("_config.yml", "references.bib"):
         tree[name] = (book_dir / name).read_bytes()
+    tree["api.md"] = api_page(Path(__file__).parents[1]).encode()
     for figure in _figures(run):
         tree[f"figures/{figure.name}"] = figure.read_bytes()
     parts = [part for part in (_part(p, run, tree) for p in toc["parts"]) if part]
@@ -192,7 +198,7 @@ def assemble(run: Run, book_dir: Path) -> dict[str, bytes]:
     for page in (toc["root"], *(c["file"] for p in parts for c in p["chapters"])):
         source = book_dir / f"{page}.md"
         if source.is_file():
-            tree[f"{page}.md"] = _prose(source, run, tree).encode()
+            tree[f"{page}.md"] = _prose(source, run, tree, commands).encode()
     return tree
 
 
@@ -232,7 +238,9 @@ def _pages(
     return [{"file": f"{folder}{path.stem}"} for path in _notebooks(run, numbers)]
 
 
-def _prose(source: Path, run: Run, tree: dict[str, bytes]) -> str:
+def _prose(
+    source: Path, run: Run, tree: dict[str, bytes], commands: Sequence[Mapping[str, str]] = ()
+) -> str:
     """Expand a prose page. It quotes this run, or the recorded one that bears the page's name.
 
     Where it quotes one, its header says which. Figures that it draws go into the tree.
@@ -247,7 +255,8 @@ def _prose(source: Path, run: Run, tree: dict[str, bytes]) -> str:
     text = source.read_text(encoding="utf-8").replace("{{ finding }}", said)
     quotes = "results." in "".join(re.findall(r"\{\{.*?\}\}", text))
     values = {"results": results, "recorded": recorded, "kinds": {"rows": kinds_rows()}}
-    values["reference"] = {"study": parameter_rows(Study.model_json_schema(), find_notebooks())}
+    study = parameter_rows(Study.model_json_schema(), find_notebooks())
+    values["reference"] = {"study": study, "commands": commands or HELP}
     values["parameters"] = {
         file.stem: yaml.safe_load(file.read_text(encoding="utf-8"))
         for file in (source.parent.parent / "parameters").glob("paper_*.yaml")
@@ -261,6 +270,7 @@ def _prose(source: Path, run: Run, tree: dict[str, bytes]) -> str:
     return with_header(text, _header(results, page=page), page=page) if quotes else text
 
 
+HELP = [{"command": "mdhelpers --help", "what": "lists all commands", "options": ""}]
 EXPLORER, PLACE = "{{ explorer }}", "EXPLORER-STANDS-HERE"
 
 

@@ -113,7 +113,11 @@ def assigned(source: str) -> Iterator[tuple[str, str]]:
             yield target.id, ast.unparse(node.value)
 
 
-FRAMES = ("mosaic", "image_rows")  # what puts into a figure what another function made
+FRAMES = (
+    "mosaic",
+    "image_rows",
+    "show_images",
+)  # what puts into a figure what another function made
 
 
 def describe_figures(cells: Sequence[dict], about: str = "") -> None:

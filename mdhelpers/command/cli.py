@@ -345,6 +345,7 @@ def book(
     with _readable_errors(traceback):
         from mdhelpers.base.places import resolve
         from mdhelpers.book.build import build
+        from mdhelpers.command.reference import command_rows
 
         print("Building the pages, some seconds …", file=sys.stderr, flush=True)
         page = build(
@@ -352,6 +353,7 @@ def book(
             profile=profile,
             runs_dir=resolve(runs_dir or "runs"),
             out=resolve(out or "book/_build/html"),
+            commands=command_rows(app),
         )
         print(f"The book is built. Open {page}")
 

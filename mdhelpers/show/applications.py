@@ -175,7 +175,7 @@ def selection_curves(ax: Axes, table: pd.DataFrame, *, measure: str = "right") -
 
 
 def removal_panels(removals: Removals) -> Figure:
-    """Predicted against found effects, one panel a setting; behind, those on all test images."""
+    """Predicted against found effects, a panel per setting; behind, those on all test images."""
     fig, axes = plt.subplots(1, 2, figsize=(9, 5.6))
     for ax, (setting, title) in zip(axes, SETTINGS.items(), strict=True):
         rows = removals.table[removals.table["setting"] == setting]
@@ -191,7 +191,7 @@ def removal_panels(removals: Removals) -> Figure:
 
 
 def flip_panels(removals: Removals) -> Figure:
-    """Margins before and after, one panel a setting."""
+    """Margins before and after, a panel per setting."""
     fig, axes = plt.subplots(1, 2, figsize=(9, 6.5))
     for ax, (setting, title) in zip(axes, SETTINGS.items(), strict=True):
         rows = removals.table[removals.table["setting"] == setting]
@@ -214,7 +214,7 @@ def image_maps(found: StudyApplications, models: StudyModels) -> Figure:
 
 
 def selection_panels(selections: pd.DataFrame) -> Figure:
-    """A row a target: right answers on the target, and on all test images."""
+    """A row per target: right answers on the target, and on all test images."""
     targets = list(dict.fromkeys(selections["target"])) or [""]
     fig, axes = plt.subplots(len(targets), 2, figsize=(9, 4 * len(targets)), squeeze=False)
     for row, target in zip(axes, targets, strict=True):
@@ -225,7 +225,7 @@ def selection_panels(selections: pd.DataFrame) -> Figure:
 
 
 def leaked_images(found: StudyApplications, models: StudyModels, *, n: int = 12) -> Figure:
-    """The ``n`` most distinctive pairs of each algorithm; planted copies have a green frame."""
+    """The most distinctive pairs of each algorithm; planted copies have a green frame."""
     rows, outlines = {}, {}
     for algorithm, name in enumerate(models.names, 1):
         table = found.leakage[found.leakage["algorithm"] == algorithm].head(n)

@@ -68,7 +68,7 @@ def first_end(table: pd.DataFrame, comparison: str) -> pd.DataFrame:
 
 
 def captioned_images(run: Run, captions: pd.DataFrame) -> Figure:
-    """The images that the captions of `first_end` are of, above random ones of their class."""
+    """The images of that end, above random ones of their class."""
     rows, fig = None, plt.figure(figsize=(9, 1.8))
     for row in captions.head(1).itertuples():
         test = read_data(run, mmap=True).test
@@ -82,7 +82,7 @@ def captioned_images(run: Run, captions: pd.DataFrame) -> Figure:
 
 
 def caption_panels(captions: pd.DataFrame) -> Figure:
-    """The captions of `first_end` against all test images, the same class and the other end."""
+    """Its captions against all test images, against the same class and against the other end."""
     fig, axes = plt.subplots(3, 1, figsize=(7, 7), sharex=True)
     for ax, (reference, title) in zip(axes, REFERENCES.items(), strict=True):
         chosen = captions[captions["reference"] == reference]

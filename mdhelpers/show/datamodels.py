@@ -79,7 +79,7 @@ def quality_table(run: Run) -> pd.DataFrame:
 
 
 def lds_histogram(ax: Axes, per_example: Mapping[str, np.ndarray]) -> Axes:
-    """LDS of each test example, (n_test,) by the algorithm's name.
+    """LDS of each test image, (n_test,), under either algorithm.
 
     NaN (a margin that never varies) is left out.
     """
@@ -93,14 +93,14 @@ def lds_histogram(ax: Axes, per_example: Mapping[str, np.ndarray]) -> Axes:
 
 
 def half_cosines(ax: Axes, quality: StudyQuality, *, names: Sequence[str]) -> Axes:
-    """How alike the datamodels of each test image are that were fitted on two halves."""
+    """How alike two datamodels of each test image are, fitted on disjoint halves of the models."""
     draw_if(quality.half_cosines(names), cosine_histogram, ax)
     ax.set_xlabel("cosine between fits on disjoint halves of the models")
     return ax
 
 
 def predicted(fits: StudyFits, *, names: Sequence[str]) -> Figure:
-    """Predicted against true outputs of held-out models, one panel an algorithm.
+    """Predicted against true outputs of held-out models, a panel per algorithm.
 
     The test images in colour are predicted better than 95, 70, 45 and 20% of all.
     """

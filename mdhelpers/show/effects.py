@@ -84,7 +84,7 @@ def transformation_images(hypotheses, test: Split, *, seed: int) -> Figure:
 def effect_panels(
     found: StudyEffects, *, names: Sequence[str] = DEFAULT_NAMES, source: str = "study"
 ) -> Figure:
-    """The effects of stage 07 on the hypotheses' classes, a panel each; placebos in grey.
+    """Change of confidence in each hypothesis' class, by intensity; placebos in grey.
 
     ``source`` chooses those of the study or those that were proposed.
     """

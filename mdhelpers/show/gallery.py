@@ -117,7 +117,7 @@ def datamodel_neighbours(
     *,
     top_k: int = 6,
 ) -> Axes:
-    """A test image and the training images that raise its margin most, a row an algorithm.
+    """A test image and the training images that raise its margin most, a row per algorithm.
 
     Parameters
     ----------

@@ -52,7 +52,7 @@ def throughput(models: StudyModels) -> pd.DataFrame | str:
 
 
 def accuracy_histogram(ax: Axes, accuracies: Mapping[str, np.ndarray]) -> Axes:
-    """Test accuracies in [0, 1] of each algorithm's models, (n_models,) by its name."""
+    """Test accuracies of the models, (n_models,), of either algorithm."""
     percent = {name: 100 * np.asarray(a) for name, a in accuracies.items()}
     if any(np.isfinite(values).all() for values in percent.values()):
         histogram(ax, percent, "{name}: mean {mean:.1f}%")
@@ -63,7 +63,7 @@ def accuracy_histogram(ax: Axes, accuracies: Mapping[str, np.ndarray]) -> Axes:
 
 
 def margin_histogram(ax: Axes, margins: Mapping[str, np.ndarray]) -> Axes:
-    """Margins (n_models, n_test) by the algorithm's name; left of zero a model is wrong."""
+    """Margins of all models, (n_models, n_test), on all test images; left of zero one is wrong."""
     histogram(ax, margins, "{name}: mean {mean:.1f}", bins=60)
     ax.axvline(0, color=INK, linewidth=1)
     ax.text(0, 1.0, "wrong ← ", ha="right", va="bottom", transform=ax.get_xaxis_transform())
@@ -73,7 +73,7 @@ def margin_histogram(ax: Axes, margins: Mapping[str, np.ndarray]) -> Axes:
 
 
 def loss_curves(ax: Axes, losses: Mapping[str, np.ndarray]) -> Axes:
-    """Mean training loss of each epoch, (n_models, n_epochs) by the algorithm's name."""
+    """Mean training loss of each epoch, (n_models, n_epochs), of either algorithm."""
     for (name, curves), color in zip(losses.items(), ALGORITHM_COLORS.values(), strict=True):
         epochs = np.arange(1, curves.shape[1] + 1)
         lines = ax.plot(epochs, np.asarray(curves).T, color=color, alpha=0.6, linewidth=1)

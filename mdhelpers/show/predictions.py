@@ -238,7 +238,7 @@ def confidence_confidence(
 
 
 def angle_panels(found: StudyPredictions, *, names: Sequence[str] = DEFAULT_NAMES) -> Figure:
-    """Histograms of the specialisation angle, a panel an outcome in which someone errs."""
+    """Histograms of the specialisation angle, a panel per outcome in which someone errs."""
     fig, axes = plt.subplots(1, 3, figsize=(9, 4.6), sharey=True)
     angles = found.tables.angles if len(found.tables.angles) else None
     for ax, outcome in zip(axes, ("only 1 right", "only 2 right", "both wrong"), strict=True):

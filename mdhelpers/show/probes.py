@@ -151,7 +151,7 @@ def patch_effects(found: StudyProbes, names: Sequence[str]) -> pd.DataFrame | st
 def sweep_panels(
     found: StudyProbes, *, names: Sequence[str] = DEFAULT_NAMES, class_name: str = ""
 ) -> Figure:
-    """A panel a factor: mean confidence in the true class at each level, of a class or of all."""
+    """A panel per factor: mean confidence in the true class at each level, of a class or of all."""
     table = found.sweeps[found.sweeps["class_name"] == class_name]
     factors = table["factor"].unique()
     lines = max(1, -(-len(factors) // COLUMNS))

@@ -1,8 +1,18 @@
 """The reference says of every parameter what the models and the notebooks say of it."""
 
-from mdhelpers.book.reference import explained, parameter_rows, takes
+import importlib
+import inspect
+from pathlib import Path
+from types import FunctionType
+
+import mdhelpers
+from mdhelpers.book.reference import api_page, explained, parameter_rows, takes
+from mdhelpers.command.cli import app
+from mdhelpers.command.reference import command_rows
 from mdhelpers.runs.notebooks import find_notebooks
 from mdhelpers.stages.study import Study
+
+PACKAGE = Path(mdhelpers.__file__).parent
 
 
 def test_every_parameter_of_a_study_is_explained():
@@ -26,3 +36,23 @@ def test_what_a_field_takes_is_said_in_words():
         "whole number ≥ 2, null"
     )
     assert takes({"type": "boolean"}) == "true, false"
+
+
+def test_the_api_page_has_every_public_name_of_the_method_and_its_whole_docstring():
+    page = api_page(PACKAGE)
+    for name in ("comparison", "trak", "crossfit"):
+        module = importlib.import_module(f"mdhelpers.method.{name}")
+        for each, found in vars(module).items():
+            own = getattr(found, "__module__", "") == module.__name__ and not each.startswith("_")
+            if own and found.__doc__ and isinstance(found, type | FunctionType):
+                assert f"dropdown}} {each}: " in page
+                assert inspect.cleandoc(found.__doc__) in page
+    assert "| `workers.hosts` |" in page
+
+
+def test_every_command_is_listed_with_its_options():
+    rows = {row["command"]: row for row in command_rows(app)}
+    assert "--force" in rows["mdhelpers run STUDY"]["options"]
+    assert "--no-browser" not in rows["mdhelpers explore STUDY"]["command"]
+    assert len(rows) >= 10
+    assert all(row["what"] for row in rows.values())

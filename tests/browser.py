@@ -17,6 +17,7 @@ _PICTURES = """() => [...document.querySelectorAll("article img")]
     .map(e => [e, e.getBoundingClientRect()])
     .map(([e, box]) => (
         {src: e.src.slice(-60), alt: e.alt, width: box.width,
+         stretched: Math.abs(box.height * e.naturalWidth / box.width / e.naturalHeight - 1) > .03,
          right: e.closest("figure") ? 0 : box.right,
          caption: e.closest("figure")?.querySelector("figcaption")?.innerText ?? "",
          inches: Number([...e.classList].find(c => c.startsWith("inches-"))?.slice(7) ?? 0)}))"""
@@ -92,6 +93,8 @@ def page_faults(page, path: Path, width: int) -> list[str]:
             found.append(f"picture too small or cut off: {picture}")
         if len(picture["alt"]) < SHORTEST or picture["alt"].endswith((".png", ".svg")):
             found.append(f"picture without a description: {picture}")
+        if picture["stretched"]:
+            found.append(f"picture out of shape: {picture}")
         if picture["inches"] and len(picture["caption"]) < SHORTEST:
             found.append(f"figure without a caption: {picture}")
         if picture["inches"] and picture["width"] < PER_INCH * picture["inches"]:

@@ -75,7 +75,15 @@ def quality_table(run: Run) -> pd.DataFrame:
         name: {what: figures.get(key.format(a)) for what, key in rows.items()}
         for a, name in enumerate(run.names, 1)
     }
-    return pd.DataFrame(columns).dropna(how="all").astype(float).round(3)
+    table = pd.DataFrame(columns).dropna(how="all").astype(float).round(3).astype(object)
+    for row in table.index.intersection(["models in a half"]):
+        table.loc[row] = [whole(n) for n in table.loc[row]]
+    return table
+
+
+def whole(number: float) -> int | str:
+    """A count, that may be too large to say."""
+    return round(number) if np.isfinite(number) else "∞" if number > 0 else "–"
 
 
 def lds_histogram(ax: Axes, per_example: Mapping[str, np.ndarray]) -> Axes:
@@ -231,7 +239,7 @@ def models_needed(run: Run, quality: StudyQuality, *, cosine: float, share: floa
             verdict = "within reach" if need.models > there else "there already"
             verdict = "a guess" if need.models > FAR * there else verdict
             verdict = "out of reach" if np.isinf(need.models) else verdict
-            numbers = [np.round(n) for n in (need.models, need.low, need.high)]
+            numbers = [whole(n) for n in (need.models, need.low, need.high)]
             rows.append((target, need.name, *numbers, verdict))
     columns = ["target", "algorithm", "models", "95%, low", "high", "verdict"]
     return pd.DataFrame(rows, columns=columns).set_index(columns[:2])

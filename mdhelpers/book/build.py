@@ -193,11 +193,12 @@ def assemble(
     tree["api.md"] = api_page(Path(__file__).parents[1]).encode()
     for figure in _figures(run):
         tree[f"figures/{figure.name}"] = figure.read_bytes()
-    parts = [part for part in (_part(p, run, tree) for p in toc["parts"]) if part]
+    found = (_part(p, run, tree, book_dir) for p in toc["parts"])
+    parts = [part for part in found if part]
     tree["_toc.yml"] = yaml.safe_dump({**toc, "parts": parts}, sort_keys=False).encode()
     for page in (toc["root"], *(c["file"] for p in parts for c in p["chapters"])):
         source = book_dir / f"{page}.md"
-        if source.is_file():
+        if source.is_file() and f"{page}.md" not in tree:
             tree[f"{page}.md"] = _prose(source, run, tree, commands).encode()
     return tree
 
@@ -208,7 +209,7 @@ def _figures(run: Run) -> list[Path]:
     return made or sorted((run.folder / "figures").glob("*.png"))
 
 
-def _part(part: dict, this: Run, tree: dict[str, bytes]) -> dict | None:
+def _part(part: dict, this: Run, tree: dict[str, bytes], book_dir: Path) -> dict | None:
     """Add a run's pages to a part that names one; None where the part is empty then."""
     if "run" not in part:
         return part
@@ -218,8 +219,24 @@ def _part(part: dict, this: Run, tree: dict[str, bytes]) -> dict | None:
     if part["run"] == "this":
         chapters += _pages(this, "", tree, numbers)
     elif other.folder != this.folder and is_finished(other):
+        if EFFECTS in (path.stem for path in _notebooks(other, numbers)):
+            chapters.append({"file": _summary(other, part["run"], tree, book_dir)})
         chapters += _pages(other, f"{part['run']}/", tree, numbers)
     return {"caption": part["caption"], "chapters": chapters} if chapters else None
+
+
+def _summary(run: Run, name: str, tree: dict[str, bytes], book_dir: Path) -> str:
+    """Put a page into the tree that tells what another study's run found; return its path."""
+    page, source = f"{name}/summary", book_dir / "findings" / "study.md"
+    landing = run.folder / "figures" / "landing.png"
+    if landing.is_file():
+        tree[f"figures/{run.study}-landing.png"] = landing.read_bytes()
+    text = source.read_text(encoding="utf-8").replace(EXPLORER, PLACE)
+    text = expand(text, {"results": run.results}, page=source.name)
+    text = text.replace(PLACE, _explorer(run, tree, "../"))
+    header = _header(run.results, page=source.name)
+    tree[f"{page}.md"] = with_header(text, header, page=source.name).encode()
+    return page
 
 
 def _pages(
@@ -266,7 +283,7 @@ def _prose(
     text, figures = expand_figures(text, lambda path: look_up(values, path, page=page), page=page)
     tree |= figures
     text = expand(text.replace(EXPLORER, PLACE), values, page=page)
-    text = text.replace(PLACE, _explorer(run, tree))
+    text = text.replace(PLACE, _explorer(run, tree, ""))
     return with_header(text, _header(results, page=page), page=page) if quotes else text
 
 
@@ -274,14 +291,14 @@ HELP = [{"command": "mdhelpers --help", "what": "lists all commands", "options":
 EXPLORER, PLACE = "{{ explorer }}", "EXPLORER-STANDS-HERE"
 
 
-def _explorer(run: Run, tree: dict[str, bytes]) -> str:
+def _explorer(run: Run, tree: dict[str, bytes], above: str) -> str:
     """The view of page 7, which has all that is known; its pictures go into the tree."""
     page = run.folder / "notebooks" / f"{EFFECTS}.ipynb"
     view = last_view(json.loads(page.read_text(encoding="utf-8")), "explorer")
     if not view:
         return ""
     opened = view | ({"tab": "tests"} if view["hypotheses"] else {})
-    return view_in_page("explorer", opened, tree)
+    return view_in_page("explorer", opened, tree, above)
 
 
 def repository() -> str:

@@ -224,6 +224,8 @@ def _for_readers(output: dict) -> dict | None:
 
 _CELL = re.compile(r"(<t[dh][^>]*>)([^<]*)(?=</t[dh]>)")
 _NUMBER = re.compile(r"(?<![\w.-])-\d[\d.]*")
+_COUNT = re.compile(r"(?<![\d.])([1-9]\d+)\.0{2,}(?!\d)")  # 32.000 is a count among shares
+WORDS = {"True": "yes", "False": "no", "NaN": "–", "None": "–"}
 _ROW = re.compile(r"<tr.*?</tr>", re.DOTALL)
 _BODY = re.compile(r"(<tbody>)(.*?)(</tbody>)", re.DOTALL)
 MOST_ROWS, FIRST_ROWS = 12, 6
@@ -233,7 +235,8 @@ def with_short_tables(page: str) -> str:
     """HTML with true minus signs in its tables, and long tables cut: the whole is below, folded."""
 
     def set_in_type(cell: re.Match) -> str:
-        return cell[1] + _NUMBER.sub(lambda number: typeset(number[0]), cell[2])
+        said = WORDS.get(cell[2], _COUNT.sub(r"\1", cell[2]))
+        return cell[1] + _NUMBER.sub(lambda number: typeset(number[0]), said)
 
     if "<table" not in page:
         return page

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import io
+import re
 import tokenize
 from collections.abc import Iterable, Iterator, Mapping
 from inspect import cleandoc
@@ -143,7 +144,7 @@ def api_page(package: Path, *, room: str = "method") -> str:
 def first_line(node: ast.Module | ast.FunctionDef | ast.ClassDef) -> str:
     """The first paragraph of a docstring, as plain Markdown."""
     said = cleandoc(ast.get_docstring(node) or "").split("\n\n")[0]
-    return escape_markdown(said.replace("``", "").replace("`", ""))
+    return escape_markdown(re.sub(r":\w+:(?=`)|`", "", said))
 
 
 def _is_public(node: ast.AST) -> bool:

@@ -55,9 +55,9 @@ def without_kernel(notebook: dict, *, depth: int) -> dict[str, bytes]:
     return pictures
 
 
-def view_in_page(name: str, view: Mapping[str, Any], tree: dict[str, bytes]) -> str:
-    """A view as HTML of a page of the book's own folder; its pictures go into ``tree``."""
-    return f"{host(name, with_files(view, tree, ''))}\n\n{script(name)}"
+def view_in_page(name: str, view: Mapping[str, Any], tree: dict[str, bytes], above: str) -> str:
+    """A view as HTML; its pictures go into ``tree``, whose folder is ``above`` the page's."""
+    return f"{host(name, with_files(view, tree, above))}\n\n{script(name)}"
 
 
 def last_view(notebook: Mapping[str, Any], name: str) -> dict[str, Any] | None:

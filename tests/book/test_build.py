@@ -138,6 +138,9 @@ def test_a_page_that_quotes_a_run_says_which_and_smoke_pages_warn(built):
         text = _visible(built / f"cifar10_laptop/{page}.html")
         assert "Study cifar10_laptop · profile full" in text
         assert "its numbers are no findings" not in text
+    summary = (built / "cifar10_laptop/summary.html").read_text()
+    assert "what was found" in summary
+    assert "cifar10_laptop-landing" in summary
     for page in ("how_to_read", "your_own_data", "glossary", "references"):
         text = _visible(built / f"{page}.html")
         assert "Study augmentation · profile" not in text

@@ -96,6 +96,9 @@ def test_tables_have_true_minus_signs_and_show_their_first_rows():
     page = f"<table class='dataframe'><tbody>{row}</tbody></table>"
     told = with_short_tables(page)
     assert told == page.replace("-0.5 (-1.0", "\u22120.5 (\u22121.0").replace("-0.0", "0.0")
+    cells = "<td>32.000</td><td>0.300</td><td>True</td><td>NaN</td>"
+    plain = "<td>32</td><td>0.300</td><td>yes</td><td>–</td>"
+    assert with_short_tables(f"<table>{cells}</table>") == f"<table>{plain}</table>"
     many = with_short_tables(page.replace(row, 20 * row))
     assert many.count("<tr>") == 26
     assert "<summary>all 20 rows</summary>" in many

@@ -1,17 +1,23 @@
 """Open every page of a built book from disk in headless Chromium, and list what is wrong.
 
-Run by hand on a real book: ``python tests/browser.py book/_build/html``.
+Run by hand on a real book: ``python tests/browser.py book/_build/html``, perhaps with ``--http``,
+``--dark`` and ``--width 1920``.
 """
 
+import argparse
 import os
 import shutil
 import sys
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import contextmanager, nullcontext
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 WIDTHS = (1280, 400)
 SHORTEST = 12  # characters of a picture's description
-_LOCAL = ("file:", "blob:", "data:")
+_LOCAL = ("file:", "blob:", "data:", "http://127.0.0.1:")
 _PICTURES = """() => [...document.querySelectorAll("article img")]
     .filter(e => e.getClientRects().length > 0)
     .map(e => [e, e.getBoundingClientRect()])
@@ -42,7 +48,7 @@ def chromium_path() -> str | None:
 
 
 @contextmanager
-def offline_page(width: int, faults: list[str]):
+def offline_page(width: int, faults: list[str], *, dark: bool = False):
     """Yield a page that notes requests to the outside, failed loads and errors in ``faults``."""
     from playwright.sync_api import sync_playwright
 
@@ -50,6 +56,8 @@ def offline_page(width: int, faults: list[str]):
         args = ["--no-sandbox"] if os.geteuid() == 0 else []
         browser = playwright.chromium.launch(executable_path=chromium_path(), args=args)
         page = browser.new_page(viewport={"width": width, "height": 900})
+        if dark:
+            page.add_init_script("localStorage.mode = localStorage.theme = 'dark'")
         page.route(lambda url: not url.startswith(_LOCAL), lambda route: route.abort())
         page.on("request", lambda r: _note_outside(r.url, faults))
         page.on("requestfailed", lambda r: faults.append(f"not loaded: {r.url}"))
@@ -79,9 +87,9 @@ def _settles(page, condition: str) -> bool:
     return True
 
 
-def page_faults(page, path: Path, width: int) -> list[str]:
-    """Open one page and say what a reader would miss on it."""
-    page.goto(path.as_uri())
+def page_faults(page, path: Path, width: int, address: str = "") -> list[str]:
+    """Open one page, from disk or at an address, and say what a reader would miss on it."""
+    page.goto(address or path.as_uri())
     page.wait_for_load_state("load")
     page.evaluate("() => window.MathJax?.startup?.promise")
     page.evaluate(_LOAD_ALL)
@@ -127,24 +135,49 @@ def pages_of(html: Path) -> list[Path]:
     return [p for p in sorted(html.rglob("*.html")) if not p.is_relative_to(html / "_static")]
 
 
-def book_faults(html: Path, pages: list[Path]) -> list[str]:
-    """Visit pages at both widths, with axe at the larger; each fault names page and width."""
+@contextmanager
+def served(html: Path):
+    """Yield the address of a server of a folder, on this machine alone."""
+    quiet = type("Quiet", (SimpleHTTPRequestHandler,), {"log_message": lambda *_: None})
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(quiet, directory=str(html))) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/"
+        server.shutdown()
+
+
+def book_faults(
+    html: Path,
+    pages: list[Path],
+    *,
+    widths: Sequence[int] = WIDTHS,
+    dark: bool = False,
+    address: str = "",
+) -> list[str]:
+    """Visit pages at each width, with axe at the largest; each fault names page and width."""
     faults: list[str] = []
-    for width in WIDTHS:
+    for width in widths:
         seen: list[str] = []
-        with offline_page(width, seen) as page:
+        with offline_page(width, seen, dark=dark) as page:
             for path in pages:
-                seen += page_faults(page, path, width)
-                seen += barriers(page) if width == max(WIDTHS) else []
+                at = f"{address}{path.relative_to(html).as_posix()}" if address else ""
+                seen += page_faults(page, path, width, at)
+                seen += barriers(page) if width == max(widths) else []
                 faults += [f"{path.relative_to(html)} at {width} px: {fault}" for fault in seen]
                 seen.clear()
     return faults
 
 
 if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("html", type=Path)
+    parser.add_argument("--http", action="store_true", help="from a server, and not from disk")
+    parser.add_argument("--dark", action="store_true", help="in the dark theme")
+    parser.add_argument("--width", type=int, action="append", help="in place of 1280 and 400")
+    given = parser.parse_args()
     if chromium_path() is None:
         sys.exit("No chromium on the PATH; on Debian and Ubuntu: apt-get install chromium")
-    built = Path(sys.argv[1]).resolve()
-    all_faults = book_faults(built, pages_of(built))
-    print("\n".join(all_faults) or f"{sys.argv[1]}: whole at {WIDTHS} px, no request to outside")
+    built, look = given.html.resolve(), {"widths": given.width or WIDTHS, "dark": given.dark}
+    with served(built) if given.http else nullcontext("") as base:
+        all_faults = book_faults(built, pages_of(built), **look, address=base)
+    print("\n".join(all_faults) or f"{given.html}: whole at {look['widths']} px, nothing outside")
     sys.exit(bool(all_faults))

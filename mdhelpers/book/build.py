@@ -280,6 +280,7 @@ def _prose(
     }
     page = source.name
     text = text.replace("{{ repository }}", repository())
+    text = _FIGURE_BLOCK.sub(lambda block: block[0] if block[1] in tree else "", text)
     text, figures = expand_figures(text, lambda path: look_up(values, path, page=page), page=page)
     tree |= figures
     text = expand(text.replace(EXPLORER, PLACE), values, page=page)
@@ -288,6 +289,8 @@ def _prose(
 
 
 HELP = [{"command": "mdhelpers --help", "what": "lists all commands", "options": ""}]
+# A picture of the run; those of older versions lack some.
+_FIGURE_BLOCK = re.compile(r"^```\{figure\} (figures/\S+)\n.*?^```\n", re.DOTALL | re.MULTILINE)
 EXPLORER, PLACE = "{{ explorer }}", "EXPLORER-STANDS-HERE"
 
 

@@ -83,12 +83,13 @@ def with_folds(cells: Sequence[dict]) -> list[dict]:
             tags = cell["metadata"].setdefault("tags", [])
             cell["metadata"]["tags"] = [*tags, "hide-input"]
     if setup:
-        setup = [_markdown(SETUP.format(told=differences(setup))), *setup, _markdown(END)]
+        begin = _markdown(SETUP.format(told=differences(setup)), "setup")
+        setup = [begin, *setup, _markdown(END, "setup-end")]
     return [*cells[:imports], *setup, *cells[opened + 1 :]]
 
 
-def _markdown(source: str) -> dict:
-    return {"cell_type": "markdown", "metadata": {}, "source": source}
+def _markdown(source: str, name: str) -> dict:
+    return {"cell_type": "markdown", "id": name, "metadata": {}, "source": source}
 
 
 def differences(cells: Sequence[dict]) -> str:

@@ -15,10 +15,13 @@ import traitlets
 
 from mdhelpers.data.datasets import Split
 from mdhelpers.method.comparison import COMPARISONS, normalise_rows, residual_datamodels
+from mdhelpers.runs.run import Run
+from mdhelpers.runs.stage import DATA
 from mdhelpers.show.explorer import sprite_sheet
 from mdhelpers.show.style import comparison_label
 from mdhelpers.show.views import CSS, esm
 from mdhelpers.stages.comparison import StudyComparison
+from mdhelpers.stages.data import read_data
 from mdhelpers.stages.datamodels import StudyFits
 from mdhelpers.stages.models import StudyModels
 
@@ -85,6 +88,14 @@ def touch(models: StudyModels, fits: StudyFits, *, relative: bool, n_examples: i
         names=list(models.names),
         class_names=list(data.class_names),
     )
+
+
+def arrows_of(run: Run, compared: StudyComparison) -> Play | str:
+    """`arrows` of a run, or a sentence where its scores came without images."""
+    if not run.manifest(DATA):
+        return "These scores came without images: there is nothing to draw beside the arrows."
+    data = read_data(run)
+    return arrows(compared, data.train, data.test, data.class_names, names=run.names)
 
 
 def arrows(

@@ -105,7 +105,8 @@ def make_run(runs, name, **changes):
     folder = runs / name
     (folder / "notebooks").mkdir(parents=True)
     (folder / "figures").mkdir()
-    (folder / "figures/landing.png").write_bytes(_png())
+    for figure in ("landing", "method"):
+        (folder / f"figures/{figure}.png").write_bytes(_png())
     (folder / "results.json").write_text(json.dumps(_results(RUN | changes)))
     for page in PAGES:
         (folder / f"notebooks/{page}.ipynb").write_text(json.dumps(_notebook(page)))
@@ -202,7 +203,8 @@ def test_a_part_whose_run_is_missing_or_unfinished_is_left_out(tmp_path):
     (other / "notebooks/07_counterfactual_verification.ipynb").unlink()
     one = book.assemble(run, ROOT / "book")
     assert {name for name in both if name.startswith("cifar10_laptop/")} == {
-        f"cifar10_laptop/{page}.ipynb" for page in PAGES
+        "cifar10_laptop/summary.md",
+        *(f"cifar10_laptop/{page}.ipynb" for page in PAGES),
     }
     assert b"cifar10_laptop" in both["_toc.yml"]
     assert b"cifar10_laptop" not in one["_toc.yml"]
@@ -216,6 +218,17 @@ def test_parts_of_one_run_share_out_its_notebooks(tmp_path):
     method, others = (part for part in chapters if part[0] in PAGES)
     assert method == [page for page in PAGES if page < "08"]
     assert others == [page for page in PAGES if page >= "08"]
+
+
+def test_the_first_page_of_an_older_run_lacks_what_it_has_no_picture_of(tmp_path):
+    run = make_run(tmp_path, "augmentation")
+    with_it = book.assemble(Run("augmentation", runs_dir=tmp_path), ROOT / "book")
+    (run / "figures/method.png").unlink()
+    without = book.assemble(Run("augmentation", runs_dir=tmp_path), ROOT / "book")
+    assert b"figures/method.png" in with_it["index.md"]
+    assert b"figures/method.png" not in without["index.md"]
+    assert b"figures/landing.png" in without["index.md"]
+    assert b"Two commands" in without["index.md"]
 
 
 def test_a_page_quotes_the_papers_parameters_files(tmp_path):

@@ -168,6 +168,8 @@ def test_book_is_built_from_the_named_run(call, project, monkeypatch):
     monkeypatch.setattr("mdhelpers.book.build.build", build)
     result = call("book", "tiny", "--profile", "smoke")
     assert "Open index.html" in result.stdout
+    commands = {row["command"] for row in seen.pop("commands")}
+    assert "mdhelpers run STUDY" in commands
     assert seen == {
         "study": "tiny",
         "profile": "smoke",

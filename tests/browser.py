@@ -23,10 +23,13 @@ _PICTURES = """() => [...document.querySelectorAll("article img")]
     .map(e => [e, e.getBoundingClientRect()])
     .map(([e, box]) => (
         {src: e.src.slice(-60), alt: e.alt, width: box.width,
-         stretched: Math.abs(box.height * e.naturalWidth / box.width / e.naturalHeight - 1) > .03,
          right: e.closest("figure") ? 0 : box.right,
          caption: e.closest("figure")?.querySelector("figcaption")?.innerText ?? "",
          inches: Number([...e.classList].find(c => c.startsWith("inches-"))?.slice(7) ?? 0)}))"""
+_IN_SHAPE = """() => [...document.querySelectorAll("article img")].every(e => {
+    const box = e.getBoundingClientRect();
+    return !box.width || Math.abs(box.height * e.naturalWidth / box.width / e.naturalHeight - 1) < .03
+})"""
 _TOP = """() => [...document.querySelectorAll("article img, .mdx-host")]
     .filter(e => e.getClientRects().length > 0)
     .map(e => e.getBoundingClientRect().top + scrollY)[0] ?? 0"""
@@ -96,13 +99,13 @@ def page_faults(page, path: Path, width: int, address: str = "") -> list[str]:
     found = [] if _settles(page, _WIDGETS) else ["a widget did not appear"]
     if not _settles(page, _LOADED):
         found.append("a picture did not load")
+    if not _settles(page, _IN_SHAPE):
+        found.append("a picture is out of shape")
     for picture in page.evaluate(_PICTURES):
         if picture["width"] < 24 or picture["right"] > width + 1:
             found.append(f"picture too small or cut off: {picture}")
         if len(picture["alt"]) < SHORTEST or picture["alt"].endswith((".png", ".svg")):
             found.append(f"picture without a description: {picture}")
-        if picture["stretched"]:
-            found.append(f"picture out of shape: {picture}")
         if picture["inches"] and len(picture["caption"]) < SHORTEST:
             found.append(f"figure without a caption: {picture}")
         if picture["inches"] and picture["width"] < PER_INCH * picture["inches"]:

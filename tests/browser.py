@@ -28,7 +28,8 @@ _PICTURES = """() => [...document.querySelectorAll("article img")]
          inches: Number([...e.classList].find(c => c.startsWith("inches-"))?.slice(7) ?? 0)}))"""
 _IN_SHAPE = """() => [...document.querySelectorAll("article img")].every(e => {
     const box = e.getBoundingClientRect();
-    return !box.width || Math.abs(box.height * e.naturalWidth / box.width / e.naturalHeight - 1) < .03
+    const shape = box.height / box.width * e.naturalWidth / e.naturalHeight;
+    return !box.width || Math.abs(shape - 1) < .03
 })"""
 _TOP = """() => [...document.querySelectorAll("article img, .mdx-host")]
     .filter(e => e.getClientRects().length > 0)

@@ -33,8 +33,9 @@ _IN_SHAPE = """() => [...document.querySelectorAll("article img")].every(e => {
 })"""
 _TOP = """() => [...document.querySelectorAll("article img, .mdx-host")]
     .filter(e => e.getClientRects().length > 0)
-    .map(e => e.getBoundingClientRect().top + scrollY)[0] ?? 0"""
-FIRST_SCREEN = 1000  # pixels from a page's top to its first figure
+    .map(e => e.getBoundingClientRect().top + scrollY
+        - (document.querySelector("article .admonition.warning")?.offsetHeight ?? 0))[0] ?? 0"""
+FIRST_SCREEN = 1000  # pixels from a page's top to its first figure, the smoke run's banner apart
 PER_INCH = 72  # pixels an inch of a figure: letters of 9 points are 9 pixels high
 _LOAD_ALL = "() => document.querySelectorAll('article img').forEach(e => e.loading = 'eager')"
 _WIDGETS = """() => [...document.querySelectorAll(".mdx-host")].every(

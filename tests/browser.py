@@ -27,9 +27,8 @@ _PICTURES = """() => [...document.querySelectorAll("article img")]
          caption: e.closest("figure")?.querySelector("figcaption")?.innerText ?? "",
          inches: Number([...e.classList].find(c => c.startsWith("inches-"))?.slice(7) ?? 0)}))"""
 _IN_SHAPE = """() => [...document.querySelectorAll("article img")].every(e => {
-    const box = e.getBoundingClientRect();
-    const shape = box.height / box.width * e.naturalWidth / e.naturalHeight;
-    return !box.width || Math.abs(shape - 1) < .03
+    const shape = e.height / e.width * e.naturalWidth / e.naturalHeight;  // without a rim
+    return !e.width || Math.abs(shape - 1) < .03
 })"""
 _TOP = """() => [...document.querySelectorAll("article img, .mdx-host")]
     .filter(e => e.getClientRects().length > 0)

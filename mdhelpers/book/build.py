@@ -232,6 +232,7 @@ def _summary(run: Run, name: str, tree: dict[str, bytes], book_dir: Path) -> str
     if landing.is_file():
         tree[f"figures/{run.study}-landing.png"] = landing.read_bytes()
     text = source.read_text(encoding="utf-8").replace(EXPLORER, PLACE)
+    text = _with_pictures_of(tree, text.replace("{{ results.run.study }}-", f"{run.study}-"))
     text = expand(text, {"results": run.results}, page=source.name)
     text = text.replace(PLACE, _explorer(run, tree, "../"))
     header = _header(run.results, page=source.name)
@@ -280,7 +281,7 @@ def _prose(
     }
     page = source.name
     text = text.replace("{{ repository }}", repository())
-    text = _FIGURE_BLOCK.sub(lambda block: block[0] if block[1] in tree else "", text)
+    text = _with_pictures_of(tree, text)
     text, figures = expand_figures(text, lambda path: look_up(values, path, page=page), page=page)
     tree |= figures
     text = expand(text.replace(EXPLORER, PLACE), values, page=page)
@@ -290,7 +291,15 @@ def _prose(
 
 HELP = [{"command": "mdhelpers --help", "what": "lists all commands", "options": ""}]
 # A picture of the run; those of older versions lack some.
-_FIGURE_BLOCK = re.compile(r"^```\{figure\} (figures/\S+)\n.*?^```\n", re.DOTALL | re.MULTILINE)
+_FIGURE_BLOCK = re.compile(
+    r"^```\{figure\} (?:\.\./)?(figures/\S+)\n.*?^```\n", re.DOTALL | re.MULTILINE
+)
+
+
+def _with_pictures_of(tree: Mapping[str, bytes], text: str) -> str:
+    return _FIGURE_BLOCK.sub(lambda block: block[0] if block[1] in tree else "", text)
+
+
 EXPLORER, PLACE = "{{ explorer }}", "EXPLORER-STANDS-HERE"
 
 

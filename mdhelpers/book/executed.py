@@ -15,6 +15,7 @@ from typing import Any
 
 from mdhelpers.base.places import typeset
 from mdhelpers.book.pages import size_class, with_header
+from mdhelpers.show.style import escape_markdown
 
 _PROGRESS = re.compile(r"\d+%\|")
 _LOG = re.compile(r"^\d\d_\w+: (?:running|finished before)[^\n]*\n?", re.MULTILINE)
@@ -99,7 +100,7 @@ def differences(cells: Sequence[dict]) -> str:
         for tag in ("parameters", "injected-parameters")
     )
     other = [
-        f"`{name} = {value}`"
+        escape_markdown(f"{name} = {value}")
         for name, value in given.items()
         if name not in _RUN and value != own.get(name)
     ]
@@ -140,7 +141,10 @@ def describe_figures(cells: Sequence[dict], about: str = "") -> None:
             if sizes := [w for w in map(width_of, cell["outputs"]) if w]:
                 said = " ".join(_drawn_by(tree, modules)) or above
                 image = {"alt": said, "width": f"{max(sizes)}px", "classes": size_class(max(sizes))}
-                shown = {"image": image, "figure": {"caption": f"{said} {about}".strip()}}
+                shown = {
+                    "image": image,
+                    "figure": {"caption": f"{said} {escape_markdown(about)}".strip()},
+                }
                 cell["metadata"].setdefault("mystnb", {}).update(shown)
 
 

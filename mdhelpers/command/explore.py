@@ -10,6 +10,7 @@ from pathlib import Path
 
 import nbformat
 
+from mdhelpers.base.places import shown
 from mdhelpers.base.records import written
 from mdhelpers.runs.run import Run, StudyError
 from mdhelpers.runs.stage import EFFECTS
@@ -19,11 +20,13 @@ CELLS = (
     ("markdown", "# Explore {study}\n\nRun all cells (the menu *Run*). Nothing is trained."),
     (
         "code",
+        "from pathlib import Path\n\n"
         "from mdhelpers.show import effects\n"
         "from mdhelpers.show.recompute import recompute\n"
         "from mdhelpers.show.style import open_run\n"
         "from mdhelpers.show.workbench import workbench_of\n\n"
-        'run = open_run("{study}", profile="{profile}", runs_dir="{runs_dir}")',
+        "runs = str(Path.cwd().parent)  # this notebook lies in the run's folder\n"
+        "run = open_run({study!r}, profile={profile!r}, runs_dir=runs)",
     ),
     ("markdown", "## What was found"),
     ("code", "effects.explore_findings(run)"),
@@ -52,12 +55,13 @@ def ready_notebook(run: Run) -> Path:
     """
     if not run.manifest(EFFECTS):
         raise StudyError(
-            f"{run.folder} has nothing to explore yet: page 7 is not finished. Run: {run.command()}"
+            f"{shown(run.folder)} has nothing to explore yet: page 7 is not finished. "
+            f"Run: {run.command()}"
         )
     path = run.folder / NAME
     if path.exists():
         return path
-    about = {"study": run.study, "profile": run.profile, "runs_dir": str(run.folder.parent)}
+    about = {"study": run.study, "profile": run.profile}
     notebook = nbformat.v4.new_notebook()
     make = {"markdown": nbformat.v4.new_markdown_cell, "code": nbformat.v4.new_code_cell}
     notebook.cells = [make[kind](source.format(**about)) for kind, source in CELLS]

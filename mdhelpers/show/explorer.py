@@ -309,9 +309,9 @@ def _directions(direction_set, labels, shown, top_k: int, seed: int) -> list[dic
         directions.append(
             {
                 "number": int(direction_set.component[position]),
-                "explained": _listed(100 * explained[position]),
+                "explained": listed(100 * explained[position]),
                 "projections": packed(projection[shown]),
-                "contrast": {end: _listed(np.intersect1d(i, shown)) for end, i in others.items()},
+                "contrast": {end: listed(np.intersect1d(i, shown)) for end, i in others.items()},
                 "captions": {end: [] for end in _ENDS},
                 "grades": {end: {} for end in _ENDS},
                 "evidence": "",
@@ -335,7 +335,7 @@ def _add_captions(directions: list[dict], captions: pd.DataFrame) -> None:
             rows = captions[captions["direction"] == direction["number"]]
             rows = rows[rows["end"] == end] if "end" in rows else rows
             best = rows.nlargest(_N_CAPTIONS, "score")
-            scores = _listed(best["score"].to_numpy())
+            scores = listed(best["score"].to_numpy())
             direction["captions"][end] = [
                 list(p) for p in zip(best["caption"], scores, strict=True)
             ]
@@ -450,19 +450,20 @@ def _shrunk(image: np.ndarray) -> np.ndarray:
     return np.asarray(picture.resize([max(1, round(s * scale)) for s in picture.size], Image.BOX))
 
 
-def _listed(values):
+def listed(values):
     """Plain lists for JSON; four significant digits are enough for a screen."""
     if isinstance(values, dict):
-        return {key: _listed(value) for key, value in values.items()}
+        return {key: listed(value) for key, value in values.items()}
     values = np.asarray(values)
     if values.dtype.kind == "f":
-        return [[_short(v) for v in row] if np.ndim(row) else _short(row) for row in values]
+        return [[short(v) for v in row] if np.ndim(row) else short(row) for row in values]
     return values.tolist()
 
 
 def _percent(value) -> float | None:
-    return _short(100 * value) if np.isfinite(value) else None
+    return short(100 * value) if np.isfinite(value) else None
 
 
-def _short(value) -> float:
+def short(value) -> float:
+    """Four significant digits."""
     return float(f"{value:.4g}")

@@ -17,7 +17,7 @@ from mdhelpers.data.datasets import Split
 from mdhelpers.method.comparison import COMPARISONS, normalise_rows, residual_datamodels
 from mdhelpers.runs.run import Run
 from mdhelpers.runs.stage import DATA
-from mdhelpers.show.explorer import sprite_sheet
+from mdhelpers.show.explorer import listed, short, sprite_sheet
 from mdhelpers.show.style import comparison_label
 from mdhelpers.show.views import CSS, esm
 from mdhelpers.stages.comparison import StudyComparison
@@ -75,9 +75,9 @@ def touch(models: StudyModels, fits: StudyFits, *, relative: bool, n_examples: i
                 "test": int(index),
                 "train": pictures,
                 "share": models.plan.alpha,
-                "weights": [short(w[index, pictures]) for w in weights],
+                "weights": [listed(w[index, pictures]) for w in weights],
                 "masks": [words(each.masks[:, pictures]) for each in heldout],
-                "outputs": [short(each[:, index]) for each in outputs],
+                "outputs": [listed(each[:, index]) for each in outputs],
             }
         )
     return Play(
@@ -161,10 +161,3 @@ def tiles(split: Split, index: Sequence[int]) -> dict:
 def words(masks: np.ndarray) -> list[str]:
     """Masks (n_models, k) as texts of ones and zeros."""
     return ["".join("01"[int(held)] for held in mask) for mask in masks]
-
-
-def short(values):
-    """Four significant digits are enough for a screen."""
-    if np.ndim(values):
-        return [short(value) for value in values]
-    return float(f"{values:.4g}")

@@ -157,7 +157,7 @@ def test_pages_show_outputs_but_no_progress_bars(built):
     page = (built / "01_data_prep.html").read_text()
     assert "0.5" in page
     assert "50%|" not in page
-    assert "Not the defaults: <code" in page
+    assert "Not the defaults: n = 2" in page
     assert "{{" not in (built / "index.html").read_text()
 
 

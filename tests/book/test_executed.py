@@ -1,6 +1,7 @@
 """Executed notebooks as pages: captions, folds, tables, and what is left out."""
 
 import base64
+import re
 
 import pytest
 
@@ -82,11 +83,14 @@ def test_setup_is_one_fold_and_code_lies_below_what_it_made():
     folded = with_folds(cells)
     assert [c["source"] for c in folded[2:3] + folded[7:8]] == [cells[1]["source"], "</details>"]
     assert folded[1]["source"].startswith("<details")
-    assert "Not the defaults: `n = 2`." in folded[1]["source"]
+    assert "Not the defaults: n = 2." in folded[1]["source"]
     assert folded[3]["source"] == "**Parameters**\n\nLook."
     hidden = [c["source"] for c in folded if "hide-input" in c["metadata"].get("tags", ())]
     assert hidden == [cells[6]["source"], cells[8]["source"]]
     assert differences(cells[3:4]) == "All parameters are the defaults."
+    hostile = code("# Parameters\nname = '`</code><script>x</script>'")
+    hostile |= {"metadata": {"tags": ["injected-parameters"]}}
+    assert not re.search(r"(?<!\\)[<>`]", differences([hostile]))
     bare = [cells[0], code("1 + 1")]  # a notebook of someone's own
     assert with_folds(bare) == bare
 

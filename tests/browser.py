@@ -42,7 +42,7 @@ _WIDGETS = """() => [...document.querySelectorAll(".mdx-host")].every(
 _LOADED = """() => [...document.querySelectorAll("article img")].every(
     e => e.complete && e.naturalWidth > 0 || e.getClientRects().length === 0)"""
 _MATHS = """() => [...document.querySelectorAll("article .math")].every(
-    e => e.querySelector("mjx-container") !== null)"""
+    e => e.querySelector("math")?.getBoundingClientRect().width > 3)"""
 
 
 def chromium_path() -> str | None:
@@ -95,7 +95,6 @@ def page_faults(page, path: Path, width: int, address: str = "") -> list[str]:
     """Open one page, from disk or at an address, and say what a reader would miss on it."""
     page.goto(address or path.as_uri())
     page.wait_for_load_state("load")
-    page.evaluate("() => window.MathJax?.startup?.promise")
     page.evaluate(_LOAD_ALL)
     found = [] if _settles(page, _WIDGETS) else ["a widget did not appear"]
     if not _settles(page, _LOADED):

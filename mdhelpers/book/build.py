@@ -3,11 +3,10 @@
 A source tree is assembled beside the output and given to Sphinx with warnings as errors. Nothing
 is executed and nothing is fetched. Prose quotes a run's ``results.json`` and never a typed number.
 
-Sphinx loads MathJax from a public CDN by default, so that formulas vanish offline. It lies gzipped
-in ``book/assets/vendor``. Widgets need no script but their own (`mdhelpers.book.widgets`).
+Formulas are set by the browser (`mdhelpers.book.mathml`), in a font of the book's own, and widgets
+need no script but their own (`mdhelpers.book.widgets`).
 """
 
-import gzip
 import json
 import os
 import re
@@ -277,7 +276,7 @@ def _prose(
     values["reference"] = {"study": study, "commands": commands or HELP}
     values["parameters"] = {
         file.stem: yaml.safe_load(file.read_text(encoding="utf-8"))
-        for file in (source.parent.parent / "parameters").glob("paper_*.yaml")
+        for file in (source.parent.parent / "parameters").glob("*.yaml")
     }
     page = source.name
     text = text.replace("{{ repository }}", repository())
@@ -373,7 +372,7 @@ def _sphinx(work: Path) -> None:
             raise RuntimeError(f"The book was not built; Sphinx says:\n{log}")
 
 
-PAGE_FILES = ("custom.css", "logo.svg", "page.js")
+PAGE_FILES = ("custom.css", "logo.svg", "page.js", "vendor/stix-two-math.woff2")
 
 
 def asset_files(assets: Path) -> dict[str, bytes]:
@@ -382,7 +381,7 @@ def asset_files(assets: Path) -> dict[str, bytes]:
     Parameters
     ----------
     assets : Path
-        The folder ``book/assets``, with ``vendor/*.js.gz`` in it.
+        The folder ``book/assets``.
 
     Returns
     -------
@@ -395,7 +394,5 @@ def asset_files(assets: Path) -> dict[str, bytes]:
         When one of the files of the book's own is missing.
     """
     contents = {name: (assets / name).read_bytes() for name in PAGE_FILES}
-    for packed in sorted((assets / "vendor").glob("*.js.gz")):
-        contents[f"vendor/{packed.stem}"] = gzip.decompress(packed.read_bytes())
     contents["explorer.css"] = (files("mdhelpers.show") / "explorer.css").read_bytes()
     return contents

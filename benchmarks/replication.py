@@ -136,7 +136,9 @@ def main() -> None:
     for row in rows:
         print(f"{row['on']}: {row['text']} (before: {row['first']:+.1f}, {row['first_outcome']})")
     if given.out:
-        about = {"machine": machine(), "run": run.study, "models": given.models, "rows": rows}
+        names = [run.results["02_mask_training"][f"name_{a}"] for a in (1, 2)]
+        about = {"machine": machine(), "run": run.study, "names": names, "models": given.models}
+        about["rows"] = rows
         given.out.write_text(json.dumps(plain(about), indent=1) + "\n")
 
 

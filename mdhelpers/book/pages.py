@@ -6,34 +6,12 @@ or drawn when the book is built.
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
-from io import BytesIO
 from math import ceil
 from typing import Any
 
-import matplotlib
-import matplotlib.pyplot as plt
-import numpy as np
-import pandas as pd
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullFormatter
-from scipy.stats import binomtest
-
 from mdhelpers.base.places import typeset
-from mdhelpers.show.analyses import similarity_heatmap
-from mdhelpers.show.style import (
-    DPI,
-    EXAMPLE_COLORS,
-    INK,
-    NULL_COLOR,
-    escape_markdown,
-    label_text,
-    legend_below,
-    one_line,
-    use_style,
-)
-from mdhelpers.show.transformations import FAMILIES, gallery
+from mdhelpers.book.figures import FIGURES, GALLERY, drawn
+from mdhelpers.show.style import DPI, escape_markdown, one_line
 
 _TABLE = re.compile(r"\{\{\s*table\s+(\S+)(?:\s+where\s+(\S+))?\s*\|\s*([^{}]+?)\s*\}\}")
 _COLUMN = re.compile(r"(?P<key>.+?)(?::(?P<spec>\S+))?(?:\s+as\s+(?P<title>.+))?")
@@ -146,9 +124,6 @@ def in_format(value: Any, spec: str) -> str:
 
 
 _FIGURE = re.compile(r"\{\{\s*figure\s+(\S+)\s+(\S+)\s*\}\}")
-_MARKERS = "osD^vP"
-_FEW_DRAWINGS = 5
-_STEP = 1.025  # markers of methods stand side by side, each this much further right
 
 
 def expand_figures(
@@ -183,11 +158,12 @@ def expand_figures(
         name, path = match.groups()
         if name not in FIGURES:
             raise ValueError(f"{page}: no figure {name!r}; there are {', '.join(FIGURES)}.")
-        file = f"figures/{path.split('.')[-1]}-{name}.png"
+        file = f"figures/{'-'.join(path.split('.')[1:] or [path])}-{name}.png"
         files[file], alternative = drawn(FIGURES[name], look_up(path))
         width = round(int.from_bytes(files[file][16:20], "big") / 2)  # of PNG's header
         told = f":alt: {one_line(alternative)}\n:width: {width}px\n:class: {size_class(width)}"
-        return f":::{{figure}} {file}\n{told}\n\n{escape_markdown(captions(name))}\n:::"
+        caption = f"{captions(name)} {origin_of(path, look_up)}".strip()
+        return f":::{{figure}} {file}\n{told}\n\n{escape_markdown(caption)}\n:::"
 
     return _FIGURE.sub(replace, text), files
 
@@ -204,123 +180,6 @@ def captions(name: str) -> str:
     family = name.removeprefix(GALLERY)
     return " ".join(lines[0].split()) + (f" Family: {family}." if family != name else "")
 
-
-def drawn(draw: Callable[[Any], tuple[Figure, str]], data: Any) -> tuple[bytes, str]:
-    """A figure in the book's style as PNG, the same bytes each time, and its text alternative."""
-    with matplotlib.rc_context(), BytesIO() as file:
-        use_style()
-        figure, alternative = draw(data)
-        figure.savefig(file, format="png")
-        plt.close(figure)
-        return file.getvalue(), alternative
-
-
-def lds_by_method(budgets: Mapping[str, Any]) -> tuple[Figure, str]:
-    """LDS of each method against the number of models, a panel per algorithm."""
-    rows, settings = budgets["rows"], budgets["settings"]
-    figure, axes = plt.subplots(1, 2, figsize=(9, 4.4), sharey=True)
-    told = []
-    for algorithm, (ax, name) in enumerate(zip(axes, settings["names"], strict=True), 1):
-        ceiling = settings["ceilings"].get(f"ceiling_{algorithm}")
-        draw_methods(ax, rows, f"lds_{algorithm}", ceiling=ceiling).set_title(label_text(name))
-        told.append(f"for {name} {in_words(rows, f'lds_{algorithm}')}")
-    axes[0].set_ylabel("LDS (Spearman, held-out masks)")
-    axes[1].get_legend().remove()
-    return figure, f"LDS against the number of models, {'; '.join(told)}."
-
-
-def draw_methods(
-    ax: Axes, rows: Sequence[Mapping[str, Any]], score: str, *, ceiling: float | None = None
-) -> Axes:
-    """One line a method: ``score`` with ``score_low`` and ``score_high`` against ``models``."""
-    for number, (method, own) in enumerate(by_method(rows).items()):
-        x = np.array([row["models"] for row in own]) * _STEP**number
-        y, low, high = (np.array([r[score + end] for r in own]) for end in ("", "_low", "_high"))
-        style = {"color": EXAMPLE_COLORS[number], "marker": _MARKERS[number], "markersize": 5}
-        spread = np.clip([y - low, high - y], 0, None)
-        ax.errorbar(x, y, spread, **style, linewidth=1.5, capsize=2, label=method)
-    if ceiling is not None:
-        ax.axhline(ceiling, color=INK, linestyle=":", linewidth=1.5, label="noise ceiling")
-    ax.set_ylim(0, None)
-    return against_models(ax, rows)
-
-
-def against_models(ax: Axes, rows: Sequence[Mapping[str, Any]]) -> Axes:
-    """A logarithmic axis of the rows' numbers of models, a grid and the legend."""
-    ticks = sorted({row["models"] for row in rows})
-    shown = [n for i, n in enumerate(ticks) if not i or n / ticks[i - 1] > 1.5]
-    ax.set(xscale="log", xlabel="models")
-    ax.set_xticks(shown)
-    ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
-    ax.xaxis.set_minor_formatter(NullFormatter())
-    ax.grid(True, axis="y")
-    legend_below(ax, columns=2)
-    return ax
-
-
-def by_method(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
-    """Rows of each method, fewest models first."""
-    methods = dict.fromkeys(row["method"] for row in rows)
-    ordered = sorted(rows, key=lambda row: row["models"])
-    return {method: [r for r in ordered if r["method"] == method] for method in methods}
-
-
-def in_words(rows: Sequence[Mapping[str, Any]], score: str) -> str:
-    """Each method's first and last point."""
-    parts = [
-        f"{method} from {own[0][score]:.2f} with {own[0]['models']} to {own[-1][score]:.2f} with "
-        f"{own[-1]['models']}"
-        for method, own in by_method(rows).items()
-    ]
-    return ", ".join(parts)
-
-
-def power(recorded: Mapping[str, Any]) -> tuple[Figure, str]:
-    """Share of drawings in which what is said of each feature is right, by the number of models.
-
-    Markers are hollow where a share is of fewer than five drawings.
-    """
-    rows = recorded["rows"]
-    figure, ax = plt.subplots(figsize=(6.4, 4.2))
-    told = []
-    kinds = dict.fromkeys((row["feature"], row["truth"]) for row in rows)
-    for number, (feature, truth) in enumerate(kinds):
-        own = [row for row in rows if (row["feature"], row["truth"]) == (feature, truth)]
-        x = np.array([row["models"] for row in own]) * _STEP**number
-        share = np.array([row["right"] / row["drawings"] for row in own])
-        exact = [binomtest(row["right"], row["drawings"]).proportion_ci() for row in own]
-        style = {"color": EXAMPLE_COLORS[number], "marker": _MARKERS[number], "markersize": 6}
-        spread = np.abs(np.array([(each.low, each.high) for each in exact]).T - share)
-        label = f"{feature}, {truth}"
-        ax.errorbar(x, share, spread, **style, linewidth=1.5, capsize=2, label=label)
-        few = np.array([row["drawings"] < _FEW_DRAWINGS for row in own])
-        hollow = {"linestyle": "none", "markerfacecolor": "white", "zorder": 3}
-        ax.plot(x[few], share[few], **style, **hollow)
-        counts = [f"{row['right']} of {row['drawings']} with {row['models']}" for row in own]
-        told.append(f"{label}: {', '.join(counts)} models")
-    ax.axhline(0.9, color=INK, linestyle=":", linewidth=1.5, label="the aim")
-    ax.axvline(recorded["default"], color=NULL_COLOR, linewidth=1, label="default budget")
-    ax.set(ylim=(-0.03, 1.03), ylabel="share of drawings, said right")
-    against_models(ax, rows)
-    return figure, f"Shares of drawings in which what is said is right. {'; '.join(told)}."
-
-
-def similarity(recorded: Mapping[str, Any]) -> tuple[Figure, str]:
-    """How alike the datamodels of several algorithms are, each with each."""
-    names = [row["changed"] for row in recorded["rows"]]
-    matrix = pd.DataFrame(recorded["corrected"]).loc[names, names]
-    figure, ax = plt.subplots(figsize=(7.2, 5.4))
-    similarity_heatmap(ax, matrix)
-    told = [f"{name} {value:.2f}" for name, value in matrix.iloc[0].items()]
-    return figure, f"How alike algorithms are. With {names[0]}: {', '.join(told[1:])}."
-
-
-GALLERY = "transformations_"
-FIGURES: dict[str, Callable[[Any], tuple[Figure, str]]] = {
-    "lds_by_method": lds_by_method,
-    "power": power,
-    "similarity": similarity,
-} | {GALLERY + family: partial(gallery, family) for family in FAMILIES}
 
 _PLACEHOLDER = re.compile(r"\{\{\s*([^{}|]+?)\s*(?:\|\s*([^{}]+?)\s*)?\}\}")
 _TITLE = re.compile(r"^# .+$", re.MULTILINE)

@@ -8,15 +8,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
-from mdhelpers.book.pages import (
-    draw_methods,
-    expand,
-    expand_figures,
-    expand_tables,
-    in_format,
-    power,
-    similarity,
-)
+from mdhelpers.book.pages import expand, expand_figures, expand_tables, in_format
 
 RECORDED = Path(__file__).parents[2] / "book" / "recorded"
 
@@ -59,17 +51,6 @@ def test_the_same_data_give_the_same_bytes_and_leave_the_style_alone():
     assert before == (plt.rcParams["font.size"], plt.get_fignums())
 
 
-def test_points_and_intervals_are_those_of_the_rows():
-    ax = draw_methods(plt.figure().gca(), BUDGETS["rows"], "lds_1", ceiling=0.8)
-    lines = ax.get_legend_handles_labels()[1]
-    assert set(lines) == {"lasso", "ridge", "noise ceiling"}
-    points, _, (bars,) = ax.containers[0].lines
-    np.testing.assert_allclose(points.get_ydata(), [0.2, 0.5])
-    np.testing.assert_allclose(bars.get_segments()[0][:, 1], [0.18, 0.21])
-    np.testing.assert_allclose(ax.lines[-1].get_ydata(), 0.8)
-    plt.close("all")
-
-
 def test_an_unknown_figure_is_named():
     with pytest.raises(ValueError, match=r"p\.md: no figure 'lds'; there are lds_by_method"):
         expanded("{{ figure lds recorded.b }}")
@@ -81,40 +62,6 @@ def test_what_was_recorded_can_be_drawn(path):
     text, files = expand_figures("{{ figure lds_by_method b }}", lambda _: budgets, page="p.md")
     assert len(files) == 1
     assert all(name in text for name in budgets["settings"]["names"])
-
-
-def test_power_shows_shares_of_the_drawings_in_which_words_are_right():
-    found = [
-        {"models": models, "feature": feature, "truth": truth, "drawings": drawings, "right": hits}
-        for models, feature, truth, drawings, hits in (
-            (256, "ring", "differs", 10, 4),
-            (512, "ring", "differs", 10, 10),
-            (256, "tag", "differs", 8, 6),
-            (256, "tag", "alike", 2, 1),
-        )
-    ]
-    figure, told = power({"rows": found, "default": 1024})
-    ring, tag, alike = figure.axes[0].containers
-    np.testing.assert_allclose(ring.lines[0].get_ydata(), [0.4, 1.0])
-    np.testing.assert_allclose(tag.lines[0].get_ydata(), [0.75])
-    np.testing.assert_allclose(alike.lines[0].get_ydata(), [0.5])
-    (bars,) = ring.lines[2]
-    low, high = bars.get_segments()[0][:, 1]
-    assert (low, high) == pytest.approx((0.1216, 0.7376), abs=1e-4)  # Clopper and Pearson's
-    assert "ring, differs: 4 of 10 with 256, 10 of 10 with 512 models" in told
-    plt.close("all")
-
-
-def test_similarity_is_a_matrix_in_the_order_of_the_rows():
-    names = ["plain", "schedule", "all of them"]
-    corrected = {a: {b: 1.0 if a == b else 0.4 for b in reversed(names)} for a in names}
-    corrected["plain"]["schedule"] = corrected["schedule"]["plain"] = 0.9
-    figure, told = similarity({"rows": [{"changed": n} for n in names], "corrected": corrected})
-    (ax,) = figure.axes
-    assert [label.get_text() for label in ax.get_yticklabels()] == names
-    assert [text.get_text() for text in ax.texts][:3] == ["1.00", "0.90", "0.40"]
-    assert told.endswith("With plain: schedule 0.90, all of them 0.40.")
-    plt.close("all")
 
 
 # Tables of recorded figures in prose pages.

@@ -1,6 +1,7 @@
 """The real notebooks, by papermill, on a study so small that it takes a minute or two."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -13,12 +14,15 @@ import papermill
 import pytest
 import torch
 import yaml
+from nbclient import NotebookClient
 from safetensors.numpy import load_file
 
+from mdhelpers.command import launch
 from mdhelpers.command.runner import run_study
 from mdhelpers.runs.run import Run
 
 ROOT = Path(__file__).parents[1]
+WIDGET = "application/vnd.jupyter.widget-view+json"
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 TINY = {
     "study": "tiny",
@@ -124,6 +128,23 @@ def test_running_again_starts_no_kernel(run, study, capsys):
     run_study(study)
     assert capsys.readouterr().out.count("skipped (finished before)") == len(NOTEBOOKS)
     assert made == {path: path.stat().st_mtime_ns for path in made}
+
+
+def test_the_run_is_explored_where_binder_and_colab_open_it(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(launch, "git_commit", lambda: "abc1234")
+    place = tmp_path / "cloned"
+    address = "https://github.com/someone/book"
+    launch.launch_folder(
+        Run("tiny", profile="test", runs_dir=run.parent), place, repository=address
+    )
+    notebook = nbformat.read(place / "explore.ipynb", 4)
+    NotebookClient(notebook, resources={"metadata": {"path": str(place)}}).execute()
+    shown = [o.data for c in notebook.cells for o in c.get("outputs", ()) if "data" in o]
+    widgets = [data["text/plain"] for data in shown if WIDGET in data]
+    assert [re.search("Explorer|VBox|Recompute", text)[0] for text in widgets] == [
+        "Explorer", "VBox", "Recompute",
+    ]  # fmt: skip
+    assert (place / "runs/tiny-test/results.json").is_file()
 
 
 @pytest.mark.usefixtures("run")

@@ -126,6 +126,15 @@ def git_commit() -> str:
     return f"{commit}+changes" if changed else commit
 
 
+def public_address() -> str:
+    """Where the checkout's code lies for all, `https://host/owner/name`; "" where it is unknown."""
+    root = checkout()
+    found = (_git(root, "config", "remote.origin.url") or "") if root else ""
+    found = re.sub(r"^(?:ssh://)?git@([^:/]+)[:/]", r"https://\1/", found).removesuffix(".git")
+    found = re.sub(r"^https://[^/@]*@", "https://", found)  # a token is nobody's business
+    return found if found.startswith("https://") else ""
+
+
 def _git(root: Path, *words: str) -> str | None:
     command = ["git", "--no-optional-locks", "-C", str(root), *words]
     try:

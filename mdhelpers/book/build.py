@@ -21,9 +21,10 @@ from typing import Any
 
 import yaml
 
-from mdhelpers.base.places import project_root, resolve, shown
+from mdhelpers.base.places import project_root, public_address, resolve, shown
 from mdhelpers.base.records import file_digest, unfinished_name
 from mdhelpers.book.executed import publishable
+from mdhelpers.book.lighter import lighten
 from mdhelpers.book.pages import expand, expand_figures, look_up, with_header
 from mdhelpers.book.reference import api_page, parameter_rows
 from mdhelpers.book.widgets import last_view, view_in_page, without_kernel
@@ -47,6 +48,7 @@ def build(
     out: str | Path = "book/_build/html",
     book_dir: str | Path = "book",
     commands: Sequence[Mapping[str, str]] = (),
+    links: Mapping[str, str] | None = None,
 ) -> Path:
     """Build the book of one study's run. Relative paths count from the project's folder.
 
@@ -63,6 +65,8 @@ def build(
         Prose pages, ``_config.yml``, ``_toc.yml``, ``references.bib``, ``findings/``, ``assets/``.
     commands : sequence of mapping
         ``command``, ``options``, ``what``: the command line, for the page on parameters.
+    links : mapping
+        ``binder`` and ``colab``: where the run can be opened without installing anything.
 
     Returns
     -------
@@ -96,13 +100,13 @@ def build(
     work = out.with_name(f"{out.name}-work")
     for folder in (out, work):
         _refuse_others(folder)
-    tree = assemble(run, resolve(book_dir), commands)
+    tree = assemble(run, resolve(book_dir), commands, links)
     work.mkdir(parents=True, exist_ok=True)
     (work / MARK).touch()
     if _synchronise(tree, work / "src"):
         shutil.rmtree(work / "html", ignore_errors=True)
     _sphinx(work)
-    _publish(work / "html", out)
+    _publish(work / "html", out, work / "webp")
     return out / "index.html"
 
 
@@ -116,11 +120,12 @@ def _refuse_others(folder: Path) -> None:
         )
 
 
-def _publish(pages: Path, out: Path) -> None:
+def _publish(pages: Path, out: Path, kept: Path) -> None:
     """Put whole new pages in the place of the old ones."""
     new, old = unfinished_name(out), unfinished_name(out)
     try:
         shutil.copytree(pages, new)
+        lighten(new, kept)
         (new / MARK).touch()
         if out.exists():
             out.rename(old)
@@ -167,7 +172,10 @@ def _refuse_stale(run: Run, pages: Sequence[Path]) -> None:
 
 
 def assemble(
-    run: Run, book_dir: Path, commands: Sequence[Mapping[str, str]] = ()
+    run: Run,
+    book_dir: Path,
+    commands: Sequence[Mapping[str, str]] = (),
+    links: Mapping[str, str] | None = None,
 ) -> dict[str, bytes]:
     """Make the book's source tree in memory.
 
@@ -177,7 +185,7 @@ def assemble(
         The run that the book is about. Further parts of ``_toc.yml`` that say ``run: name`` are
         taken in where the folder beside it of that name holds a finished run. A part that says
         ``notebooks: [first, last]`` takes those of the run's notebooks alone.
-    book_dir, commands
+    book_dir, commands, links
         As in `build`.
 
     Returns
@@ -198,7 +206,7 @@ def assemble(
     for page in (toc["root"], *(c["file"] for p in parts for c in p["chapters"])):
         source = book_dir / f"{page}.md"
         if source.is_file() and f"{page}.md" not in tree:
-            tree[f"{page}.md"] = _prose(source, run, tree, commands).encode()
+            tree[f"{page}.md"] = _prose(source, run, tree, commands, links).encode()
     return tree
 
 
@@ -256,7 +264,11 @@ def _pages(
 
 
 def _prose(
-    source: Path, run: Run, tree: dict[str, bytes], commands: Sequence[Mapping[str, str]] = ()
+    source: Path,
+    run: Run,
+    tree: dict[str, bytes],
+    commands: Sequence[Mapping[str, str]] = (),
+    links: Mapping[str, str] | None = None,
 ) -> str:
     """Expand a prose page. It quotes this run, or the recorded one that bears the page's name.
 
@@ -280,6 +292,7 @@ def _prose(
     }
     page = source.name
     text = text.replace("{{ repository }}", repository())
+    text = text.replace("{{ launch }}", LAUNCHED.format(**links) if links else "")
     text = _with_pictures_of(tree, text)
     text, figures = expand_figures(text, lambda path: look_up(values, path, page=page), page=page)
     tree |= figures
@@ -288,6 +301,8 @@ def _prose(
     return with_header(text, _header(results, page=page), page=page) if quotes else text
 
 
+LAUNCHED = """Without installing anything: this run in [Binder]({binder}) or [Colab]({colab}), with
+its explorer and a workbench for hypotheses of your own."""
 HELP = [{"command": "mdhelpers --help", "what": "lists all commands", "options": ""}]
 # A picture of the run; those of older versions lack some.
 _FIGURE_BLOCK = re.compile(
@@ -314,10 +329,8 @@ def _explorer(run: Run, tree: dict[str, bytes], above: str) -> str:
 
 def repository() -> str:
     """Where the code is, as the end of a sentence: of a checkout of a public repository."""
-    command = ["git", "-C", str(project_root()), "config", "remote.origin.url"]
-    found = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
-    found = re.sub(r"^git@([^:]+):", r"https://\1/", found).removesuffix(".git")
-    return f": [{found}]({found})." if found.startswith("https://") else "."
+    found = public_address()
+    return f": [{found}]({found})." if found else "."
 
 
 def _header(results: Mapping[str, Any], *, page: str) -> str:

@@ -339,12 +339,16 @@ def book(
     out: Annotated[
         str | None, typer.Option("--out", help="Where the pages go (default: book/_build/html).")
     ] = None,
+    launch: Annotated[
+        bool, typer.Option("--launch", help="Link to what `mdhelpers launch` made, once published.")
+    ] = False,
     traceback: Traceback = False,
 ) -> None:
     """Build the book from a finished run, without executing anything."""
     with _readable_errors(traceback):
-        from mdhelpers.base.places import resolve
+        from mdhelpers.base.places import public_address, resolve
         from mdhelpers.book.build import build
+        from mdhelpers.command.launch import launch_links
         from mdhelpers.command.reference import command_rows
 
         print("Building the pages, some seconds …", file=sys.stderr, flush=True)
@@ -354,6 +358,7 @@ def book(
             runs_dir=resolve(runs_dir or "runs"),
             out=resolve(out or "book/_build/html"),
             commands=command_rows(app),
+            links=launch_links(public_address()) if launch else None,
         )
         print(f"The book is built. Open {page}")
 
@@ -380,6 +385,28 @@ def explore(
         options += [f"--port={port}"] if port else []
         code = open_lab(ready_notebook(run), options)
     raise typer.Exit(code)
+
+
+@app.command()
+def launch(
+    study: Annotated[str, typer.Argument(help="The study's name.")] = "augmentation",
+    profile: Profile = "full",
+    runs_dir: RunsDir = None,
+    out: Annotated[str, typer.Option("--out", help="Where the files go.")] = "launch",
+    repository: Annotated[
+        str, typer.Option("--repository", help="https://github.com/OWNER/NAME of the code.")
+    ] = "",
+    traceback: Traceback = False,
+) -> None:
+    """Write what Binder and Colab open: a finished run and a notebook, to be pushed as a branch."""
+    with _readable_errors(traceback):
+        from mdhelpers.base.places import in_words, resolve, shown
+        from mdhelpers.command.launch import launch_folder
+        from mdhelpers.runs.run import Run
+
+        run = Run(study, profile=profile, runs_dir=resolve(runs_dir or "runs"))
+        for path in launch_folder(run, resolve(out), repository=repository):
+            print(f"{shown(path)}  {in_words(path.stat().st_size)}")
 
 
 @app.command()

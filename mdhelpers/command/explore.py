@@ -16,16 +16,19 @@ from mdhelpers.runs.run import Run, StudyError
 from mdhelpers.runs.stage import EFFECTS
 
 NAME = "explore.ipynb"
+HERE = """\
+from pathlib import Path
+
+runs = str(Path.cwd().parent)  # this notebook lies in the run's folder"""
 CELLS = (
     ("markdown", "# Explore {study}\n\nRun all cells (the menu *Run*). Nothing is trained."),
+    ("code", "{runs}"),
     (
         "code",
-        "from pathlib import Path\n\n"
         "from mdhelpers.show import effects\n"
         "from mdhelpers.show.recompute import recompute\n"
         "from mdhelpers.show.style import open_run\n"
         "from mdhelpers.show.workbench import workbench_of\n\n"
-        "runs = str(Path.cwd().parent)  # this notebook lies in the run's folder\n"
         "run = open_run({study!r}, profile={profile!r}, runs_dir=runs)",
     ),
     ("markdown", "## What was found"),
@@ -45,8 +48,8 @@ CELLS = (
 )
 
 
-def ready_notebook(run: Run) -> Path:
-    """Write the notebook into the run's folder, or leave the one that is there: it may have notes.
+def notebook_of(run: Run, runs: str = HERE) -> nbformat.NotebookNode:
+    """The notebook, without outputs; ``runs`` is the code that finds the folder of runs.
 
     Raises
     ------
@@ -58,10 +61,7 @@ def ready_notebook(run: Run) -> Path:
             f"{shown(run.folder)} has nothing to explore yet: page 7 is not finished. "
             f"Run: {run.command()}"
         )
-    path = run.folder / NAME
-    if path.exists():
-        return path
-    about = {"study": run.study, "profile": run.profile}
+    about = {"study": run.study, "profile": run.profile, "runs": runs}
     notebook = nbformat.v4.new_notebook()
     make = {"markdown": nbformat.v4.new_markdown_cell, "code": nbformat.v4.new_code_cell}
     notebook.cells = [make[kind](source.format(**about)) for kind, source in CELLS]
@@ -69,8 +69,21 @@ def ready_notebook(run: Run) -> Path:
         cell["id"] = f"explore-{number}"
     kernel = {"name": "python3", "display_name": "Python 3 (ipykernel)", "language": "python"}
     notebook.metadata |= {"kernelspec": kernel, "language_info": {"name": "python"}}
-    with written(path) as unfinished:
-        nbformat.write(notebook, unfinished)
+    return notebook
+
+
+def ready_notebook(run: Run) -> Path:
+    """Write the notebook into the run's folder, or leave the one that is there: it may have notes.
+
+    Raises
+    ------
+    StudyError
+        If the run has not got as far as page 7.
+    """
+    notebook, path = notebook_of(run), run.folder / NAME
+    if not path.exists():
+        with written(path) as unfinished:
+            nbformat.write(notebook, unfinished)
     return path
 
 

@@ -35,6 +35,7 @@ from mdhelpers.runs.stage import problem as problem_of
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 MARK, MAKER = "run.json", "mdhelpers"
+LEFT_OUT = "left_out"  # in the mark: what a packed run came without (mdhelpers.runs.archive)
 
 
 class StudyError(ValueError):
@@ -211,7 +212,7 @@ class Run:
         manifest = self.manifest(name)
         if not manifest:
             problem = f"has not been run{self._of_another_profile()}"
-        elif damage := self.damage(manifest, thorough=False):
+        elif damage := self.damage(manifest, thorough=False, but=self._mark.get(LEFT_OUT, ())):
             problem = f"is damaged: {damage[0]}"
         else:
             inputs = {other: self._finished(other, wanted_by=name) for other in manifest["inputs"]}
@@ -230,7 +231,9 @@ class Run:
         hint = f" ({shown(full)} has a run of profile full: give -p profile full to read that)"
         return hint if self.profile != "full" and is_run(full) else ""
 
-    def damage(self, manifest: Mapping[str, Any], *, thorough: bool = True) -> list[str]:
+    def damage(
+        self, manifest: Mapping[str, Any], *, thorough: bool = True, but: Sequence[str] = ()
+    ) -> list[str]:
         """Return what is wrong with a manifest's outputs, in words; empty where nothing is.
 
         Parameters
@@ -240,9 +243,13 @@ class Run:
         thorough
             Read every output whole; otherwise only sizes, and the checksums that stores keep, are
             looked at. What is then read is checked when it is read (`output`).
+        but
+            Outputs that may be missing.
         """
         found = []
         for name in manifest["outputs"]:
+            if name in but and not (self.folder / name).exists():
+                continue
             problem = self.problem(manifest, name, thorough=thorough)
             found += [f"output {name} {problem}"] if problem else []
         return found

@@ -64,7 +64,9 @@ def removal_scatter(ax: Axes, table: pd.DataFrame, predicted=(), retrained=()) -
             rows["predicted"], rows["retrained"], yerr=reach, elinewidth=1.2, label=label, **style
         )
     ax.set(xlim=(low, high), ylim=(low, high), aspect="equal")
-    ax.set(xlabel="predicted effect on the margin", ylabel="effect found by training")
+    ax.set(
+        xlabel="predicted effect on the margin (logits)", ylabel="effect found by training (logits)"
+    )
     legend_below(ax, columns=2)
     return ax
 
@@ -168,7 +170,9 @@ def selection_curves(ax: Axes, table: pd.DataFrame, *, measure: str = "right") -
     ax.set_xticks(ticks, [str(size) for size in ticks])
     ax.minorticks_off()
     names = {"right": "right on the target (%)", "right_all": "right on all test images (%)"}
-    ax.set(xlabel="training images", ylabel=names.get(measure, "mean margin on the target"))
+    ax.set(
+        xlabel="training images", ylabel=names.get(measure, "mean margin on the target (logits)")
+    )
     ax.grid(True, axis="y")
     legend_below(ax, columns=2)
     return ax

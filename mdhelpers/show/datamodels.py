@@ -128,7 +128,10 @@ def deviations(fits: StudyFits, *, names: Sequence[str]) -> Figure:
     for ax, name, true, predicted in zip(axes, names, fits.true, fits.predicted, strict=True):
         parts = (values - values.mean(0) for values in (true, predicted))
         predicted_against_true(ax, *parts).set_title(label_text(name))
-        ax.set(xlabel="predicted margin, less its mean", ylabel="true margin, less its mean")
+        ax.set(
+            xlabel="predicted margin, less its mean (logits)",
+            ylabel="true margin, less its mean (logits)",
+        )
     return fig
 
 
@@ -179,7 +182,9 @@ def predicted_against_true(
         ax.scatter(x, y, s=16, color=color, edgecolor="white", linewidth=0.4, label=label)
     if len(examples):
         legend_below(ax, columns=2 if len(scores) else 3)
-    ax.set(xlabel="predicted margin", ylabel="true margin", xlim=limits, ylim=limits)
+    ax.set(
+        xlabel="predicted margin (logits)", ylabel="true margin (logits)", xlim=limits, ylim=limits
+    )
     ax.set_aspect("equal")
     return ax
 

@@ -80,6 +80,6 @@ def loss_curves(ax: Axes, losses: Mapping[str, np.ndarray]) -> Axes:
         lines[0].set_label(label_text(name))
     if not any(np.isfinite(curves).any() for curves in losses.values()):
         ax.text(0.5, 0.5, "not known of these models", ha="center", transform=ax.transAxes)
-    ax.set(xlabel="epoch", ylabel="training loss", ylim=(0, None))
+    ax.set(xlabel="epoch", ylabel="training loss (cross-entropy)", ylim=(0, None))
     ax.legend(frameon=False)
     return ax

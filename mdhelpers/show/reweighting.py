@@ -112,7 +112,7 @@ def tilt_scatter(ax: Axes, changes: pd.DataFrame, *, names: Sequence[str] = DEFA
     ends = [changes["predicted"].min(), changes["predicted"].max()]
     ax.plot(ends, ends, color=INK, linewidth=1, linestyle="--")
     ax.axhline(0, color=NULL_COLOR, linewidth=0.8)
-    ax.set(xlabel="predicted change of the margin", ylabel="measured change")
+    ax.set(xlabel="predicted change of the margin (logits)", ylabel="measured change (logits)")
     legend_below(ax, columns=1)
     for handle in ax.get_legend().legend_handles:
         handle.set(sizes=[45], alpha=1)
@@ -143,6 +143,6 @@ def tilt_sizes(ax: Axes, table: pd.DataFrame, *, names: Sequence[str] = DEFAULT_
         middle = x[groups == comparison].mean()
         label = comparison_label(comparison, names) if comparison in COMPARISONS else "random"
         ax.text(middle, 1.02, label, ha="center", transform=ax.get_xaxis_transform())
-    ax.set(xlabel="direction", ylabel="root mean square change\nof the margin")
+    ax.set(xlabel="direction", ylabel="root mean square change\nof the margin (logits)")
     legend_below(ax, columns=3)
     return ax

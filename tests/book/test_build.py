@@ -230,6 +230,19 @@ def test_the_first_page_of_an_older_run_lacks_what_it_has_no_picture_of(tmp_path
     assert b"Two commands" in without["index.md"]
 
 
+def test_the_first_page_leads_to_binder_and_colab_where_it_was_asked_to(tmp_path):
+    make_run(tmp_path, "augmentation")
+    run, links = (
+        Run("augmentation", runs_dir=tmp_path),
+        {"binder": "https://b", "colab": "https://c"},
+    )
+    linked = book.assemble(run, ROOT / "book", links=links)["index.md"]
+    assert b"this run in [Binder](https://b) or [Colab](https://c)" in linked
+    alone = book.assemble(run, ROOT / "book")["index.md"]
+    assert b"Binder" not in alone
+    assert b"{{" not in alone
+
+
 def test_a_page_quotes_the_papers_parameters_files(tmp_path):
     make_run(tmp_path, "augmentation")
     tree = book.assemble(Run("augmentation", runs_dir=tmp_path), ROOT / "book")

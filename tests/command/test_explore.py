@@ -26,7 +26,7 @@ def test_the_notebook_is_python_that_names_no_folder_and_is_kept(tmp_path):
     for source in sources:
         ast.parse(source)
     assert str(tmp_path) not in "".join(sources)
-    assert "open_run(\"it's\", profile='full'" in sources[0]
+    assert "open_run(\"it's\", profile='full'" in sources[1]
     path.write_text("someone's notes")
     assert ready_notebook(finished(tmp_path)).read_text() == "someone's notes"
 

@@ -94,7 +94,7 @@ class Drawing:
 
 
 def quality(drawing: Drawing, study: Study, seed: int, methods, budgets) -> list[dict]:
-    """A row a method, budget and algorithm."""
+    """A row per method, budget and algorithm."""
     rows = []
     for method in methods:
         for n in budgets:
@@ -154,7 +154,7 @@ def findings(drawing: Drawing, study: Study, seed: int, methods, budgets) -> lis
 
 
 def by_budget(rows: list[dict], names: list[str]) -> list[dict]:
-    """Means over drawings: a row a method and budget, with the LDS under both algorithms."""
+    """Means over drawings: a row per method and budget, with the LDS under both algorithms."""
     table = pd.DataFrame(rows)
     keys = ["method", "models", "algorithm"]
     groups = table.groupby(keys, sort=False)
@@ -173,7 +173,7 @@ def by_budget(rows: list[dict], names: list[str]) -> list[dict]:
 
 
 def by_words(rows: list[dict]) -> list[dict]:
-    """A row a method and budget: in how many drawings each feature is said right, and calls."""
+    """A row per method and budget: in how many drawings each feature is said right, and calls."""
     table, found = pd.DataFrame(rows), []
     for (method, models), part in table.groupby(["method", "models"], sort=False):
         row = {"method": method, "models": int(models), "drawings": part["seed"].nunique()}

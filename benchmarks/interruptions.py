@@ -197,7 +197,7 @@ def tell(row: dict, n_files: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--runs", type=int, default=20, help="interrupted runs")
-    parser.add_argument("--quick", action="store_true", help="four runs, one a kind of victim")
+    parser.add_argument("--quick", action="store_true", help="four runs, one per kind of victim")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     parser.add_argument("--out", type=Path, help="write rows and bars as JSON")
     parser.add_argument("--train", type=Path, help=argparse.SUPPRESS)

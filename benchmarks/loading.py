@@ -2,7 +2,7 @@
 
 Every way runs in a process of its own with one torch thread: what is asked of it is a batch of
 (b, 3, height, width) float32, flipped and shifted at 32 px, flipped and cut out at 224 px. FFCV
-reads in a thread beside it, the DataLoader in one process a core.
+reads in a thread beside it, the DataLoader in one process per core.
 
     python benchmarks/loading.py --quick --out loading.json
 """

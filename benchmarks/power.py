@@ -171,7 +171,7 @@ def main() -> None:
     parser.add_argument("--models", type=int, nargs="+", default=[512, 1024])
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--folder", type=Path, default=Path("runs/power"))
-    parser.add_argument("--workers", type=int, default=0, help="processes; 0: one a core")
+    parser.add_argument("--workers", type=int, default=0, help="processes; 0: one per core")
     parser.add_argument("--quick", action="store_true", help="two data seeds, 128 models")
     parser.add_argument("--out", type=Path, help="write JSON here, after every data seed")
     options = parser.parse_args()

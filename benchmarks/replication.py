@@ -127,7 +127,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("run", help="the study's name, or a run's folder")
     parser.add_argument("--models", type=int, default=32, help="of each algorithm")
-    parser.add_argument("--workers", type=int, default=0, help="processes; 0: one a core")
+    parser.add_argument("--workers", type=int, default=0, help="processes; 0: one per core")
     parser.add_argument("--quick", action="store_true", help="8 models")
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()

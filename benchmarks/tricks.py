@@ -112,7 +112,7 @@ def main() -> None:
     parser.add_argument("study", help="a parameters file of scenes with hypotheses")
     parser.add_argument("--models", type=int, default=256)
     parser.add_argument("--folder", type=Path, default=Path("runs/tricks"))
-    parser.add_argument("--workers", type=int, default=0, help="processes; 0: one a core")
+    parser.add_argument("--workers", type=int, default=0, help="processes; 0: one per core")
     parser.add_argument("--quick", action="store_true", help="128 models")
     parser.add_argument("--out", type=Path, help="write JSON here")
     options = parser.parse_args()

@@ -11,8 +11,8 @@ In reading order; a room imports from its own folder or from rooms below it (tes
     clip/         encoders of images and texts, the small CLIP that is trained here, and its words
     formats/      files: masks, margins and scores that others made, and our own
     runs/         a run's folder: what each stage made, from what, and whether it still is
-    stages/       one file a notebook: opens what it reads, calls the science, keeps the results
-    show/         one file a notebook: the figures and tables of that page; and what pages share
+    stages/       one file per notebook: opens what it reads, calls the science, keeps the results
+    show/         one file per notebook: the figures and tables of that page; and what pages share
     base/         under everything: places, records, validated mappings, arrays in files, threads
     book/         from executed pages to the HTML book
     command/      the command line: what it is given, what it runs, and what it says

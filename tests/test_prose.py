@@ -1,5 +1,6 @@
 """The pages speak plain English, British, with true signs: a small style, checked."""
 
+import ast
 import json
 import re
 from pathlib import Path
@@ -13,9 +14,11 @@ NOTEBOOKS = sorted(ROOT.glob("notebooks/*.ipynb"))
 FAULTS = {
     r"\b(?:fore(?:tell|told|tells|telling))\b": "say predict",
     r"\b(?:likest|surer|surest|plainest)\b": "say more certain, most alike",
-    r"\b(?:one|number|line|panel|row|time|models) an? (?:image|model|algorithm|kind|pair)\b": (
+    r"\b(?:one|number|line|panel|row|time|models|dot|file|process|worker) an? "
+    r"(?:image|model|algorithm|kind|pair|drawing|core|GPU|class|notebook|folder)\b": (
         "say per image"
     ),
+    r"\b(?:images|models|seconds|steps) an? (?:second|minute|hour)\b": "say per second",
     r"\b(?:color|behavior|optimizer|optimize|(?:initial|normal|regular|summar)iz\w+)\b": (
         "the book is British: colour, initialise"
     ),
@@ -38,12 +41,23 @@ def without_code(text: str) -> str:
     return re.sub(r"<[^>\n]+>", " ", text)
 
 
+def captions() -> str:
+    """The first sentence of what draws, which pages have as captions, and units of axes."""
+    texts = []
+    for path in sorted((ROOT / "mdhelpers/show").glob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.FunctionDef) and (said := ast.get_docstring(node)):
+                texts.append(said.split("\n\n")[0])
+    return "\n\n".join(texts)
+
+
 def sources() -> dict[str, str]:
     found = {path.name: path.read_text(encoding="utf-8") for path in PROSE}
     for path in NOTEBOOKS:
         cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
         said = ["".join(c["source"]) for c in cells if c["cell_type"] == "markdown"]
         found[path.name] = "\n\n".join(said)
+    found["captions"] = captions()
     return {name: without_code(text) for name, text in found.items()}
 
 

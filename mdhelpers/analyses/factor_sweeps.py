@@ -60,14 +60,14 @@ def interactions(outcomes: np.ndarray, factors: pd.DataFrame) -> pd.DataFrame:
     outcomes
         (n_outcomes, n_scenes) float.
     factors
-        (n_scenes, n_factors) levels as whole numbers, see `binned`; a column a factor.
+        (n_scenes, n_factors) levels as whole numbers, see `binned`; a column per factor.
 
     Returns
     -------
     DataFrame
-        A row a pair and outcome: ``outcome`` (its number), ``factor_1, factor_2``, ``share`` of the
-        outcome's variance that their table explains beyond all main effects, corrected for noise
-        (it may fall below 0), and ``p``, not corrected for the number of pairs.
+        A row per pair and outcome: ``outcome`` (its number), ``factor_1, factor_2``, ``share`` of
+        the outcome's variance that their table explains beyond all main effects, corrected for
+        noise (it may fall below 0), and ``p``, not corrected for the number of pairs.
 
     Raises
     ------
@@ -117,7 +117,7 @@ def joint_effects(
 
 
 def indicators(levels: np.ndarray) -> np.ndarray:
-    """A column a level but the first, 1 where a scene has it, less the column's mean."""
+    """A column per level but the first, 1 where a scene has it, less the column's mean."""
     found = (levels[:, None] == np.unique(levels)[1:]).astype(float)
     return found - found.mean(0)
 

@@ -133,7 +133,7 @@ def grade_clusters(clusters: np.ndarray, labels: np.ndarray, truth: pd.DataFrame
     Returns
     -------
     DataFrame
-        One row a feature: ``feature, n, cluster, size, precision, recall, f1, f1_of_class``. The
+        One row per feature: ``feature, n, cluster, size, precision, recall, f1, f1_of_class``. The
         cluster is the one of the largest F1, the harmonic mean of precision (share of carriers
         among its members) and recall (share of the carriers that it holds); ``f1_of_class`` is
         what the carriers' whole class would have, for comparison.

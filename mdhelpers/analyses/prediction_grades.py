@@ -75,7 +75,7 @@ def grade_features(
     Returns
     -------
     DataFrame
-        One row a feature and score, the scores of ``scores`` and "direction":
+        One row per feature and score, the scores of ``scores`` and "direction":
         ``feature, score, which, end, auc_within_class, auc, precision_at_k, first, n, n_looks,
         chance``. ``first`` is the share of carriers among the `SHOWN` outermost test examples, what
         a person sees who looks at them.

@@ -69,7 +69,7 @@ def spread(
     items
         What it is given, one after the other.
     at_once
-        Items at a time; 0: one a core, and no more than ``at_most`` where that is given.
+        Items at a time; 0: one per core, and no more than ``at_most`` where that is given.
     """
     n = at_once or min(cores(), at_most or cores())
     import torch

@@ -14,7 +14,7 @@ from importlib import import_module
 from typing import Any
 
 from mdhelpers.base.places import typeset
-from mdhelpers.book.pages import size_class, with_header
+from mdhelpers.book.pages import FIRST_ROWS, MOST_ROWS, size_class, with_header
 from mdhelpers.show.style import escape_markdown
 
 _PROGRESS = re.compile(r"\d+%\|")
@@ -233,7 +233,6 @@ _COUNT = re.compile(r"(?<![\d.])([1-9]\d+)\.0{2,}(?!\d)")  # 32.000 is a count a
 WORDS = {"True": "yes", "False": "no", "NaN": "–", "None": "–"}
 _ROW = re.compile(r"<tr.*?</tr>", re.DOTALL)
 _BODY = re.compile(r"(<tbody>)(.*?)(</tbody>)", re.DOTALL)
-MOST_ROWS, FIRST_ROWS = 12, 6
 
 
 def with_short_tables(page: str) -> str:

@@ -29,6 +29,7 @@ from mdhelpers.show.style import (
     EXAMPLE_COLORS,
     INK,
     NULL_COLOR,
+    TRUTH_COLOR,
     comparison_label,
     label_text,
     legend_below,
@@ -69,7 +70,7 @@ def lds_by_method(budgets: Mapping[str, Any]) -> tuple[Figure, str]:
 def draw_methods(
     ax: Axes, rows: Sequence[Mapping[str, Any]], score: str, *, ceiling: float | None = None
 ) -> Axes:
-    """One line a method: ``score`` with ``score_low`` and ``score_high`` against ``models``."""
+    """One line per method: ``score`` with ``score_low`` and ``score_high`` against ``models``."""
     for number, (method, own) in enumerate(by_method(rows).items()):
         x = np.array([row["models"] for row in own]) * _STEP**number
         y, low, high = (np.array([r[score + end] for r in own]) for end in ("", "_low", "_high"))
@@ -146,6 +147,8 @@ def similarity(recorded: Mapping[str, Any]) -> tuple[Figure, str]:
     """How alike the datamodels of several algorithms are, each with each."""
     names = [row["changed"] for row in recorded["rows"]]
     matrix = pd.DataFrame(recorded["corrected"]).loc[names, names]
+    names = [name.replace("_", " ") for name in names]
+    matrix = matrix.set_axis(names, axis=0).set_axis(names, axis=1)
     figure, ax = plt.subplots(figsize=(7.2, 5.4))
     similarity_heatmap(ax, matrix)
     told = [f"{name} {value:.2f}" for name, value in matrix.iloc[0].items()]
@@ -205,34 +208,38 @@ def feature_label(row: Mapping[str, Any]) -> str:
 
 
 def gaps(rows: Sequence[Mapping[str, Any]]) -> tuple[Figure, str]:
-    """Naive gaps beside those that are cross-fitted, with their 95% intervals.
+    """Cross-fitted gaps with their 95% intervals, beside the naive ones where these are known.
 
-    Takes rows of ``comparison``, perhaps ``study``, ``naive``, ``gap``, ``low`` and ``high``, in
-    percent of the datamodels' variance. A naive gap holds noise; zero means no difference.
+    Takes rows of ``comparison`` (or ``side``), perhaps ``study`` and ``naive``, and ``gap``,
+    ``low`` and ``high``, in percent of the datamodels' variance. A naive gap holds noise; zero
+    means no difference.
     """
+    labels = [row.get("side") or row["comparison"] for row in rows]
     labels = [
-        f"{row['study']}: {row['comparison']}" if "study" in row else row["comparison"]
-        for row in rows
+        f"{r['study']}: {said}" if "study" in r else said
+        for r, said in zip(rows, labels, strict=True)
     ]
     labels = [label.replace("_", " ") for label in labels]
     places = np.arange(len(rows))
     figure, ax = plt.subplots(figsize=(7.6, _ROW * 0.8 * len(rows) + _RIM))
-    naive, gap, low, high = (
-        np.array([row[key] for row in rows]) for key in ("naive", "gap", "low", "high")
-    )
+    gap, low, high = (np.array([row[key] for row in rows]) for key in ("gap", "low", "high"))
+    naive = [row["naive"] for row in rows if "naive" in row]
     ax.axvline(0, color=INK, linewidth=1)
-    ax.plot(naive, places, "o", color=NULL_COLOR, markerfacecolor="white", label="naive")
+    if naive:
+        ax.plot(naive, places, "o", color=NULL_COLOR, markerfacecolor="white", label="naive")
     ax.hlines(places, low, high, color=ALGORITHM_COLORS[1], linewidth=2)
     ax.plot(gap, places, "o", color=ALGORITHM_COLORS[1], label="cross-fitted, with 95% interval")
     ax.set_yticks(places, [label_text(label, 48) for label in labels])
     ax.set(xlabel="gap (% of the datamodels' variance)", ylim=(len(rows) - 0.5, -0.5))
     ax.grid(True, axis="x")
     legend_below(ax, columns=2)
-    told = [
-        f"{label} {in_type(n, '.1f')} and {in_type(g, '.1f')}"
-        for label, n, g in zip(labels, naive, gap, strict=True)
-    ]
-    return figure, f"Naive and cross-fitted gaps, in percent: {', '.join(told)}."
+    found = [in_type(value, ".1f") for value in gap]
+    if naive:
+        pairs = zip(naive, found, strict=True)
+        found = [f"{in_type(before, '.1f')} and {after}" for before, after in pairs]
+    told = ", ".join(f"{label} {said}" for label, said in zip(labels, found, strict=True))
+    kinds = "Naive and cross-fitted gaps" if naive else "Cross-fitted gaps"
+    return figure, f"{kinds}, in percent: {told}."
 
 
 def halves(results: Mapping[str, Any]) -> tuple[Figure, str]:
@@ -281,10 +288,10 @@ def pairs(recorded: Mapping[str, Any]) -> tuple[Figure, str]:
 
 
 def planted(recorded: Mapping[str, Any]) -> tuple[Figure, str]:
-    """Carriers at the best end of a direction, a dot a drawing, and how often that is a find.
+    """Carriers at the best end of a direction, a dot per drawing, and how often that is a find.
 
-    Takes ``each`` of a power study, a row a drawing, and ``rows``, their counts. Grey is the share
-    at the best end of random directions. Shares of drawings have exact 95% intervals.
+    Takes ``each`` of a power study, a row per drawing, and ``rows``, their counts. Grey is the
+    share at the best end of random directions. Shares of drawings have exact 95% intervals.
     """
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 4.4))
     told = []
@@ -340,6 +347,40 @@ def turned(rows: Sequence[Mapping[str, Any]]) -> tuple[Figure, str]:
         )
     ]
     return figure, f"Carriers at the best end, in percent: {'; '.join(told)}."
+
+
+def retrained(rows: Sequence[Mapping[str, Any]]) -> tuple[Figure, str]:
+    """How well datamodels predict what models do that are trained again along a direction.
+
+    Takes rows of ``study``, ``directions``, ``algorithm``, ``own`` (directions of this algorithm's
+    side, or random ones), and correlations over test images: ``correlation``, the lowest of
+    several directions, and the ``ceiling``.
+    """
+    rows = [row for row in rows if "own" in row]
+    labels = [f"{row['study']}: {row['directions']}, {row['algorithm']}" for row in rows]
+    labels = [label.replace("_", " ").replace("random directions", "random") for label in labels]
+    places = np.arange(len(rows))
+    figure, ax = plt.subplots(figsize=(7.6, 0.28 * len(rows) + _RIM))
+    colors = [NULL_COLOR if row["directions"].startswith("random") else INK for row in rows]
+    found, lowest, ceiling = (
+        np.array([row[key] for row in rows])
+        for key in ("correlation", "correlation_lowest", "ceiling")
+    )
+    ax.hlines(places, lowest, found, color=colors, linewidth=1)
+    ax.scatter(found, places, s=30, c=colors, zorder=3)
+    for color, label in ((INK, "directions of a comparison"), (NULL_COLOR, "random directions")):
+        ax.plot([], [], "o", color=color, label=label)
+    ceilings = {"color": TRUTH_COLOR, "marker": "|", "markersize": 11, "markeredgewidth": 2}
+    ax.plot(ceiling, places, linestyle="none", label="exact datamodels would reach", **ceilings)
+    ax.set_yticks(places, [label_text(label, 52) for label in labels])
+    ax.set(xlabel="correlation of predicted and measured change", ylim=(len(rows) - 0.5, -0.5))
+    ax.grid(True, axis="x")
+    legend_below(ax, columns=2)
+    told = [
+        f"{label} {r:.2f} of {c:.2f}" for label, r, c in zip(labels, found, ceiling, strict=True)
+    ]
+    told = f"Correlations, and what exact datamodels would reach: {', '.join(told)}."
+    return figure, told
 
 
 def effects_of_several(rows: Sequence[Mapping[str, Any]]) -> tuple[Figure, str]:
@@ -482,6 +523,7 @@ FIGURES: dict[str, Callable[[Any], tuple[Figure, str]]] = {
     "pairs": pairs,
     "planted": planted,
     "turned": turned,
+    "retrained": retrained,
     "effects_of_several": effects_of_several,
     "ladder": ladder,
     "accuracy_by_size": accuracy_by_size,

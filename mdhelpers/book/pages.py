@@ -31,7 +31,8 @@ def expand_tables(text: str, look_up: Callable[[str], Any], *, page: str) -> str
     page : str
         Name of the page, for messages.
 
-    Below a table of a recorded file stands where that comes from, once for several in a row.
+    Below a table of a recorded file stands where that comes from, once for several in a row. Of
+    such a table with many rows the first are shown, and the whole is folded below them.
 
     Raises
     ------
@@ -45,7 +46,11 @@ def expand_tables(text: str, look_up: Callable[[str], Any], *, page: str) -> str
         if not isinstance(rows, Sequence) or not all(isinstance(r, Mapping) for r in rows):
             raise ValueError(f"{page}: {path} is no list of rows; a table needs one.")
         rows = [row for row in rows if needed is None or needed in row]
-        shown = table(rows, [column.strip() for column in columns.split(";")], page=page)
+        given = [column.strip() for column in columns.split(";")]
+        shown = table(rows, given, page=page)
+        if path.startswith("recorded.") and len(rows) > MOST_ROWS:
+            first = "\n".join(shown.split("\n")[: 2 + FIRST_ROWS])  # below title and rule
+            shown = f"{first}\n\n:::{{dropdown}} all {len(rows)} rows\n{shown}\n:::"
         origin, before = origin_of(path, look_up), told[-1:]
         told.append(origin)
         if not origin or before == [origin]:
@@ -112,15 +117,36 @@ def _cell(value: Any, spec: str) -> str:
     """One cell; what is no number is shown as it is, and never as Markdown."""
     if value is None:
         return ""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     return in_format(value, spec)
 
 
+MOST_ROWS, FIRST_ROWS = 12, 6  # of a table that is cut
+GROUPED = 10_000  # numbers from here on have commas between thousands
+_PLAIN = re.compile(r"[+]?(\.\d+f?|[df])?")
+_POWER = re.compile(r"(.+)e([-+]\d+)")
+_RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+
 def in_format(value: Any, spec: str) -> str:
-    """A value as plain text in Markdown: negative numbers with a minus sign, nothing as zero."""
-    shown = format(value, spec)
+    """A value as plain text in Markdown.
+
+    Negative numbers have a minus sign, what rounds to zero has none; thousands are set apart, and
+    powers of ten are written out.
+    """
     if isinstance(value, str):
-        return escape_markdown(shown)
-    return typeset(shown) if isinstance(value, int | float) else shown
+        return escape_markdown(format(value, spec))
+    if isinstance(value, bool):
+        return str(value).lower()
+    if not isinstance(value, int | float):
+        return format(value, spec)
+    if abs(value) >= GROUPED and _PLAIN.fullmatch(spec):
+        spec = re.sub(r"(?=[.df]|$)", ",", spec, count=1)
+    shown = format(value, spec)
+    if powers := _POWER.fullmatch(shown):
+        return f"{typeset(powers[1])} × 10{str(int(powers[2])).translate(_RAISED)}"
+    return typeset(shown)
 
 
 _FIGURE = re.compile(r"\{\{\s*figure\s+(\S+)\s+(\S+)\s*\}\}")

@@ -330,7 +330,7 @@ def of_scores(study: Any) -> Iterator[str]:
 
 
 def of_steps(plan: Plan) -> Iterator[str]:
-    """A line a notebook, and its parameters below it."""
+    """A line per notebook, and its parameters below it."""
     total, width = len(plan.steps), max(len(step.name) for step in plan.steps)
     told = set(SAID_ABOVE)
     for number, step in enumerate(plan.steps, start=1):

@@ -1,7 +1,7 @@
 """How far the training of a run is: read from its stores and its log, while it runs or after.
 
 Nothing is written. What is done is what the stores hold; rates, accuracy and failures come from
-``training.jsonl``, a line a task.
+``training.jsonl``, a line per task.
 
 Find damaged chunks in a run's stores, and have their models trained again.
 """
@@ -216,7 +216,7 @@ COLUMNS = (
 
 
 def status_text(found: RunStatus) -> str:
-    """A plain table of 80 columns: a line a run, a line an algorithm, and what went wrong."""
+    """A plain table of 80 columns: a line per run, a line per algorithm, and what went wrong."""
     if not found.algorithms:
         return f"{shown(found.folder)}: {not_begun(found.folder)}"
     lines = [f"{shown(found.folder)}: {summary(found)}", HEAD.format(*COLUMNS)]

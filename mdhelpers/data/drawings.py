@@ -60,7 +60,7 @@ def corner_position(canvas: np.ndarray, corner: np.ndarray, side: float) -> tupl
 
 
 def random_position(canvas: np.ndarray, side: float, rng: np.random.Generator) -> tuple:
-    """Whole-pixel places at which a square of ``side`` px lies inside, one an image."""
+    """Whole-pixel places at which a square of ``side`` px lies inside, one per image."""
     n, height, width, _ = canvas.shape
     room = np.maximum(np.array([height, width]) - side - 2, 0)
     places = np.floor(1 + rng.random((n, 2)) * (room + 1))

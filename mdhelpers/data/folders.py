@@ -1,4 +1,4 @@
-"""Pictures in folders, one a class: what lies there, what is read of it, and what is left out."""
+"""Pictures in folders, one per class: what lies there, what is read of it, and what is left out."""
 
 from __future__ import annotations
 

@@ -163,7 +163,7 @@ def random_scenes(n: int, *, size: int = 24, seed: int = 0, rate: float = 0.15) 
 
 
 def draw_factors(labels: np.ndarray, rng: np.random.Generator) -> pd.DataFrame:
-    """Everything but the features: one row an image, each factor independent of the class."""
+    """Everything but the features: one row per image, each factor independent of the class."""
     n = len(labels)
     return pd.DataFrame(
         {

@@ -277,4 +277,4 @@ def check_members(image_embeddings, text_embeddings, bank, members, labels) -> N
     if len(np.unique(members)) < len(members) or members.min() < 0 or members.max() >= n:
         raise ValueError(f"members must be different indices from 0 to {n - 1}")
     if labels is not None and len(labels) != n:
-        raise ValueError(f"{len(labels)} labels for {n} images; give one an image")
+        raise ValueError(f"{len(labels)} labels for {n} images; give one per image")

@@ -264,7 +264,7 @@ def null_gaps(
     Returns
     -------
     DataFrame
-        ``pair, comparison, direction, naive_gap, gap, split``: one row a pair ("1 against 2",
+        ``pair, comparison, direction, naive_gap, gap, split``: one row per pair ("1 against 2",
         "1 against 1", "2 against 2"), comparison, rank of the direction and choice of quarters.
         The naive gap is measured on the quarters that found the direction.
     """

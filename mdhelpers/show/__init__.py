@@ -1,1 +1,1 @@
-"""One file a notebook: the figures and tables of that page; and what pages share."""
+"""One file per notebook: the figures and tables of that page; and what pages share."""

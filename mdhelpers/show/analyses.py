@@ -178,7 +178,7 @@ def directions_by_models(
 def components(further: Analyses | None, *, names: Sequence[str] = DEFAULT_NAMES) -> Figure:
     """What components found with few or all models explain of datamodels from others (Figure 21).
 
-    A panel an algorithm: the components are those of its own datamodels.
+    A panel per algorithm: the components are those of its own datamodels.
     """
     fig, axes = plt.subplots(1, 2, figsize=(9, 5.6), sharey=True)
     table: pd.DataFrame | None = further and further.counts and further.counts.components

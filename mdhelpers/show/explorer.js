@@ -292,7 +292,7 @@ function strip(data) {
       pen.fillRect(data.x(chosen) - 1.5, label * lane, 3, lane);
     }
     canvas.setAttribute("aria-label", `Where each of ${along.length} test images lies along direction ` +
-      `${now.direction}, a stroke each, a row a class; from ${signed(low)} to ${signed(high)}`);
+      `${now.direction}, a stroke each, a row per class; from ${signed(low)} to ${signed(high)}`);
   };
   const update = (now) => {
     const [one, two] = now.here.explained.map((value) => value.toPrecision(2));

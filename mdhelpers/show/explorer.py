@@ -146,7 +146,7 @@ def explorer(
     right : ndarray, shape (2, n_test), optional
         Share of each algorithm's models that are right about each test image, in 0..1.
     truth : DataFrame, optional
-        One bool column a planted feature, a row a test image. Shown behind a tick only.
+        One bool column per planted feature, a row per test image. Shown behind a tick only.
     top_k : int, optional
         Images at either end of a direction; by default 16, or half of the test images if fewer.
     seed : int
@@ -274,10 +274,10 @@ def _check(comparison, weights, train_split, test_split, class_names, truth, top
         if len(shape) != 2 or shape[0] != n_test or shape[1] < 1:
             raise ValueError(
                 f"The projections of {name} have shape {shape}; expected ({n_test}, k), "
-                "a row a test image: was the comparison made on this test split?"
+                "a row per test image: was the comparison made on this test split?"
             )
     if truth is not None and len(truth) != n_test:
-        raise ValueError(f"truth has {len(truth)} rows; expected {n_test}, one a test image.")
+        raise ValueError(f"truth has {len(truth)} rows; expected {n_test}, one per test image.")
     last = max(int(np.max(split.labels)) for split in (train_split, test_split))
     if last >= len(class_names):
         raise ValueError(f"Label {last} has no name: class_names holds {len(class_names)}.")
@@ -423,7 +423,7 @@ def _used(pulls: Sequence[dict], order: np.ndarray) -> np.ndarray:
 
 
 def _placed(pulls: Sequence[dict], used: np.ndarray | None = None) -> dict:
-    """Extremes of both algorithms, (2, n, 2, k), as places in the sheets; -1 where not there."""
+    """Extremes of both algorithms, (2, n, 2, k), as places in the sheets, or ``-1``."""
     index = np.stack([p["index"] for p in pulls])
     if used is not None:
         places = np.clip(np.searchsorted(used, index), 0, len(used) - 1)

@@ -48,7 +48,7 @@ def show_images(
     Raises
     ------
     ValueError
-        If the images are not uint8 colour images, or titles or outlines are not one an image.
+        If the images are not uint8 colour images, or titles or outlines are not one per image.
     """
     images = _checked(images)
     n = len(images)

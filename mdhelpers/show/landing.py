@@ -77,13 +77,11 @@ def method(run: Run, found: StudyEffects) -> Figure:
     _weights(axes[2], comparison, example, names)
     _remains(axes[3], comparison, row.comparison, example, names)
     _along(axes[4], comparison, row)
-    image_rows(
-        axes[5], {str(i): models.dataset.test.images[index[3 * i : 3 * i + 3]] for i in range(3)}
-    )
-    axes[5].set_yticks([])
+    rows = np.split(models.dataset.test.images[index[:9]], [3, 6])
+    image_rows(axes[5], {" " * i: images for i, images in enumerate(rows)})  # without labels
     _effect(axes[6], found, name, run.names)
     axes[6].get_legend().remove()
-    axes[6].set(ylabel="")
+    axes[6].set(ylabel="more certain (points)")
     titles = [
         "1 masks",
         "2 models",
@@ -151,7 +149,7 @@ def _masks(ax: Axes, models: StudyModels) -> None:
 def _margins(ax: Axes, models: StudyModels, example: int) -> None:
     for a in (1, 2):
         ax.hist(models.all(a).margins[:, example], 12, color=ALGORITHM_COLORS[a], alpha=0.5)
-    ax.set(xlabel="margin of a test image", yticks=[], ylabel="models")
+    ax.set(xlabel="margin of a test image\n(logits)", yticks=[], ylabel="models")
 
 
 def _weights(ax: Axes, comparison: StudyComparison, example: int, names) -> None:

@@ -329,7 +329,7 @@ def interval(middle: float, low: float, high: float, *, signed: bool = True) -> 
 
 
 def wide(shown: pd.DataFrame, keys: list[str], names: Sequence[str]) -> pd.DataFrame:
-    """A column an algorithm and one of their difference, rows in their order."""
+    """A column per algorithm and one of their difference, rows in their order."""
     table = shown.pivot_table(
         index=keys, columns="algorithm", values="cell", aggfunc="first", sort=False
     )

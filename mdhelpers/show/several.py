@@ -70,7 +70,7 @@ def pairs(found: StudySeveral) -> pd.DataFrame:
 
 
 def sweep_panels(found: StudySeveral) -> Figure:
-    """Each hypothesis' effect by intensity, a line an algorithm (paper, Figures 15 to 17)."""
+    """Each hypothesis' effect by intensity, a line per algorithm (paper, Figures 15 to 17)."""
     cases = list(dict.fromkeys(found.sweep["hypothesis"]))
     fig, axes = plt.subplots(max(1, len(cases)), 1, figsize=(5.8, 3.9 * max(1, len(cases))))
     axes = np.atleast_1d(axes)
@@ -128,7 +128,7 @@ def ladder(found: StudySeveral) -> Figure:
 
 
 def rungs_panel(ax: Axes, rows: pd.DataFrame) -> Axes:
-    """One measure, in percent: a row a pair of algorithms, the rungs of the ladder upward."""
+    """One measure, in percent: a row per pair of algorithms, the rungs of the ladder upward."""
     order = [r for r in RUNGS if r in set(rows["rung"])]
     rows = rows.assign(place=rows["rung"].map(order.index)).sort_values("place", kind="stable")
     values = 100 * rows[["mean", "low", "high"]].to_numpy()

@@ -43,7 +43,7 @@ SCRIPT_FONTS = (  # for what FONT lacks, where they are installed
     "PingFang SC", "Hiragino Sans", "Microsoft YaHei", "Malgun Gothic", "WenQuanYi Zen Hei",
     "Noto Sans Devanagari", "Noto Sans Bengali", "Noto Sans Thai", "Arial Unicode MS",
 )  # fmt: skip
-LONG_LABEL, LEGEND_WIDTH = 48, 76  # characters: longer ones stand one a row; the most
+LONG_LABEL, LEGEND_WIDTH = 48, 76  # characters: longer ones stand one per row; the most
 NO_GLYPH = "□"
 DPI = 110  # of a page; pictures have twice as many
 

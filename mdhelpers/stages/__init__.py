@@ -1,1 +1,1 @@
-"""One file a notebook: opens what it reads, calls the science, keeps the results."""
+"""One file per notebook: opens what it reads, calls the science, keeps the results."""

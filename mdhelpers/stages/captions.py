@@ -182,7 +182,7 @@ def caption_subpopulations(
     bank
         The n_captions captions.
     subpopulations
-        A row a member: ``comparison, direction, end, index``, the last of ``images``.
+        A row per member: ``comparison, direction, end, index``, the last of ``images``.
     labels
         (n,) int, or None where images have no classes.
     top

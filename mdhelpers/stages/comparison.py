@@ -46,7 +46,7 @@ class StudyComparison:
         Directions of both residuals, in the order of their cross-fitted gaps (of the naive ones
         where scores were made elsewhere, without models to split).
     gaps
-        One row a direction, in the same order, or None without models. ``confirmed`` is of the
+        One row per direction, in the same order, or None without models. ``confirmed`` is of the
         models on random masks where datamodels come from gradients, or of stage 10's tilted ones.
     null
         Gaps of the algorithms against each other and against themselves, or None.

@@ -26,7 +26,7 @@ NAME, _FIRST_KEY = "effects", 2_000_000  # beyond the keys of any run's other mo
 class EffectModels:
     """Models of both algorithms that were trained on all training images, from own seeds.
 
-    ``plans`` are those that trained them, one an algorithm, whatever its number in the study; none
+    ``plans`` are those that trained them, one per algorithm, whatever its number in the study; none
     for models made elsewhere.
     """
 

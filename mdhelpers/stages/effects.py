@@ -48,7 +48,7 @@ class StudyEffects:
         intensity, class_name, algorithm`` (1, 2; 0: effect on 1 less that on 2), and ``effect, low,
         high`` in percentage points with ``p`` of no effect.
     verdicts
-        One row a hypothesis: ``hypothesis, source`` ("study" or "proposed"), ``transformation,
+        One row per hypothesis: ``hypothesis, source`` ("study" or "proposed"), ``transformation,
         class_name, uses`` (as expected), ``outcome`` of `mdhelpers.method.effects.verdict`,
         ``intensity`` where the difference is largest, ``effect_1, effect_2, difference`` there with
         intervals, ``p``, ``p_corrected`` (Holm), ``n_models`` (of an undecided one, how many would

@@ -272,7 +272,7 @@ _BATCH = 512  # images that are augmented at once
 
 
 class Gradients:
-    """Gradients of a network's outputs and losses by its weights, one row an image.
+    """Gradients of a network's outputs and losses by its weights, one row per image.
 
     Parameters
     ----------

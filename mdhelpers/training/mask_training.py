@@ -49,7 +49,7 @@ def train_all(
     plan
         What to train.
     workers
-        Processes of the local scheduler, each single-threaded; 0: one a core, or one a GPU. The
+        Processes of the local scheduler, each single-threaded; 0: one per core, or one per GPU. The
         result does not depend on it.
     scheduler, cluster
         Who trains: see `mdhelpers.training.workers.schedulers.run_tasks`.
@@ -146,7 +146,7 @@ class Progress:
 
 
 def default_workers(plan: TrainingPlan, n_tasks: int) -> int:
-    """One process a core, or a GPU; no more than there are tasks."""
+    """One process per core, or a GPU; no more than there are tasks."""
     if plan.device == "cpu":
         return max(1, min(cores(), n_tasks))
     return max(1, min(len(visible_gpus()), n_tasks)) if plan.device == "cuda" else 1

@@ -183,6 +183,29 @@ def test_turned_directions_stand_beside_the_unturned():
     assert told.endswith("sgd noise: tag 50, turned 100, random 25.")
 
 
+def test_retrained_models_stand_beside_what_was_predicted():
+    row = {"study": "sgd_noise", "algorithm": "plain", "correlation_lowest": 0.5, "own": True}
+    rows = [
+        row | {"directions": "a ∖ b", "correlation": 0.9, "ceiling": 0.95},
+        row | {"directions": "random directions", "correlation": 0.6, "ceiling": 0.9},
+        {"study": "other", "directions": "b ∖ a"},
+    ]
+    figure, told = figures.retrained(rows)
+    (ax,) = figure.axes
+    assert [label.get_text() for label in ax.get_yticklabels()] == [
+        "sgd noise: a ∖ b, plain", "sgd noise: random, plain",
+    ]  # fmt: skip
+    assert spans(ax) == [[0.5, 0.9], [0.5, 0.6]]
+    assert ax.lines[-1].get_xdata().tolist() == [0.95, 0.9]
+    assert told.endswith("a ∖ b, plain 0.90 of 0.95, sgd noise: random, plain 0.60 of 0.90.")
+
+
+def test_gaps_without_naive_ones():
+    figure, told = figures.gaps([{"side": "a ∖ b", "gap": 2.0, "low": 1.0, "high": 3.0}])
+    assert len(figure.axes[0].lines) == 2
+    assert told == "Cross-fitted gaps, in percent: a ∖ b 2.0."
+
+
 def test_every_algorithm_has_its_effect_on_every_feature():
     rows = [
         {"hypothesis": h, "algorithm": a, "effect": v, "low": v - 1, "high": v + 1}
@@ -264,6 +287,7 @@ DRAWN_FROM = {
     "pairs": RECORDS["pairs_cifar10"],
     "planted": RECORDS["power_cifar10"],
     "turned": RECORDS["rotations"]["shown"],
+    "retrained": RECORDS["studies"]["together"]["reweighting"],
     "effects_of_several": SEVERAL["effects"],
     "ladder": SEVERAL["ladder"],
     "accuracy_by_size": RECORDS["pretrained_head"]["rows"],

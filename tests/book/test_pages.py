@@ -51,6 +51,29 @@ def test_the_same_data_give_the_same_bytes_and_leave_the_style_alone():
     assert before == (plt.rcParams["font.size"], plt.get_fignums())
 
 
+def test_numbers_are_set_in_one_way():
+    given = {
+        (12345, ""): "12,345", (1234, ""): "1234", (11284.7, ".1f"): "11,284.7",
+        (-20000, "+.0f"): "−20,000", (9e-7, ".0e"): "9 × 10⁻⁷", (2.5e9, ".1e"): "2.5 × 10⁹",
+        (0.5, ".0%"): "50%", (120000, ","): "120,000", (True, ""): "true", (-0.04, ".1f"): "0.0",
+    }  # fmt: skip
+    assert {key: in_format(*key) for key in given} == given
+
+
+def test_a_long_table_of_a_record_is_cut_and_folded_below_itself():
+    rows = [{"n": i} for i in range(13)]
+    text = "{{ table recorded.r.rows | n }}"
+    found = {"recorded.r.rows": rows, "recorded.r": {"rows": rows}}
+    cut = expand_tables(text, found.__getitem__, page="p.md")
+    first, whole = cut.split(":::{dropdown} all 13 rows\n")
+    assert first == "| n |\n| --: |\n" + "".join(f"| {i} |\n" for i in range(6)) + "\n"
+    assert whole == "| n |\n| --: |\n" + "".join(f"| {i} |\n" for i in range(13)) + ":::"
+    found["recorded.r.rows"] = rows[:12]
+    assert "dropdown" not in expand_tables(text, found.__getitem__, page="p.md")
+    reference = expand_tables("{{ table kinds.rows | n }}", lambda _: rows, page="p.md")
+    assert "dropdown" not in reference
+
+
 def test_an_unknown_figure_is_named():
     with pytest.raises(ValueError, match=r"p\.md: no figure 'lds'; there are lds_by_method"):
         expanded("{{ figure lds recorded.b }}")

@@ -356,7 +356,7 @@ def test_the_page_of_formats_runs_from_top_to_bottom(tmp_path, monkeypatch, caps
     for block in blocks_of(PAGE):
         exec(block, everything)
     printed = capsys.readouterr().out
-    findings = ("bias corrected", "units checked", "sign checked", "- margin")
+    findings = ("bias corrected", "units checked", "sign checked", "computed from logits\nmargin\n")
     for finding in (*findings, "it was fitted with standardised masks"):
         assert finding in printed
 

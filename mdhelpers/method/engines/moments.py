@@ -303,7 +303,7 @@ def split_models(
     """
     slots = np.zeros(n_models, dtype=np.int64) if slots is None else np.asarray(slots)
     if slots.shape != (n_models,):
-        raise ValueError(f"slots have shape {slots.shape}; expected ({n_models},), one a model.")
+        raise ValueError(f"slots have shape {slots.shape}; expected ({n_models},), one per model.")
     slots = np.unique(slots, return_inverse=True)[1]
     sizes = np.bincount(slots, minlength=1)
     if sizes.min() < 2 * n_parts:

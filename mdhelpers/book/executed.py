@@ -218,13 +218,21 @@ def _for_readers(output: dict) -> dict | None:
     if page:
         return {**output, "data": output["data"] | {"text/html": with_short_tables(page)}}
     if output["output_type"] != "stream":
-        return output
+        return without_quotes(output)
     text = _LOG.sub("", "".join(output["text"]))
     if output["name"] == "stderr":
         lines = re.split(r"(?<=[\n\r])", text)
         kept = (line for line in lines if not _PROGRESS.search(line) and not line.endswith("\r"))
         text = "".join(kept)
     return {**output, "text": text} if text.strip() else None
+
+
+def without_quotes(output: dict) -> dict:
+    """A text that a cell ends with, as a reader would write it."""
+    said = "".join(output.get("data", {}).get("text/plain", ""))
+    if set(output.get("data", ())) != {"text/plain"} or said[:1] not in ("'", '"'):
+        return output
+    return {**output, "data": {"text/plain": str(ast.literal_eval(said))}}
 
 
 _CELL = re.compile(r"(<t[dh][^>]*>)([^<]*)(?=</t[dh]>)")

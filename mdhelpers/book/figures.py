@@ -136,8 +136,8 @@ def power(recorded: Mapping[str, Any]) -> tuple[Figure, str]:
         ax.plot(x[few], share[few], **style, **hollow)
         counts = [f"{row['right']} of {row['drawings']} with {row['models']}" for row in own]
         told.append(f"{label}: {', '.join(counts)} models")
-    ax.axhline(0.9, color=INK, linestyle=":", linewidth=1.5, label="the aim")
-    ax.axvline(recorded["default"], color=NULL_COLOR, linewidth=1, label="default budget")
+    ax.axhline(0.9, color=INK, linestyle=":", linewidth=1.5, label="nine in ten")
+    ax.axvline(recorded["default"], color=NULL_COLOR, linewidth=1, label="models of the study")
     ax.set(ylim=(-0.03, 1.03), ylabel="share of drawings, said right")
     against_models(ax, rows)
     return figure, f"Shares of drawings in which what is said is right. {'; '.join(told)}."
@@ -357,11 +357,15 @@ def retrained(rows: Sequence[Mapping[str, Any]]) -> tuple[Figure, str]:
     several directions, and the ``ceiling``.
     """
     rows = [row for row in rows if "own" in row]
-    labels = [f"{row['study']}: {row['directions']}, {row['algorithm']}" for row in rows]
-    labels = [label.replace("_", " ").replace("random directions", "random") for label in labels]
+    random = [row["directions"].startswith("random") for row in rows]
+    labels = [
+        f"{row['study']}: {'random, ' + row['algorithm'] if chance else row['directions']}"
+        for row, chance in zip(rows, random, strict=True)
+    ]
+    labels = [label.replace("_", " ") for label in labels]
     places = np.arange(len(rows))
     figure, ax = plt.subplots(figsize=(7.6, 0.28 * len(rows) + _RIM))
-    colors = [NULL_COLOR if row["directions"].startswith("random") else INK for row in rows]
+    colors = [NULL_COLOR if chance else INK for chance in random]
     found, lowest, ceiling = (
         np.array([row[key] for row in rows])
         for key in ("correlation", "correlation_lowest", "ceiling")
@@ -371,7 +375,7 @@ def retrained(rows: Sequence[Mapping[str, Any]]) -> tuple[Figure, str]:
     for color, label in ((INK, "directions of a comparison"), (NULL_COLOR, "random directions")):
         ax.plot([], [], "o", color=color, label=label)
     ceilings = {"color": TRUTH_COLOR, "marker": "|", "markersize": 11, "markeredgewidth": 2}
-    ax.plot(ceiling, places, linestyle="none", label="exact datamodels would reach", **ceilings)
+    ax.plot(ceiling, places, linestyle="none", label="exact datamodels", **ceilings)
     ax.set_yticks(places, [label_text(label, 52) for label in labels])
     ax.set(xlabel="correlation of predicted and measured change", ylim=(len(rows) - 0.5, -0.5))
     ax.grid(True, axis="x")
@@ -379,7 +383,7 @@ def retrained(rows: Sequence[Mapping[str, Any]]) -> tuple[Figure, str]:
     told = [
         f"{label} {r:.2f} of {c:.2f}" for label, r, c in zip(labels, found, ceiling, strict=True)
     ]
-    told = f"Correlations, and what exact datamodels would reach: {', '.join(told)}."
+    told = f"Correlations, and what exact datamodels reach: {', '.join(told)}."
     return figure, told
 
 

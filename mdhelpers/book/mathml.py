@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from sphinx.writers.html5 import HTML5Translator
 
 _LOG = getLogger(__name__)
+_BAR = re.compile(
+    r"<mo(?: class=\"\w+\"| stretchy=\"false\")?>(?=[|‖]</mo>)"
+)  # would grow with what stands beside it
 _BIG = re.compile(r"(\\[bB]igg?)(?![a-zA-Z])")  # docutils knows them with l or r only
 
 
@@ -32,7 +35,8 @@ def mathml(node: nodes.Element, *, as_block: bool) -> str:
     """A formula's MathML; where docutils cannot read it, a warning of Sphinx and its TeX."""
     tex = _BIG.sub(r"\1l", node.astext().strip())
     try:
-        return tex2mathml(tex, as_block=as_block)
+        made = tex2mathml(tex, as_block=as_block)
+        return _BAR.sub('<mo stretchy="false" lspace="0" rspace="0">', made)
     except MathError as error:
         _LOG.warning("formula %r: %s", node.astext(), error, location=node)
         return escape(node.astext())

@@ -11,7 +11,7 @@ from typing import Any
 
 from mdhelpers.base.places import typeset
 from mdhelpers.book.figures import FIGURES, GALLERY, drawn
-from mdhelpers.show.style import DPI, escape_markdown, one_line
+from mdhelpers.show.style import DPI, comparison_label, escape_markdown, one_line
 
 _TABLE = re.compile(r"\{\{\s*table\s+(\S+)(?:\s+where\s+(\S+))?\s*\|\s*([^{}]+?)\s*\}\}")
 _COLUMN = re.compile(r"(?P<key>.+?)(?::(?P<spec>\S+))?(?:\s+as\s+(?P<title>.+))?")
@@ -114,17 +114,21 @@ def _key(column: str) -> str:
 
 
 def _cell(value: Any, spec: str) -> str:
-    """One cell; what is no number is shown as it is, and never as Markdown."""
+    """One cell; what is no number is plain text, never Markdown, with signs in place of letters."""
     if value is None:
         return ""
     if isinstance(value, bool):
         return "yes" if value else "no"
+    if isinstance(value, str):
+        value = _TIMES.sub(" × ", COMPARISONS.get(value, value))
     return in_format(value, spec)
 
 
 MOST_ROWS, FIRST_ROWS = 12, 6  # of a table that is cut
 GROUPED = 10_000  # numbers from here on have commas between thousands
 _PLAIN = re.compile(r"[+]?(\.\d+f?|[df])?")
+_TIMES = re.compile(r"(?<=\w) x (?=\d)")  # noise x 2
+COMPARISONS = {name: comparison_label(name, ("1", "2")) for name in ("1_minus_2", "2_minus_1")}
 _POWER = re.compile(r"(.+)e([-+]\d+)")
 _RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 

@@ -114,7 +114,7 @@ API_INTRO = """\
 **Question.** What can be called, with which arrays, and what comes back?
 
 The method first: arrays in, arrays out, nothing read or written. Shapes, dtypes, units and errors
-stand in each docstring. Then the other rooms, a line a module.
+stand in each docstring. Then the other rooms, a line per module.
 """
 
 

@@ -39,8 +39,8 @@ TOO_FEW = (
     "nothing to say here."
 )
 _AGAINST = {
-    "others": ("-", "two samples without a common model"),
-    "all": ("--", "a sample and all models, of which it is a part"),
+    "others": ("-", "two samples"),
+    "all": ("--", "a sample and all"),
 }
 
 

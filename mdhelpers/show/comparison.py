@@ -29,6 +29,7 @@ from mdhelpers.show.style import (
     legend_below,
     need_columns,
     nothing_here,
+    p_text,
     use_word,
 )
 from mdhelpers.stages.comparison import StudyComparison
@@ -256,9 +257,7 @@ def gaps(found: StudyComparison, *, names: Sequence[str]) -> pd.DataFrame:
         table[name] = (100 * table[name]).round(2)
     table["replication"] = table["replication"].round(2)
     if "q" in table:
-        table["q"] = [
-            "<.0001" if q < 1e-4 else "–" if np.isnan(q) else f"{q:.2g}" for q in table["q"]
-        ]
+        table["q"] = table["q"].map(p_text)
         gaps = zip(*(100 * table[f"clean_{end}"] for end in ("gap", "low", "high")), strict=True)
         table["clean_gap"] = [
             "–" if np.isnan(gap) else f"{gap:.1f} ({low:.1f} to {high:.1f})"

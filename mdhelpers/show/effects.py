@@ -33,6 +33,7 @@ from mdhelpers.show.style import (
     legend_below,
     need_columns,
     nothing_here,
+    p_text,
 )
 from mdhelpers.show.subpopulations import explore
 from mdhelpers.stages.data import read_data
@@ -214,7 +215,7 @@ def verdicts(found: StudyEffects, names: Sequence[str]) -> pd.DataFrame | str:
     for row in found.verdicts.to_dict("records"):
         cells = [row["source"], named(row), f"{row['intensity']:g} {row['unit']}"]
         cells += [with_interval(row, what) for what in ("effect_1", "effect_2", "difference")]
-        cells += ["<.001" if row["p_corrected"] < 0.001 else f"{row['p_corrected']:.3f}"]
+        cells += [p_text(row["p_corrected"])]
         expected = as_expected(row["uses"], row["outcome"])
         known = row["source"] == "study" and expected not in ("", "undecided")
         said = word_of(row["outcome"], names) + decided_by(row)

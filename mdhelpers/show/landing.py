@@ -158,7 +158,7 @@ def _weights(ax: Axes, comparison: StudyComparison, example: int, names) -> None
     ax.axvline(0, color=NULL_COLOR, lw=0.8)
     ax.scatter(one, two, s=5, color=INK, alpha=0.6, lw=0)
     ax.set(xlabel=f"weight, {names[0]} (logits)", xticks=[], yticks=[])
-    ax.set_ylabel(f"weight, {names[1]} (logits)")
+    ax.set_ylabel(f"weight, {names[1]}\n(logits)")
 
 
 def _remains(ax: Axes, comparison: StudyComparison, name: str, example: int, names) -> None:

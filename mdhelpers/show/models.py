@@ -43,7 +43,7 @@ def throughput(models: StudyModels) -> pd.DataFrame | str:
     for algorithm, name in enumerate(models.names, 1):
         trained = models.all(algorithm)
         rows.append((name, len(trained.masks), trained.seconds.mean(), trained.accuracy.mean()))
-    columns = ["algorithm", "models", "core-seconds a model", "mean test accuracy"]
+    columns = ["algorithm", "models", "core-seconds per model", "mean test accuracy"]
     table = pd.DataFrame(rows, columns=columns).set_index("algorithm")
     worst = [models.worst_group(algorithm) for algorithm in (1, 2)]
     if any(each is not None for each in worst):

@@ -379,10 +379,9 @@ def features(found: StudyPredictions, names: Sequence[str]) -> pd.DataFrame | st
     table["verdict"] = np.where(table["first"] >= SEEN, "seen", "not seen")
     table["first"] = (SHOWN * table["first"]).round().astype(int)
     table["which"] = [spoken(which, names) for which in table["which"]]
-    columns = {"auc_within_class": "AUC within class", "auc": "AUC over all"}
-    columns |= {"precision_at_k": "precision at n", "first": f"carriers of the first {SHOWN}"}
-    columns |= {"n_looks": "ends looked at", "chance": "chance, 95%"}
-    shown = ["which", "end", *columns, "n", "verdict"]
+    columns = {"auc_within_class": "AUC within class", "chance": "chance, 95%"}
+    columns |= {"first": f"carriers of the first {SHOWN}"}
+    shown = ["which", "end", *columns, "verdict"]
     return table.set_index(["feature", "score"])[shown].rename(columns=columns).round(3)
 
 

@@ -22,6 +22,7 @@ from mdhelpers.show.style import (
     label_texts,
     legend_below,
     nothing_here,
+    p_text,
 )
 from mdhelpers.stages.effect_models import EffectModels
 from mdhelpers.stages.probes import (
@@ -208,7 +209,7 @@ def swings(found: StudyProbes, names: Sequence[str], *, n: int = 12) -> pd.DataF
     }
     for word, what in zip([*names, "difference"], _WHAT, strict=True):
         shown[word] = [interval(*x) for x in rows[[what, f"{what}_low", f"{what}_high"]].to_numpy()]
-    shown["p, corrected"] = rows["p_corrected"].map("{:.2g}".format)
+    shown["p, corrected"] = rows["p_corrected"].map(p_text)
     return pd.DataFrame(shown).set_index(["factor", "class"])
 
 
@@ -226,7 +227,7 @@ def pairs(found: StudyProbes, names: Sequence[str], *, n: int = 5) -> pd.DataFra
         "of": [algorithm_word(a, names) for a in rows["algorithm"]],
         "pair": [pair_word(row) for row in rows.itertuples()],
         "share of the variance (%)": (100 * rows["share"]).round(1),
-        "p, corrected": rows["p_corrected"].map("{:.2g}".format),
+        "p, corrected": rows["p_corrected"].map(p_text),
     }
     return pd.DataFrame(shown).set_index(["of", "pair"])
 

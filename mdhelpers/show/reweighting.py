@@ -22,6 +22,7 @@ from mdhelpers.show.style import (
     label_text,
     label_texts,
     legend_below,
+    p_text,
 )
 from mdhelpers.stages.reweighting import RANDOM, StudyTilts
 
@@ -67,7 +68,7 @@ def confirmations(found: StudyTilts, names: Sequence[str]) -> pd.DataFrame | str
         return NO_MODELS
     table = found.confirmations.copy()
     table["comparison"] = [comparison_label(name, names) for name in table["comparison"]]
-    table["q"] = ["<.0001" if q < 1e-4 else f"{q:.2g}" for q in table["q"]]
+    table["q"] = table["q"].map(p_text)
     table["called"] = np.where(table["called"], "yes", "no")
     columns = {"called": "called", "z": "z", "q": "q", "confirmed": "by retraining"}
     table = table.set_index(["comparison", "direction"])[list(columns)].round({"z": 1})

@@ -251,6 +251,13 @@ def shortened(text: str, width: int) -> str:
     return f"{text[: width - 1 - end].rstrip()}…{text[len(text) - end :].lstrip()}"
 
 
+def p_text(p: float) -> str:
+    """A p-value, or one after a correction, as tables show it; a dash where there is none."""
+    if np.isnan(p):
+        return "–"
+    return "<0.001" if p < 0.001 else f"{p:.3f}"
+
+
 def escape_markdown(text: Any) -> str:
     """Text that Markdown and MyST show as it is, on one line."""
     line = _ACTIVE.sub(r"\\\g<0>", one_line(text))

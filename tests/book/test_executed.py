@@ -118,6 +118,19 @@ def test_log_lines_are_left_out():
     assert outputs[0]["text"] == "all models: 0.7\n"
 
 
+def test_a_text_is_shown_without_the_quotes_of_python():
+    def shown(said: str) -> str:
+        output = {"output_type": "execute_result", "data": {"text/plain": [said]}, "metadata": {}}
+        cell = {"cell_type": "code", "source": "x", "outputs": [output], "metadata": {}}
+        title = {"cell_type": "markdown", "source": "# T", "metadata": {}}
+        notebook = {"cells": [title, cell | {"execution_count": 1}], "metadata": {}}
+        made = publishable(notebook, "h", page="p")
+        return made["cells"][-1]["outputs"][0]["data"]["text/plain"]
+
+    assert shown(repr("it's <b>")) == "it's <b>"
+    assert shown("(1, 2)") == ["(1, 2)"]
+
+
 def test_the_header_replaces_the_provenance_that_a_cell_showed():
     notebook = _notebook("01")
     shown = _output(text__html='<div class="mdhelpers-provenance">Study toy</div>')

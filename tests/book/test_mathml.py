@@ -58,6 +58,12 @@ def test_brackets_grow_without_left_and_right():
     assert made == mathml(nodes.math("", r"\bigl( a \bigl)"), as_block=False)
 
 
+def test_bars_are_as_high_as_letters_and_stand_close():
+    made = mathml(nodes.math("", r"\sum_i |G| + \|w\|_1"), as_block=True)
+    assert made.count('<mo stretchy="false" lspace="0" rspace="0">|</mo>') == 2
+    assert made.count('<mo stretchy="false" lspace="0" rspace="0">‖</mo>') == 2
+
+
 def test_what_cannot_be_read_is_a_warning_and_stays_in_sight(monkeypatch):
     told = []
     monkeypatch.setattr(module._LOG, "warning", lambda text, *given, **_: told.append(text % given))

@@ -78,7 +78,7 @@ def test_a_verdict_is_told_with_its_figures_and_what_would_decide():
     assert table["difference"][1] == "+11.0 (+9.0 to +13.0)"
     assert table["shifted"][1] == "−8.0 (−9.0 to −7.0)"
     assert table["placebo"].tolist() == ["neither responds", "both respond alike"]
-    assert table["p"].tolist() == ["<.001"] * 2
+    assert table["p"].tolist() == ["<0.001"] * 2
     assert table["at"].tolist() == ["6 px"] * 2
 
 

@@ -132,7 +132,7 @@ def _end(ax: Axes, run: Run, models: EffectModels, row) -> None:
     image_rows(ax, rows)
     label = f"{comparison_label(row.comparison, names)} #{row.direction}"
     said = word_of(row.outcome, names) if row.finding else "no finding"
-    ax.set_title(f"{label}: {said}")
+    ax.set_title(f"{label}:\n{said}")
 
 
 def _effect(ax: Axes, found: StudyEffects, name: str, names: Sequence[str]) -> None:

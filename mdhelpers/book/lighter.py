@@ -1,7 +1,9 @@
 """Built pages made lighter: what Sphinx, MyST-NB and the theme have no option for.
 
-Pictures become WebP, without loss: a quarter of what they weigh as PNG. The theme's script of
-icons, 1.5 MB on every page, goes: its style draws the same icons from a font, which stays.
+Pictures become WebP, without loss: a quarter of what they weigh as PNG. Only galleries of many
+textures, which would weigh a megabyte each, lose what nobody sees; the explorer's images never do.
+The theme's script of icons, 1.5 MB on every page, goes: its style draws the same icons from a
+font, which stays.
 """
 
 import re
@@ -11,7 +13,9 @@ from PIL import Image
 
 from mdhelpers.base.records import file_digest
 
-_PICTURE = re.compile(r"(_images/[\w.%-]+)\.png(?=[\"'])")
+HEAVY, QUALITY = 500_000, 92  # bytes; of WebP with loss
+FOLDERS = ("_images", "_static/sheets")
+_PICTURE = re.compile(rf"((?:{'|'.join(FOLDERS)})/[\w.%-]+)\.png(?=[\"'])")
 
 
 _ICONS = re.compile(r"\s*<script[^>]*/fontawesome\.js[^>]*></script>")
@@ -23,18 +27,20 @@ def lighten(pages: Path, kept: Path) -> None:
     Parameters
     ----------
     pages : Path
-        A folder of built pages, with pictures in ``_images``; it is changed.
+        A folder of built pages, with pictures in ``FOLDERS``; it is changed.
     kept : Path
         A folder for pictures that were converted before, by digest. Those that no page shows any
         more are removed.
     """
     kept.mkdir(parents=True, exist_ok=True)
     known, done = set(kept.iterdir()), set()
-    for picture in sorted((pages / "_images").glob("*.png")):
+    for picture in sorted(path for f in FOLDERS for path in (pages / f).glob("*.png")):
         lighter = kept / f"{file_digest(picture)}.webp"
         if lighter not in known:
             with Image.open(picture) as image:
                 image.save(lighter, lossless=True, quality=50)
+                if lighter.stat().st_size > HEAVY and picture.parent.name == FOLDERS[0]:
+                    image.save(lighter, quality=QUALITY)
         done.add(lighter)
         picture.with_suffix(".webp").write_bytes(lighter.read_bytes())
         picture.unlink()

@@ -3,6 +3,7 @@
 import numpy as np
 from PIL import Image
 
+from mdhelpers.book import lighter
 from mdhelpers.book.lighter import lighten
 
 
@@ -48,6 +49,31 @@ def test_what_was_converted_is_kept_and_what_is_not_shown_goes(tmp_path, monkeyp
     lighten(tmp_path / "other", kept)
     (second,) = kept.iterdir()
     assert first != second
+
+
+def test_sheets_of_the_explorer_are_pictures_too(tmp_path):
+    built(tmp_path / "html")
+    (tmp_path / "html/_static/sheets").mkdir(parents=True)
+    (tmp_path / "html/_images/a b.png").rename(tmp_path / "html/_static/sheets/5f.png")
+    (tmp_path / "html/index.html").write_text('{"url":"../_static/sheets/5f.png"}')
+    lighten(tmp_path / "html", tmp_path / "kept")
+    assert (tmp_path / "html/_static/sheets/5f.webp").is_file()
+    assert (tmp_path / "html/index.html").read_text() == '{"url":"../_static/sheets/5f.webp"}'
+
+
+def test_a_heavy_picture_loses_what_nobody_sees(tmp_path, monkeypatch):
+    monkeypatch.setattr(lighter, "HEAVY", 1000)
+    (tmp_path / "html/_images").mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    pixels = rng.normal(128, 12, (120, 120, 1)).repeat(3, 2).astype(np.uint8)
+    (tmp_path / "html/_static/sheets").mkdir(parents=True)
+    paths = [tmp_path / f"html/{folder}/a.png" for folder in lighter.FOLDERS]
+    for seed, path in enumerate(paths):
+        Image.fromarray(pixels + seed).save(path)
+    lighten(tmp_path / "html", tmp_path / "kept")
+    shown, sheet = (np.asarray(Image.open(path.with_suffix(".webp"))).astype(int) for path in paths)
+    assert 0 < np.abs(shown - pixels).mean() < 5
+    np.testing.assert_array_equal(sheet, pixels + 1)
 
 
 def test_the_script_of_icons_goes_and_others_stay(tmp_path):

@@ -282,12 +282,12 @@ def test_pages_are_replaced_when_all_of_them_are_there(tmp_path, monkeypatch):
         (folder / name).write_text(name)
     monkeypatch.setattr(book.shutil, "copytree", _full)
     with pytest.raises(OSError, match="full"):
-        book._publish(tmp_path / "new", out)
+        book._publish(tmp_path / "new", out, tmp_path / "webp")
     monkeypatch.undo()
     assert [path.name for path in out.iterdir()] == ["old.html"]
-    book._publish(tmp_path / "new", out)
+    book._publish(tmp_path / "new", out, tmp_path / "webp")
     assert sorted(path.name for path in out.iterdir()) == [book.MARK, "new.html"]
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["html", "new"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["html", "new", "webp"]
 
 
 def _full(*_, **__):

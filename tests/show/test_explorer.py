@@ -538,6 +538,12 @@ def test_a_printed_view_has_its_pictures(built):
     with_pictures = len(built.pdf())
     built.add_style_tag(content=".mdx-picture { background-image: none !important }")
     assert with_pictures > len(built.pdf()) + 3000
+    built.emulate_media(media="print")
+    kept = (
+        "[...document.querySelectorAll('.mdx *')].map((e) => getComputedStyle(e).printColorAdjust)"
+    )
+    assert set(built.evaluate(kept)) == {"exact"}
+    built.emulate_media(media="screen")
 
 
 def test_evidence_and_use_are_told_of_each_end(inputs):

@@ -47,7 +47,7 @@ def captions() -> str:
     for path in sorted((ROOT / "mdhelpers/show").glob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.FunctionDef) and (said := ast.get_docstring(node)):
-                texts.append(said.split("\n\n")[0])
+                texts.append(said.split("\n\n")[0].replace("``", "`"))
     return "\n\n".join(texts)
 
 

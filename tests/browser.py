@@ -14,6 +14,7 @@ from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
+from urllib.parse import unquote, urlsplit
 
 WIDTHS = (1280, 400)
 SHORTEST = 12  # characters of a picture's description
@@ -35,6 +36,8 @@ _TOP = """() => [...document.querySelectorAll("article img, .mdx-host")]
     .map(e => e.getBoundingClientRect().top + scrollY
         - (document.querySelector("article .admonition.warning")?.offsetHeight ?? 0))[0] ?? 0"""
 FIRST_SCREEN = 1000  # pixels from a page's top to its first figure, the smoke run's banner apart
+COMPUTES = "13"  # the page that has the datamodels of all parts of the models in it
+HEAVIEST = {False: 3e6, True: 5e6}  # bytes of a page and all that it loads; of that page
 PER_INCH = 72  # pixels an inch of a figure: letters of 9 points are 9 pixels high
 _LOAD_ALL = "() => document.querySelectorAll('article img').forEach(e => e.loading = 'eager')"
 _WIDGETS = """() => [...document.querySelectorAll(".mdx-host")].every(
@@ -112,11 +115,20 @@ def page_faults(page, path: Path, width: int, address: str = "") -> list[str]:
             found.append(f"text too small in: {picture}")
     if width > 1000 and path.name[:2].isdigit() and (top := page.evaluate(_TOP)) > FIRST_SCREEN:
         found.append(f"the first figure is at {top:.0f} px")
+    if not address and (loaded := weight(page, path)) > HEAVIEST[path.name[:2] == COMPUTES]:
+        found.append(f"the page loads {loaded / 1e6:.1f} MB")
     if not page.evaluate(_MATHS):
         found.append("a formula was not set")
     if page.evaluate("() => document.documentElement.scrollWidth") > width + 1:
         found.append("the page scrolls sideways")
     return found
+
+
+def weight(page, path: Path) -> int:
+    """Bytes of a page from disk, and of all that it has loaded."""
+    names = page.evaluate("() => performance.getEntriesByType('resource').map((e) => e.name)")
+    files = {Path(unquote(urlsplit(n).path)) for n in names if n.startswith("file:")} | {path}
+    return sum(file.stat().st_size for file in files if file.is_file())
 
 
 def barriers(page) -> list[str]:

@@ -46,9 +46,7 @@ def class_samples(split: Split, class_names, *, n: int = 12) -> Rows:
 
 
 def feature_samples(split: Split, class_names, *, n: int = 12) -> Rows:
-    """Carriers of each planted feature above others of the same class; classes where none is."""
-    if not len(split.truth.columns):
-        return class_samples(split, class_names, n=n)
+    """Carriers of each planted feature above others of the same class; none where none is known."""
     rows = {}
     for feature in split.truth.columns:
         carries = split.truth[feature].to_numpy()

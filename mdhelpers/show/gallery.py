@@ -13,6 +13,7 @@ from mdhelpers.show.style import (
     EXAMPLE_COLORS,
     INK,
     label_text,
+    nothing_here,
 )
 
 _TITLE_BAND = 0.27  # height of a line of title, in heights of an image
@@ -89,9 +90,7 @@ def image_rows(
     """
     images = {label: _checked(row) for label, row in rows.items() if len(row)}
     if not images:
-        ax.axis("off")
-        ax.text(0.5, 0.5, "no images to show here", ha="center", transform=ax.transAxes)
-        return ax
+        return nothing_here(ax, "no images to show here")
     if len({row.shape[1:] for row in images.values()}) != 1:
         shapes = {label: row.shape for label, row in images.items()}
         raise ValueError(f"Got rows of shapes {shapes}; expected images of one size.")

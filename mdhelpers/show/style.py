@@ -45,6 +45,7 @@ SCRIPT_FONTS = (  # for what FONT lacks, where they are installed
 )  # fmt: skip
 LONG_LABEL, LEGEND_WIDTH = 48, 76  # characters: longer ones stand one per row; the most
 NO_GLYPH = "□"
+LINE = 0.6  # inches
 DPI = 110  # of a page; pictures have twice as many
 
 
@@ -275,7 +276,9 @@ def draw_if(data, draw, ax, **options):
 
 
 def nothing_here(ax: Axes, why: str = "this run has none of these") -> Axes:
-    """An empty panel that says so."""
+    """An empty panel that says so; a figure with nothing else is no higher than a line."""
+    if len(ax.figure.axes) == 1:
+        ax.figure.set_figheight(LINE)
     ax.axis("off")
     ax.text(0.5, 0.5, why, ha="center", transform=ax.transAxes)
     return ax

@@ -320,8 +320,8 @@ def placebo_figures(table: pd.DataFrame, row: dict) -> dict[str, float]:
 
 
 NO_FINDING = (
-    "No finding: of no called direction did a transformation that imitates it move the algorithm "
-    "that it names surely more"
+    "No finding: nothing that imitates a direction moves the models of the algorithm that it names "
+    "surely more than the other's"
 )
 
 

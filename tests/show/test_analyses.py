@@ -81,7 +81,7 @@ def test_cosines_by_number_of_models(ax):
     columns = ["algorithm", "n_models", "against", "low", "median", "high"]
     table = pd.DataFrame(rows, columns=columns)
     assert show.cosines_by_models(ax, table, names=NAMES) is ax
-    drawn = lines(ax)["shifted: two samples without a common model"]
+    drawn = lines(ax)["shifted: two samples"]
     np.testing.assert_allclose(drawn.get_xdata(), [128, 256])
     np.testing.assert_allclose(drawn.get_ydata(), [0.328, 0.456])
     assert [text.get_text() for text in ax.get_xticklabels()] == ["128", "256"]

@@ -1,5 +1,6 @@
 """Which images page 01 shows, and how many carry what was planted."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -21,6 +22,11 @@ def test_class_samples_carry_no_feature():
         chosen = [index_of(image) for image in rows[name]]
         assert (TEST.labels[chosen] == label).all()
         assert not TEST.truth.iloc[chosen].to_numpy().any()
+
+
+def test_where_nothing_was_planted_there_are_no_carriers():
+    bare = replace(TEST, metadata=TEST.metadata[[]])
+    assert data.feature_samples(bare, CLASS_NAMES) == {}
 
 
 def test_feature_samples_pair_carriers_with_their_class():

@@ -102,3 +102,4 @@ def test_empty_rows_are_left_out_and_nothing_at_all_is_said():
     assert len(ax.images) == len(same.images)
     image_rows(none, {"empty": IMAGES[:0]})
     assert [text.get_text() for text in none.texts] == ["no images to show here"]
+    assert none.figure.get_figheight() < 1 < ax.figure.get_figheight()

@@ -96,6 +96,8 @@ def _settles(page, condition: str) -> bool:
 
 def page_faults(page, path: Path, width: int, address: str = "") -> list[str]:
     """Open one page, from disk or at an address, and say what a reader would miss on it."""
+    asked: set[str] = set()
+    page.on("request", note := lambda request: asked.add(request.url))
     page.goto(address or path.as_uri())
     page.wait_for_load_state("load")
     page.evaluate(_LOAD_ALL)
@@ -115,7 +117,8 @@ def page_faults(page, path: Path, width: int, address: str = "") -> list[str]:
             found.append(f"text too small in: {picture}")
     if width > 1000 and path.name[:2].isdigit() and (top := page.evaluate(_TOP)) > FIRST_SCREEN:
         found.append(f"the first figure is at {top:.0f} px")
-    if not address and (loaded := weight(page, path)) > HEAVIEST[path.name[:2] == COMPUTES]:
+    page.remove_listener("request", note)
+    if (loaded := weight(asked)) > HEAVIEST[path.name[:2] == COMPUTES]:
         found.append(f"the page loads {loaded / 1e6:.1f} MB")
     if not page.evaluate(_MATHS):
         found.append("a formula was not set")
@@ -124,10 +127,9 @@ def page_faults(page, path: Path, width: int, address: str = "") -> list[str]:
     return found
 
 
-def weight(page, path: Path) -> int:
-    """Bytes of a page from disk, and of all that it has loaded."""
-    names = page.evaluate("() => performance.getEntriesByType('resource').map((e) => e.name)")
-    files = {Path(unquote(urlsplit(n).path)) for n in names if n.startswith("file:")} | {path}
+def weight(asked: set[str]) -> int:
+    """Bytes of the files that a page from disk consists of; of one from a server, 0."""
+    files = {Path(unquote(urlsplit(url).path)) for url in asked if url.startswith("file:")}
     return sum(file.stat().st_size for file in files if file.is_file())
 
 

@@ -56,9 +56,10 @@ class Transformation(Spec):
 
     @property
     def name(self) -> str:
-        """What tables call it: its kind, and the options that are not its defaults."""
+        """What tables call it: its colour, its kind, and other options that are not defaults."""
         given = self.model_dump(exclude_defaults=True, exclude={"kind", "at"})
-        return " ".join([self.kind, *(str(value) for value in given.values())])
+        shade = [color_word(given.pop("color"))] if "color" in given else []
+        return " ".join([*shade, self.kind, *map(str, given.values())])
 
     @property
     def intensity_unit(self) -> str:
@@ -124,6 +125,13 @@ def checked_color(value: Any) -> tuple[int, int, int]:
     if len(value) != 3 or not all(0 <= v <= 255 for v in value):
         raise ValueError("a colour is a name, a code such as '#ff0000', or three numbers to 255")
     return tuple(value)
+
+
+def color_word(color: tuple[int, int, int]) -> str:
+    """A colour's name, where it has one, or its code."""
+    code = "#{:02x}{:02x}{:02x}".format(*color)
+    named = (word for word, value in ImageColor.colormap.items() if value == code)
+    return next(named, code)
 
 
 Color = Annotated[tuple[int, int, int], BeforeValidator(checked_color)]

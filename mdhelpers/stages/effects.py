@@ -265,7 +265,12 @@ ADDED = {
 
 def applied(name: str) -> str:
     """A transformation as something that one does."""
-    return f"Adding {ADDED[name]}" if name in ADDED else f"Applying {name.replace('_', ' ')}"
+    shade, _, kind = name.rpartition(" ")
+    if name in ADDED:
+        return f"Adding {ADDED[name]}"
+    if shade and ADDED.get(kind, "").startswith("a "):
+        return f"Adding a{'n' if shade[0] in 'aeiou' else ''} {name}"
+    return f"Applying {name.replace('_', ' ')}"
 
 
 def sentence(row: dict[str, Any], names: tuple[str, str]) -> str:

@@ -288,3 +288,17 @@ def test_planted_features_are_graded_by_what_is_called_a_finding(few):
     grades = stage.recovery_of(nothing, verdicts, few.dataset).set_index("feature")["grade"]
     assert grades.to_dict() == {"tag": "missed", "ring": "missed", "stripes": "right"}
     assert stage.recovery_of(findings, verdicts.head(0), few.dataset).empty
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("tag", "Adding a tag"),
+        ("red square", "Adding a red square"),
+        ("orange ring", "Adding an orange ring"),
+        ("low_pass", "Applying low pass"),
+        ("grayscale + web", "Applying grayscale + web"),
+    ],
+)
+def test_a_transformation_is_said_as_one_does_it(name, said):
+    assert stage.applied(name) == said

@@ -129,9 +129,8 @@ def checked_color(value: Any) -> tuple[int, int, int]:
 
 def color_word(color: tuple[int, int, int]) -> str:
     """A colour's name, where it has one, or its code."""
-    code = "#{:02x}{:02x}{:02x}".format(*color)
-    named = (word for word, value in ImageColor.colormap.items() if value == code)
-    return next(named, code)
+    named = (word for word in ImageColor.colormap if ImageColor.getrgb(word)[:3] == tuple(color))
+    return next(named, "#{:02x}{:02x}{:02x}".format(*color))
 
 
 Color = Annotated[tuple[int, int, int], BeforeValidator(checked_color)]

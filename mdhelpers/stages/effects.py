@@ -268,7 +268,7 @@ def applied(name: str) -> str:
     shade, _, kind = name.rpartition(" ")
     if name in ADDED:
         return f"Adding {ADDED[name]}"
-    if shade and ADDED.get(kind, "").startswith("a "):
+    if shade and " " not in shade and ADDED.get(kind, "").startswith("a "):
         return f"Adding a{'n' if shade[0] in 'aeiou' else ''} {name}"
     return f"Applying {name.replace('_', ' ')}"
 

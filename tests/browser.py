@@ -36,8 +36,7 @@ _TOP = """() => [...document.querySelectorAll("article img, .mdx-host")]
     .map(e => e.getBoundingClientRect().top + scrollY
         - (document.querySelector("article .admonition.warning")?.offsetHeight ?? 0))[0] ?? 0"""
 FIRST_SCREEN = 1000  # pixels from a page's top to its first figure, the smoke run's banner apart
-COMPUTES = "13"  # the page that has the datamodels of all parts of the models in it
-HEAVIEST = {False: 3e6, True: 5e6}  # bytes of a page and all that it loads; of that page
+HEAVIEST = 3e6  # bytes of a page and all that it loads
 PER_INCH = 72  # pixels an inch of a figure: letters of 9 points are 9 pixels high
 _LOAD_ALL = "() => document.querySelectorAll('article img').forEach(e => e.loading = 'eager')"
 _WIDGETS = """() => [...document.querySelectorAll(".mdx-host")].every(
@@ -118,7 +117,7 @@ def page_faults(page, path: Path, width: int, address: str = "") -> list[str]:
     if width > 1000 and path.name[:2].isdigit() and (top := page.evaluate(_TOP)) > FIRST_SCREEN:
         found.append(f"the first figure is at {top:.0f} px")
     page.remove_listener("request", note)
-    if (loaded := weight(asked)) > HEAVIEST[path.name[:2] == COMPUTES]:
+    if (loaded := weight(asked)) > HEAVIEST:
         found.append(f"the page loads {loaded / 1e6:.1f} MB")
     if not page.evaluate(_MATHS):
         found.append("a formula was not set")

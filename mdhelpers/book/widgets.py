@@ -20,6 +20,8 @@ VIEW = "application/vnd.jupyter.widget-view+json"
 STATES = "application/vnd.jupyter.widget-state+json"
 SHEETS = "assets/sheets"
 PICTURE = "data:image/"
+LONG = 20_000  # characters of an array that a page need not have in itself
+ARRAY = '(globalThis.mdxArrays ??= {{}})["{key}"] = "{data}";\n'  # see mdhelpers/show/recompute.js
 
 
 def without_kernel(notebook: dict, *, depth: int) -> dict[str, bytes]:
@@ -35,7 +37,7 @@ def without_kernel(notebook: dict, *, depth: int) -> dict[str, bytes]:
     Returns
     -------
     dict of str to bytes
-        Pictures by their path below the book's source folder.
+        Pictures and arrays by their path below the book's source folder.
     """
     states = notebook["metadata"].pop("widgets", {}).get(STATES, {}).get("state", {})
     pictures: dict[str, bytes] = {}
@@ -109,7 +111,14 @@ def script(name: str) -> str:
 
 
 def with_files(value: Any, pictures: dict[str, bytes], above: str) -> Any:
-    """The same with the paths of files in the place of pictures, which go into ``pictures``."""
+    """The same with the paths of files in the place of pictures and of long arrays.
+
+    The files go into ``pictures``. Arrays are scripts, since a page from disk may read no others.
+    """
+    if isinstance(value, Mapping) and len(value.get("data", "")) > LONG and "bits" in value:
+        key = hashlib.sha256(value["data"].encode()).hexdigest()[:16]
+        pictures[f"{SHEETS}/{key}.js"] = ARRAY.format(key=key, data=value["data"]).encode()
+        return {"bits": value["bits"], "key": key, "src": f"{above}_static/sheets/{key}.js"}
     if isinstance(value, Mapping):
         return {key: with_files(each, pictures, above) for key, each in value.items()}
     if isinstance(value, list):

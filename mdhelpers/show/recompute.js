@@ -37,12 +37,24 @@ function render({ model, el }) {
     h("div", { class: "mdx-main" }, h("div", {}, plot, said), h("div", {}, head, grid)));
   const compute = cached((key) => carryOut(...key.split(" "), rows, n, p, model.get("reference"), total));
   const update = () => {
+    if (root.dataset.lost) return;
     const pair = model.get("pair");
     const size = pair[0] === pair[1] ? Math.max(2, model.get("size")) : model.get("size");
     const part = Math.min(model.get("part"), size - 1);
     menus[1].select.options[0].disabled = pair[0] === pair[1];
     [...menus[2].select.options].forEach((option, i) => { option.hidden = i >= size; });
     menus.forEach((m, i) => { m.select.value = [pair, size, part][i]; });
+    const wanted = partsOf(pair, size, part);
+    const arrays = [...wanted.finding, ...(wanted.others ?? [])].map((name) => model.get("fits")[name]);
+    const beside = [...arrays, model.get("reference").directions].filter((array) => array && !array.data);
+    if (beside.length) {
+      said.textContent = "Reading these datamodels …";
+      Promise.all(beside.map(fetched)).then(update, () => {
+        root.dataset.lost = true;
+        said.textContent = "These datamodels cannot be read: the folder _static has to lie beside this page.";
+      });
+      return;
+    }
     const found = compute(`${pair} ${size} ${part}`);
     const chosen = Math.min(model.get("direction"), N_DIRECTIONS - 1);
     plot.replaceChildren(h("h3", {}, "Gap of each direction", h("small", {}, " % of variance; outline: on the models that found it; filled: on others")),
@@ -66,6 +78,32 @@ function cached(make) {
   return (key) => kept.get(key) ?? kept.set(key, make(key)).get(key);
 }
 
+// A page has datamodels in scripts beside it, each read when it is first wanted; a kernel sends them.
+function fetched(fit) {
+  return new Promise((done, failed) => {
+    const script = h("script", { src: fit.src });
+    script.onload = () => {
+      fit.data = globalThis.mdxArrays[fit.key];
+      script.remove();
+      done();
+    };
+    script.onerror = failed;
+    document.head.append(script);
+  });
+}
+
+// Which datamodels find the directions, and which measure the gaps. Others share no model with those that
+// find: they are of the next part, or for an algorithm with itself of the next two.
+function partsOf(pair, size, at) {
+  const [first, second] = [...pair];
+  const name = (algorithm, k) => (size === 1 ? `all_${algorithm}` : `${size}_${k % size}_${algorithm}`);
+  const itself = Number(first === second);
+  const finding = [name(first, at), name(second, at + itself)];
+  const step = 1 + itself;
+  const enough = size > 1 && (!itself || size >= 4);
+  return { finding, others: enough ? [name(first, at + step), name(second, at + step + itself)] : null };
+}
+
 // Rows of unit length; a row of zeros stays.
 function readRows({ bits, data }, n, p) {
   const bytes = Uint8Array.from(atob(data), (sign) => sign.charCodeAt(0)).buffer;
@@ -82,15 +120,10 @@ function readRows({ bits, data }, n, p) {
 
 function carryOut(pair, size, part, rows, n, p, reference, total) {
   const start = performance.now();
-  const [first, second] = [...pair];
-  const [parts, at] = [Number(size), Number(part)];
-  const name = (algorithm, k) => (parts === 1 ? `all_${algorithm}` : `${parts}_${k % parts}_${algorithm}`);
-  const itself = first === second;
-  const finding = [rows(name(first, at)), rows(name(second, itself ? at + 1 : at))];
-  // Others that share no model with those: the next part, or for an algorithm with itself the next two.
-  const enough = parts > 1 && (!itself || parts >= 4);
-  const step = itself ? 2 : 1;
-  const others = enough ? [rows(name(first, at + step)), rows(name(second, at + step + (itself ? 1 : 0)))] : null;
+  const parts = Number(size);
+  const wanted = partsOf(pair, parts, Number(part));
+  const finding = wanted.finding.map(rows);
+  const others = wanted.others?.map(rows);
   const { directions, projections } = residualPca(...finding, n, p, N_DIRECTIONS);
   const gap = ([one, two]) => directions.map((u) => 100 * (explained(one, u, n, p) - explained(two, u, n, p)));
   const top = projections.map((along) => Array.from(along.keys()).sort((a, b) => along[b] - along[a]).slice(0, 8));

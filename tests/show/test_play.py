@@ -1,12 +1,14 @@
 """The toys say what NumPy says: predicted and found outputs, arrows, and the comparison anew."""
 
 import re
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from mdhelpers.book.widgets import host, script, view_of
+from mdhelpers.book import widgets
+from mdhelpers.book.widgets import host, script, view_of, with_files
 from mdhelpers.method.comparison import compare
 from mdhelpers.show import play, recompute
 from mdhelpers.show.views import CSS
@@ -46,11 +48,19 @@ def compared():
 def page(chromium, tmp_path):  # noqa: F811
     opened, faults = [], []
 
-    def show(name, widget):
+    def show(name, widget, *, beside=None):
         shown = [key for key in widget.keys if key not in ("layout", "tabbable", "tooltip")]
         view = view_of({key: getattr(widget, key) for key in shown})
         path = tmp_path / "page.html"
         style = f"<!doctype html><meta charset=utf-8><style>{CSS.read_text()}</style>"
+        if beside is not None:
+            files = {}
+            view = with_files(view, files, "")
+            for file, content in files.items():
+                place = tmp_path / "_static/sheets" / Path(file).name
+                place.parent.mkdir(parents=True, exist_ok=True)
+                place.write_bytes(content)
+            beside += [Path(file).name for file in files]
         path.write_text(style + host(name, view) + script(name))
         page = chromium.new_page()
         page.on("pageerror", lambda error: faults.append(str(error)))
@@ -131,8 +141,8 @@ def explained(weights, u):
     return 100 * np.square(rows @ u.T).sum(0) / len(rows)
 
 
-@pytest.mark.browser
-def test_the_page_computes_what_the_package_computes(page):
+def recomputing():
+    """The widget, the datamodels of all parts, and the directions of all models."""
     rng = np.random.default_rng(5)
     parts = {
         f"{size}_{part}_{a}": WEIGHTS[a - 1] + 0.3 * rng.normal(size=(N_TEST, N_TRAIN))
@@ -151,6 +161,32 @@ def test_the_page_computes_what_the_package_computes(page):
         reference={"directions": recompute.rows(run.directions, 16)},
         test=play.tiles(TEST, range(N_TEST)),
     )
+    return widget, fits, run
+
+
+@pytest.mark.browser
+def test_arrays_lie_beside_a_page_and_are_read_when_they_are_wanted(page, tmp_path, monkeypatch):
+    monkeypatch.setattr(widgets, "LONG", 100)
+    beside = []
+    shown = page("recompute", recomputing()[0], beside=beside)
+    assert sum(name.endswith(".js") for name in beside) >= 14
+    assert len((tmp_path / "page.html").read_text().split('"fits":')[1].split("}}")[0]) < 3000
+    shown.locator(".mdx-gaps").wait_for()
+    root = shown.locator(".mdx-recompute")
+    assert float(root.get_attribute("data-agreement")) > 0.999
+    before = gaps(shown)
+    shown.get_by_label("Models of each").select_option("2")
+    root.get_by_text("from 32 models of each").wait_for()
+    assert gaps(shown) != before
+    for path in (tmp_path / "_static/sheets").glob("*.js"):
+        path.unlink()
+    shown.get_by_label("Models of each").select_option("4")
+    root.get_by_text("the folder _static has to lie beside this page").wait_for()
+
+
+@pytest.mark.browser
+def test_the_page_computes_what_the_package_computes(page):
+    widget, fits, run = recomputing()
     shown = page("recompute", widget)
     root = shown.locator(".mdx-recompute")
     assert float(root.get_attribute("data-agreement")) > 0.999

@@ -24,7 +24,7 @@ function render({ model, el }) {
   const total = model.get("n_models");
   const sizes = [[1, `all ${total}`], [2, `${total / 2}`], [4, `${total / 4}`]];
   const menus = [
-    menu("Compare", Object.entries(pairs), "pair", (pair) => set({ pair, size: pair[0] === pair[1] ? Math.max(2, model.get("size")) : model.get("size"), direction: 0 })),
+    menu("Compare", Object.entries(pairs), "pair", (pair) => set({ pair, size: pair[0] === pair[1] ? 4 : model.get("size"), direction: 0 })),
     menu("Models of each", sizes, "size", (size) => set({ size: Number(size), part: 0, direction: 0 })),
     menu("Which of them find the directions", [[0, "the first"], [1, "others"], [2, "others still"], [3, "the last"]], "part",
       (part) => set({ part: Number(part), direction: 0 })),

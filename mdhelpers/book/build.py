@@ -14,6 +14,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from functools import partial
 from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
@@ -24,6 +25,7 @@ import yaml
 from mdhelpers.base.places import project_root, public_address, resolve, shown
 from mdhelpers.base.records import file_digest, unfinished_name
 from mdhelpers.book.executed import publishable
+from mdhelpers.book.figures import Drawing, drawn, remembered
 from mdhelpers.book.lighter import lighten
 from mdhelpers.book.pages import expand, expand_figures, look_up, with_header
 from mdhelpers.book.reference import api_page, parameter_rows
@@ -100,9 +102,9 @@ def build(
     work = out.with_name(f"{out.name}-work")
     for folder in (out, work):
         _refuse_others(folder)
-    tree = assemble(run, resolve(book_dir), commands, links)
     work.mkdir(parents=True, exist_ok=True)
     (work / MARK).touch()
+    tree = assemble(run, resolve(book_dir), commands, links, remembered(work / "drawn"))
     if _synchronise(tree, work / "src"):
         shutil.rmtree(work / "html", ignore_errors=True)
     _sphinx(work)
@@ -176,6 +178,7 @@ def assemble(
     book_dir: Path,
     commands: Sequence[Mapping[str, str]] = (),
     links: Mapping[str, str] | None = None,
+    draw: Drawing = drawn,
 ) -> dict[str, bytes]:
     """Make the book's source tree in memory.
 
@@ -187,6 +190,8 @@ def assemble(
         ``notebooks: [first, last]`` takes those of the run's notebooks alone.
     book_dir, commands, links
         As in `build`.
+    draw : callable
+        Draws the figures of prose pages.
 
     Returns
     -------
@@ -206,7 +211,7 @@ def assemble(
     for page in (toc["root"], *(c["file"] for p in parts for c in p["chapters"])):
         source = book_dir / f"{page}.md"
         if source.is_file() and f"{page}.md" not in tree:
-            tree[f"{page}.md"] = _prose(source, run, tree, commands, links).encode()
+            tree[f"{page}.md"] = _prose(source, run, tree, commands, links, draw).encode()
     return tree
 
 
@@ -269,6 +274,7 @@ def _prose(
     tree: dict[str, bytes],
     commands: Sequence[Mapping[str, str]] = (),
     links: Mapping[str, str] | None = None,
+    draw: Drawing = drawn,
 ) -> str:
     """Expand a prose page. It quotes this run, or the recorded one that bears the page's name.
 
@@ -294,7 +300,8 @@ def _prose(
     text = text.replace("{{ repository }}", repository())
     text = text.replace("{{ launch }}", LAUNCHED.format(**links) if links else "")
     text = _with_pictures_of(tree, text)
-    text, figures = expand_figures(text, lambda path: look_up(values, path, page=page), page=page)
+    found = partial(look_up, values, page=page)
+    text, figures = expand_figures(text, found, page=page, draw=draw)
     tree |= figures
     text = expand(text.replace(EXPLORER, PLACE), values, page=page)
     text = text.replace(PLACE, _explorer(run, tree, ""))

@@ -4,9 +4,11 @@ Each takes what lies at a place in a record and gives a figure and its text alte
 sentence of its docstring is the caption.
 """
 
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from io import BytesIO
+from pathlib import Path
 from typing import Any
 
 import matplotlib
@@ -18,7 +20,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 from scipy.stats import binomtest
 
+import mdhelpers
 from mdhelpers.base.places import typeset
+from mdhelpers.base.records import digest, file_digest
 from mdhelpers.data.datasets import DatasetSpec
 from mdhelpers.data.sources import NO_COPY, load_dataset
 from mdhelpers.show.analyses import similarity_heatmap
@@ -43,14 +47,39 @@ _STEP = 1.025  # markers of methods stand side by side, each this much further r
 _ROW, _RIM = 0.42, 1.5  # inches of a row of points, and of what is written below
 
 
-def drawn(draw: Callable[[Any], tuple[Figure, str]], data: Any) -> tuple[bytes, str]:
-    """A figure in the book's style as PNG, the same bytes each time, and its text alternative."""
+Drawing = Callable[[str, Any], tuple[bytes, str]]
+
+
+def drawn(name: str, data: Any) -> tuple[bytes, str]:
+    """One of ``FIGURES`` as PNG, the same bytes each time, and its text alternative."""
     with matplotlib.rc_context(), BytesIO() as file:
         use_style()
-        figure, alternative = draw(data)
+        figure, alternative = FIGURES[name](data)
         figure.savefig(file, format="png")
         plt.close(figure)
         return file.getvalue(), alternative
+
+
+def remembered(folder: Path) -> Drawing:
+    """`drawn`, or what this very code has drawn before of the same data and left in a folder."""
+    package = Path(mdhelpers.__file__).parent
+    made_by = digest([file_digest(path) for path in sorted(package.rglob("*.py"))])[:16]
+    for other in folder.glob("*"):
+        if other.name != made_by:
+            shutil.rmtree(other)
+    folder = folder / made_by
+    folder.mkdir(parents=True, exist_ok=True)
+
+    def draw(name: str, data: Any) -> tuple[bytes, str]:
+        kept = folder / digest([matplotlib.__version__, name, data])[:32]
+        picture, words = kept.with_suffix(".png"), kept.with_suffix(".txt")
+        if not words.is_file():
+            body, alternative = drawn(name, data)
+            picture.write_bytes(body)
+            words.write_text(alternative, encoding="utf-8")  # last: it says that both are there
+        return picture.read_bytes(), words.read_text(encoding="utf-8")
+
+    return draw
 
 
 def lds_by_method(budgets: Mapping[str, Any]) -> tuple[Figure, str]:

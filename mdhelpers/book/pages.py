@@ -10,7 +10,7 @@ from math import ceil
 from typing import Any
 
 from mdhelpers.base.places import typeset
-from mdhelpers.book.figures import FIGURES, GALLERY, drawn
+from mdhelpers.book.figures import FIGURES, GALLERY, Drawing, drawn
 from mdhelpers.show.style import DPI, comparison_label, escape_markdown, one_line
 
 _TABLE = re.compile(r"\{\{\s*table\s+(\S+)(?:\s+where\s+(\S+))?\s*\|\s*([^{}]+?)\s*\}\}")
@@ -157,7 +157,7 @@ _FIGURE = re.compile(r"\{\{\s*figure\s+(\S+)\s+(\S+)\s*\}\}")
 
 
 def expand_figures(
-    text: str, look_up: Callable[[str], Any], *, page: str
+    text: str, look_up: Callable[[str], Any], *, page: str, draw: Drawing = drawn
 ) -> tuple[str, dict[str, bytes]]:
     """Replace ``{{ figure lds_by_method recorded.budgets_scenes }}`` by an image.
 
@@ -169,6 +169,8 @@ def expand_figures(
         Gives what lies at a dotted path.
     page : str
         Name of the page, for messages.
+    draw : callable
+        Gives a figure's picture and text alternative, of its name and data.
 
     Returns
     -------
@@ -189,7 +191,7 @@ def expand_figures(
         if name not in FIGURES:
             raise ValueError(f"{page}: no figure {name!r}; there are {', '.join(FIGURES)}.")
         file = f"figures/{'-'.join(path.split('.')[1:] or [path])}-{name}.png"
-        files[file], alternative = drawn(FIGURES[name], look_up(path))
+        files[file], alternative = draw(name, look_up(path))
         width = round(int.from_bytes(files[file][16:20], "big") / 2)  # of PNG's header
         told = f":alt: {one_line(alternative)}\n:width: {width}px\n:class: {size_class(width)}"
         caption = f"{captions(name)} {origin_of(path, look_up)}".strip()

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from mdhelpers.book import figures
-from mdhelpers.book.figures import FIGURES, draw_methods, power, similarity
+from mdhelpers.book.figures import FIGURES, draw_methods, drawn, power, similarity
 from mdhelpers.show.style import use_style
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -76,6 +76,25 @@ def test_similarity_is_a_matrix_in_the_order_of_the_rows():
     assert [label.get_text() for label in ax.get_yticklabels()] == names
     assert [text.get_text() for text in ax.texts][:3] == ["1.00", "0.90", "0.40"]
     assert told.endswith("With plain: schedule 0.90, all of them 0.40.")
+
+
+def test_a_figure_is_drawn_once_for_the_same_data_and_code(tmp_path, monkeypatch):
+    draw = figures.remembered(tmp_path / "drawn")
+    first = draw("pairs", RECORDS["pairs_cifar10"])
+    with monkeypatch.context() as patch:
+        patch.setattr(figures, "drawn", lambda *_: 1 / 0)
+        again = figures.remembered(tmp_path / "drawn")
+        assert (
+            again("pairs", RECORDS["pairs_cifar10"])
+            == first
+            == drawn("pairs", RECORDS["pairs_cifar10"])
+        )
+        with pytest.raises(ZeroDivisionError):
+            again("pairs", RECORDS["pairs_cifar10"] | {"rows": []})
+        patch.setattr(figures, "file_digest", lambda _: "other code")
+        with pytest.raises(ZeroDivisionError):
+            figures.remembered(tmp_path / "drawn")("pairs", RECORDS["pairs_cifar10"])
+    assert len(list((tmp_path / "drawn").iterdir())) == 1
 
 
 def points(ax, number: int) -> np.ndarray:

@@ -30,7 +30,7 @@ COMMANDS = [
     shlex.split(line, comments=True)
     for kind, text in BLOCKS
     if kind == "bash"
-    for line in text.splitlines()
+    for line in text.replace("\\\n", " ").splitlines()
 ]
 INLINE = [shlex.split(text) for text in re.findall(r"`(-p [^`]+)`", PAGE)]
 

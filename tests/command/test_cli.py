@@ -175,6 +175,28 @@ def test_book_is_built_from_the_named_run(call, project, monkeypatch):
         "profile": "smoke",
         "runs_dir": project / "runs",
         "out": project / "book/_build/html",
+        "links": None,
+    }
+    monkeypatch.setattr("mdhelpers.base.places._git", lambda *_: "https://github.com/a/b")
+    call("book", "tiny", "--launch")
+    assert seen["links"]["colab"].startswith("https://colab.research.google.com/github/a/b/")
+
+
+def test_launch_writes_what_it_names(call, project, monkeypatch):
+    told = {}
+
+    def launch_folder(run, out, **options):
+        told.update(options, run=run.study, out=out)
+        return [project / "parameters"]
+
+    monkeypatch.setattr("mdhelpers.command.launch.launch_folder", launch_folder)
+    result = call("launch", "tiny", "--repository", "https://github.com/a/b")
+    assert result.exit_code == 0
+    assert "parameters  " in result.stdout
+    assert told == {
+        "run": "tiny",
+        "out": project / "launch",
+        "repository": "https://github.com/a/b",
     }
 
 

@@ -228,6 +228,15 @@ def in_type(value: float, spec: str = "+.0f") -> str:
     return typeset(format(value, spec))
 
 
+def row_by_row(ax: Axes, labels: Sequence[str], xlabel: str, *, width: int = 40) -> Axes:
+    """Labels of rows from the top down, a grid across them and the legend below."""
+    ax.set_yticks(np.arange(len(labels)), [label_text(label, width) for label in labels])
+    ax.set(xlabel=xlabel, ylim=(len(labels) - 0.5, -0.5))
+    ax.grid(True, axis="x")
+    legend_below(ax, columns=2)
+    return ax
+
+
 def feature_label(row: Mapping[str, Any]) -> str:
     """The feature of a row, and on what it was tested where the row says so."""
     name = row["feature"] if "feature" in row else row["hypothesis"]
@@ -258,10 +267,7 @@ def gaps(rows: Sequence[Mapping[str, Any]]) -> tuple[Figure, str]:
         ax.plot(naive, places, "o", color=NULL_COLOR, markerfacecolor="white", label="naive")
     ax.hlines(places, low, high, color=ALGORITHM_COLORS[1], linewidth=2)
     ax.plot(gap, places, "o", color=ALGORITHM_COLORS[1], label="cross-fitted, with 95% interval")
-    ax.set_yticks(places, [label_text(label, 48) for label in labels])
-    ax.set(xlabel="gap (% of the datamodels' variance)", ylim=(len(rows) - 0.5, -0.5))
-    ax.grid(True, axis="x")
-    legend_below(ax, columns=2)
+    row_by_row(ax, labels, "gap (% of the datamodels' variance)", width=48)
     found = [in_type(value, ".1f") for value in gap]
     if naive:
         pairs = zip(naive, found, strict=True)
@@ -305,10 +311,7 @@ def pairs(recorded: Mapping[str, Any]) -> tuple[Figure, str]:
         gap, low, high = (np.array([r[f"gap_{a}{e}"] for r in rows]) for e in ("", "_low", "_high"))
         ax.hlines(at, low, high, color=color, linewidth=2)
         ax.plot(gap, at, "os"[a - 1], color=color, label=label)
-    ax.set_yticks(places, [label_text(row["pair"], 36) for row in rows])
-    ax.set(xlabel="gap (% of the datamodels' variance)", ylim=(len(rows) - 0.5, -0.5))
-    ax.grid(True, axis="x")
-    legend_below(ax, columns=2)
+    row_by_row(ax, [row["pair"] for row in rows], "gap (% of the datamodels' variance)", width=36)
     told = [
         f"{row['pair']} {in_type(row['gap_1'], '.1f')} and {in_type(row['gap_2'], '.1f')}"
         for row in rows
@@ -365,10 +368,8 @@ def turned(rows: Sequence[Mapping[str, Any]]) -> tuple[Figure, str]:
     ax.hlines(places, found["none"], found["varimax"], color=NULL_COLOR, linewidth=1.5)
     for key, (label, style) in kinds.items():
         ax.plot(found[key], places, linestyle="none", label=label, **style)
-    ax.set_yticks(places, [label_text(label, 40) for label in labels])
-    ax.set(xlabel="carriers at the best end (%)", xlim=(0, 103), ylim=(len(rows) - 0.5, -0.5))
-    ax.grid(True, axis="x")
-    legend_below(ax, columns=2)
+    row_by_row(ax, labels, "carriers at the best end (%)", width=40)
+    ax.set(xlim=(0, 103))
     told = [
         f"{label} {none:.0f}, turned {var:.0f}, random {chance:.0f}"
         for label, none, var, chance in zip(
@@ -405,10 +406,7 @@ def retrained(rows: Sequence[Mapping[str, Any]]) -> tuple[Figure, str]:
         ax.plot([], [], "o", color=color, label=label)
     ceilings = {"color": TRUTH_COLOR, "marker": "|", "markersize": 11, "markeredgewidth": 2}
     ax.plot(ceiling, places, linestyle="none", label="exact datamodels", **ceilings)
-    ax.set_yticks(places, [label_text(label, 52) for label in labels])
-    ax.set(xlabel="correlation of predicted and measured change", ylim=(len(rows) - 0.5, -0.5))
-    ax.grid(True, axis="x")
-    legend_below(ax, columns=2)
+    row_by_row(ax, labels, "correlation of predicted and measured change", width=52)
     told = [
         f"{label} {r:.2f} of {c:.2f}" for label, r, c in zip(labels, found, ceiling, strict=True)
     ]
@@ -499,10 +497,8 @@ def copies_found(results: Mapping[str, Any]) -> tuple[Figure, str]:
     figure, ax = plt.subplots(figsize=(7.6, _ROW * len(labels) + _RIM))
     ax.barh(places, shares["among_3"], 0.7, color="#BFD9EA", label="among the first three")
     ax.barh(places, shares["first"], 0.7, color=ALGORITHM_COLORS[1], label="first")
-    ax.set_yticks(places, [label_text(label) for label in labels])
-    ax.set(xlabel="copies found (%)", xlim=(0, 100), ylim=(len(labels) - 0.5, -0.5))
-    ax.grid(True, axis="x")
-    legend_below(ax, columns=2)
+    row_by_row(ax, labels, "copies found (%)")
+    ax.set(xlim=(0, 100))
     told = [
         f"{label} {first:.0f}, {three:.0f}"
         for label, first, three in zip(labels, shares["first"], shares["among_3"], strict=True)

@@ -174,7 +174,7 @@ class Fits:
         where = "one core" if self.device == "cpu" else "a GPU"
         took = f"{in_words(self.one.memory)} and about {duration(self.one.seconds)}"
         every = f"about {duration(self.seconds)} for all"
-        return f"{self.method}: {took} a fit on all models ({where}), {every}"
+        return f"{self.method}: {took} per fit on all models ({where}), {every}"
 
 
 def n_scored(study: Study) -> int:
@@ -213,7 +213,7 @@ def estimate_in_words(specs, each: list[float | None]) -> str:
         if seconds is None:
             took = "not tried, a function of yours"
         elif seconds < 1000:
-            took = f"{seconds:.2f} s a model"
+            took = f"{seconds:.2f} s per model"
         else:
             took = f"{duration(seconds)} a model"
         words.append(f"{spec.name} {took}")

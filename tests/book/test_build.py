@@ -209,6 +209,18 @@ def test_a_part_whose_run_is_missing_or_unfinished_is_left_out(tmp_path):
     assert b"cifar10_laptop" not in one["_toc.yml"]
 
 
+def test_the_summary_of_a_run_without_its_picture_has_none(tmp_path):
+    make_run(tmp_path, "augmentation")
+    other = make_run(tmp_path, "cifar10_laptop", study="cifar10_laptop")
+    run = Run("augmentation", runs_dir=tmp_path)
+    summary = book.assemble(run, ROOT / "book")["cifar10_laptop/summary.md"]
+    assert b"figures/cifar10_laptop-landing.png" in summary
+    (other / "figures/landing.png").unlink()
+    tree = book.assemble(run, ROOT / "book")
+    assert b"{figure}" not in tree["cifar10_laptop/summary.md"]
+    assert b"what was found" in tree["cifar10_laptop/summary.md"]
+
+
 def test_parts_of_one_run_share_out_its_notebooks(tmp_path):
     make_run(tmp_path, "augmentation")
     tree = book.assemble(Run("augmentation", runs_dir=tmp_path), ROOT / "book")

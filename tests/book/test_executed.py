@@ -55,6 +55,14 @@ def test_figures_are_described_by_what_drew_them():
     assert cells[3]["metadata"]["mystnb"]["image"]["classes"] == "inches-4"
 
 
+def test_a_study_is_named_in_captions_as_it_is_written():
+    cell = code("plt.plot(x)", drawn=True)
+    describe_figures([cell], "Study my_pets, 2 × 64 models.")
+    assert cell["metadata"]["mystnb"]["figure"]["caption"].endswith(
+        r"Study my\_pets, 2 × 64 models."
+    )
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [

@@ -25,7 +25,7 @@ def expand_tables(text: str, look_up: Callable[[str], Any], *, page: str) -> str
     text : str
         Markdown. A table is a dotted path to a list of mappings, perhaps ``where`` and a key that
         rows must have, and columns between semicolons: a key, or two joined by a dot, perhaps a
-        format after a colon, perhaps ``as`` and a title.
+        format after a colon (``code`` for what one types), perhaps ``as`` and a title.
     look_up : callable
         Gives what lies at a dotted path.
     page : str
@@ -117,6 +117,8 @@ def _cell(value: Any, spec: str) -> str:
     """One cell; what is no number is plain text, never Markdown, with signs in place of letters."""
     if value is None:
         return ""
+    if spec == CODE:
+        return f"`{one_line(value).replace('`', '').replace('|', ',')}`" if value != "" else ""
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, str):
@@ -127,6 +129,7 @@ def _cell(value: Any, spec: str) -> str:
 MOST_ROWS, FIRST_ROWS = 12, 6  # of a table that is cut
 GROUPED = 10_000  # numbers from here on have commas between thousands
 _PLAIN = re.compile(r"[+]?(\.\d+f?|[df])?")
+CODE = "code"  # in place of a format: the cell as one types it
 _TIMES = re.compile(r"(?<=\w) x (?=\d)")  # noise x 2
 COMPARISONS = {name: comparison_label(name, ("1", "2")) for name in ("1_minus_2", "2_minus_1")}
 _POWER = re.compile(r"(.+)e([-+]\d+)")

@@ -10,7 +10,7 @@ import ast
 import io
 import re
 import tokenize
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from inspect import cleandoc
 from pathlib import Path
 from typing import Any
@@ -91,6 +91,8 @@ def in_yaml(value: Any) -> str:
         return str(value).lower()
     if isinstance(value, str):
         return value or "empty"
+    if isinstance(value, Sequence):
+        return f"[{', '.join(map(in_yaml, value))}]"
     return str(value)
 
 

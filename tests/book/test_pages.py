@@ -74,6 +74,12 @@ def test_a_long_table_of_a_record_is_cut_and_folded_below_itself():
     assert "dropdown" not in reference
 
 
+def test_what_one_types_is_set_as_code_and_cannot_leave_it():
+    rows = [{"option": "--force, --from"}, {"option": "a `b` | c"}, {"option": ""}]
+    shown = expand_tables("{{ table x | option:code as option }}", lambda _: rows, page="p.md")
+    assert shown.split("\n")[2:] == ["| `--force, --from` |", "| `a b , c` |", "|  |"]
+
+
 def test_an_unknown_figure_is_named():
     with pytest.raises(ValueError, match=r"p\.md: no figure 'lds'; there are lds_by_method"):
         expanded("{{ figure lds recorded.b }}")

@@ -33,16 +33,28 @@ def collect(run: Run) -> dict:
     names = [results["02_mask_training"][f"name_{a}"] for a in (1, 2)]
     facts, tilts = results["run"], results.get("10_reweighting", {})
     confirmed = {key: tilts.get(f"n_{key}") for key in ("tilted", "called", "confirmed")}
-    return {
-        "about": {"study": run.study, "models": facts["n_models"], "names": names}
-        | {"method": results["03_datamodel_fitting"]["method"], **confirmed}
-        | {key: facts[key] for key in ("commit", "date", "machine")},
-        "algorithms": [algorithm_row(results, a, names) for a in (1, 2)],
-        "features": feature_rows(run, names),
-        "evidence": [evidence_row(results, c, names) for c in COMPARISONS],
-        "disagreement": disagreement_rows(results, names),
-        "reweighting": reweighting_rows(results, names),
-    } | several_of(results)
+    return (
+        {
+            "about": {"study": run.study, "models": facts["n_models"], "names": names}
+            | {"method": results["03_datamodel_fitting"]["method"], **confirmed}
+            | {key: facts[key] for key in ("commit", "date", "machine")},
+            "dataset": results["01_data_prep"]["parameters"]["dataset"],
+            "algorithms": [algorithm_row(results, a, names) for a in (1, 2)],
+            "features": feature_rows(run, names),
+            "evidence": [evidence_row(results, c, names) for c in COMPARISONS],
+            "disagreement": disagreement_rows(results, names),
+            "reweighting": reweighting_rows(results, names),
+        }
+        | several_of(results)
+        | source_of(results)
+    )
+
+
+def source_of(results: dict) -> dict:
+    """The data that algorithm 1 was trained on first, where it was."""
+    given = results["02_mask_training"]["parameters"]["algorithm_1"].get("initialisation", {})
+    source = given.get("source") if isinstance(given, dict) else None
+    return {"source": source["dataset"]} if source else {}
 
 
 def several_of(results: dict) -> dict:

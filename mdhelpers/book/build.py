@@ -294,7 +294,7 @@ def _prose(
     values["reference"] = {"study": study, "commands": commands or HELP}
     values["parameters"] = {
         file.stem: yaml.safe_load(file.read_text(encoding="utf-8"))
-        for file in (source.parent.parent / "parameters").glob("*.yaml")
+        for file in (source.parent.parent / "parameters").glob("paper_*.yaml")
     }
     page = source.name
     text = text.replace("{{ repository }}", repository())

@@ -232,7 +232,10 @@ def without_quotes(output: dict) -> dict:
     said = "".join(output.get("data", {}).get("text/plain", ""))
     if set(output.get("data", ())) != {"text/plain"} or said[:1] not in ("'", '"'):
         return output
-    return {**output, "data": {"text/plain": str(ast.literal_eval(said))}}
+    try:
+        return {**output, "data": {"text/plain": str(ast.literal_eval(said))}}
+    except (ValueError, SyntaxError):  # a thing whose name begins with a quote
+        return output
 
 
 _CELL = re.compile(r"(<t[dh][^>]*>)([^<]*)(?=</t[dh]>)")

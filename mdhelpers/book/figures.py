@@ -22,7 +22,7 @@ from scipy.stats import binomtest
 
 import mdhelpers
 from mdhelpers.base.places import typeset
-from mdhelpers.base.records import digest, file_digest
+from mdhelpers.base.records import digest, file_digest, written
 from mdhelpers.data.datasets import DatasetSpec
 from mdhelpers.data.sources import NO_COPY, load_dataset
 from mdhelpers.show.analyses import similarity_heatmap
@@ -75,8 +75,10 @@ def remembered(folder: Path) -> Drawing:
         picture, words = kept.with_suffix(".png"), kept.with_suffix(".txt")
         if not words.is_file():
             body, alternative = drawn(name, data)
-            picture.write_bytes(body)
-            words.write_text(alternative, encoding="utf-8")  # last: it says that both are there
+            with written(picture) as unfinished:
+                unfinished.write_bytes(body)
+            with written(words) as unfinished:  # last: it says that both are there
+                unfinished.write_text(alternative, encoding="utf-8")
         return picture.read_bytes(), words.read_text(encoding="utf-8")
 
     return draw
@@ -354,9 +356,14 @@ def planted(recorded: Mapping[str, Any]) -> tuple[Figure, str]:
 def turned(rows: Sequence[Mapping[str, Any]]) -> tuple[Figure, str]:
     """Carriers of a feature at the end that shows it best: principal components, turned, random.
 
-    Takes rows of ``study``, ``feature`` and shares ``none``, ``varimax`` and ``random``.
+    Takes rows of ``study``, ``feature``, ``drawings`` and shares ``none``, ``varimax`` and
+    ``random``, means over drawings.
     """
     labels = [f"{row['study'].replace('_', ' ')}: {row['feature']}" for row in rows]
+    counts = [row["drawings"] for row in rows]
+    labels = [
+        f"{said}, {n} drawings" if n > 1 else said for said, n in zip(labels, counts, strict=True)
+    ]
     places = np.arange(len(rows))
     figure, ax = plt.subplots(figsize=(7.6, _ROW * len(rows) + _RIM))
     kinds = {
@@ -506,12 +513,12 @@ def copies_found(results: Mapping[str, Any]) -> tuple[Figure, str]:
     return figure, f"Copies first, and among the first three, in percent: {'; '.join(told)}."
 
 
-def copies(study: Mapping[str, Any], n: int = 10) -> tuple[Figure, str]:
+def copies(dataset: Mapping[str, Any], n: int = 10) -> tuple[Figure, str]:
     """Test images, and below each the near-copy of it among the training images.
 
-    Takes the parameters of a study of generated scenes.
+    Takes the ``dataset`` of a study of generated scenes.
     """
-    data = load_dataset(DatasetSpec(**study["dataset"]))
+    data = load_dataset(DatasetSpec(**dataset))
     of = data.train.metadata["duplicate_of"].to_numpy()
     chosen = np.flatnonzero(of != NO_COPY)[:n]
     rows = {"test image": data.test.images[of[chosen]], "its copy": data.train.images[chosen]}

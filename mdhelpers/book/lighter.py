@@ -11,7 +11,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from mdhelpers.base.records import file_digest
+from mdhelpers.base.records import file_digest, written
 
 HEAVY, QUALITY = 500_000, 92  # bytes; of WebP with loss
 FOLDERS = ("_images", "_static/sheets")
@@ -29,18 +29,19 @@ def lighten(pages: Path, kept: Path) -> None:
     pages : Path
         A folder of built pages, with pictures in ``FOLDERS``; it is changed.
     kept : Path
-        A folder for pictures that were converted before, by digest. Those that no page shows any
-        more are removed.
+        A folder for pictures that were converted before, by digest and quality. Those that no page
+        shows any more are removed.
     """
     kept.mkdir(parents=True, exist_ok=True)
     known, done = set(kept.iterdir()), set()
     for picture in sorted(path for f in FOLDERS for path in (pages / f).glob("*.png")):
-        lighter = kept / f"{file_digest(picture)}.webp"
+        most = HEAVY if picture.parent.name == FOLDERS[0] else 0
+        lighter = kept / f"{file_digest(picture)}-{most}-{QUALITY}.webp"
         if lighter not in known:
-            with Image.open(picture) as image:
-                image.save(lighter, lossless=True, quality=50)
-                if lighter.stat().st_size > HEAVY and picture.parent.name == FOLDERS[0]:
-                    image.save(lighter, quality=QUALITY)
+            with Image.open(picture) as image, written(lighter) as unfinished:
+                image.save(unfinished, "webp", lossless=True, quality=50)
+                if 0 < most < unfinished.stat().st_size:
+                    image.save(unfinished, "webp", quality=QUALITY)
         done.add(lighter)
         picture.with_suffix(".webp").write_bytes(lighter.read_bytes())
         picture.unlink()

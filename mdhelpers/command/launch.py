@@ -35,7 +35,7 @@ from mdhelpers.runs.archive import fetched
 runs = fetched(
     "{address}/raw/{branch}/{file}",
     sha256="{sha256}",
-    runs_dir=Path.cwd() / "runs",
+    runs_dir=Path.cwd() / "runs-{sha256:.8}",
 )"""
 REQUIREMENTS = """\
 # Binder has no GPU and little room: torch as it is for CPUs alone.

@@ -179,6 +179,12 @@ class Split:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def some(self, n: int) -> Split:
+        """Up to ``n`` of the images, evenly from first to last: folders are read class by class."""
+        index = np.unique(np.linspace(0, len(self) - 1, min(n, len(self))).round().astype(int))
+        foreground = None if self.foreground is None else self.foreground[index]
+        return Split(self.images[index], self.labels[index], self.metadata.iloc[index], foreground)
+
     @property
     def truth(self) -> pd.DataFrame:
         """The planted features that occur, (n, n_features) bool; no columns where none is known."""

@@ -56,10 +56,9 @@ class Transformation(Spec):
 
     @property
     def name(self) -> str:
-        """What tables call it: its colour, its kind, and other options that are not defaults."""
+        """What tables call it: its kind, and the options that are not its defaults."""
         given = self.model_dump(exclude_defaults=True, exclude={"kind", "at"})
-        shade = [color_word(given.pop("color"))] if "color" in given else []
-        return " ".join([*shade, self.kind, *map(str, given.values())])
+        return " ".join([self.kind, *(str(value) for value in given.values())])
 
     @property
     def intensity_unit(self) -> str:

@@ -19,21 +19,31 @@ from urllib.request import urlopen
 
 from mdhelpers.base.places import in_words, resolve, shown
 from mdhelpers.base.records import file_digest, read_json, unfinished_name, written
+from mdhelpers.runs.notebooks import read_entries
 from mdhelpers.runs.run import LEFT_OUT, MARK, NAME, Run, StudyError, is_run
 
 SPARED = ("scores_*.npy",)  # of gradients: the largest files of a run, read by step 03 alone
+OURS = {MARK, "results.json", "plan.json", "stages"}  # beside what stages say that they wrote
 LARGEST = 4 << 30  # bytes, unpacked
 PIECE = 1 << 20
 
 
 def pack(run: Run, path: Path) -> Path:
-    """Write a zip file of a run's folder, without ``SPARED``; the same bytes each time.
+    """Write a zip file of what a run has made, without ``SPARED``; the same bytes each time.
 
-    Hidden files and what a process has not finished stay behind.
+    It may be published: what somebody else has put into the folder, notes and logs stay behind.
     """
+    outputs = {name for manifest in run.manifests() for name in manifest["outputs"]}
+    ours = {name.split("/")[0] for name in outputs} | OURS
+    pages = {f"notebooks/{name}.ipynb" for name in read_entries(run)} | {"notebooks/keys.json"}
     found = (file for file in run.folder.rglob("*") if file.is_file() and not file.is_symlink())
     named = {file.relative_to(run.folder).as_posix(): file for file in found}
-    named = {name: file for name, file in named.items() if not re.search(r"(^|/)\.", name)}
+    named = {
+        name: file
+        for name, file in named.items()
+        if (name.split("/")[0] in ours or name in pages)
+        and not re.search(r"(^|/)(\.|training\.jsonl$)", name)
+    }
     spared = [name for name in named if any(fnmatchcase(name, kind) for kind in SPARED)]
     mark = read_json(run.path / MARK) | {LEFT_OUT: sorted(spared)}
     with written(path) as unfinished, zipfile.ZipFile(unfinished, "w") as archive:

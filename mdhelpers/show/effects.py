@@ -57,15 +57,15 @@ def transformation_rows(hypotheses, test: Split, *, seed: int, n: int = 2) -> Ro
     Last in each row stands the matched placebo of the largest intensity.
     """
     rows: Rows = {}
-    before, labels = test.images[:LOOKED_AT], test.labels[:LOOKED_AT]
-    masks = test.foreground
-    around = Around(masks if masks is None else masks[:LOOKED_AT], labels)
+    some = test.some(LOOKED_AT)
+    before, labels = some.images, some.labels
+    around, shown = Around(some.foreground, labels), np.linspace(0, len(some) - 1, n).astype(int)
     for case in hypotheses:
         kind, doses = parse_transformation(case["transformation"]), case["intensities"]
         changed = [transform_images(kind, before, x, seed=seed, around=around) for x in doses]
         changed.append(placebo_images(before, changed[-1], labels=labels, seed=seed))
         label = f"{case.get('name') or kind.name}\n({kind.intensity_unit})"
-        for steps in np.stack([before, *changed], axis=1)[:n]:
+        for steps in np.stack([before, *changed], axis=1)[shown]:
             rows[label] = steps
             label = NOTHING * (len(rows) + 1)
     return rows
@@ -359,14 +359,15 @@ class Hypotheses:
         self.seed = given["seed"]
         own = (parse_transformation(h["transformation"]) for h in given["hypotheses"])
         self.kinds = {kind.name: kind for kind in own}
-        self.images, self.labels = test.images[:LOOKED_AT], test.labels[:LOOKED_AT]
-        masks = test.foreground
-        self.around = Around(masks if masks is None else masks[:LOOKED_AT], self.labels)
+        some = test.some(LOOKED_AT)
+        self.images, self.labels = some.images, some.labels
+        self.around = Around(some.foreground, self.labels)
+        self.shown = np.linspace(0, len(some) - 1, N_PREVIEWED).astype(int)
 
     def pictures(self, name: str, doses: Sequence[float]) -> dict:
         kind = self.kinds.get(name) or parse_transformation(name)
         how = {"seed": self.seed, "around": self.around}
         steps = [transform_images(kind, self.images, dose, **how) for dose in doses]
         steps.append(placebo_images(self.images, steps[-1], labels=self.labels, seed=self.seed))
-        shown = [step[:N_PREVIEWED] for step in (self.images, *steps)]
+        shown = [step[self.shown] for step in (self.images, *steps)]
         return {"n_images": len(shown[0]), "sheet": sprite_sheet(np.concatenate(shown))}

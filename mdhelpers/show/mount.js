@@ -7,7 +7,7 @@ function mount(host, widget) {
   const link = "#mdx&";
   const told = new URLSearchParams(location.hash.startsWith(link) ? location.hash.slice(link.length) : "");
   for (const [name, value] of told) {
-    if (!(name in values)) continue;
+    if (!(name in values) || Object(values[name]) === values[name]) continue; // a link holds no data
     values[name] = typeof values[name] === "string" ? value : JSON.parse(value);
   }
   const place = `mdx-notes ${location.pathname}`;

@@ -131,9 +131,8 @@ class _Bench:
         self.picture.value = self._drawn(kind, dose)
 
     def _drawn(self, kind, dose: float) -> bytes:
-        test = self.models.dataset.test
-        masks = None if test.foreground is None else test.foreground[:N_SHOWN]
-        before, about = test.images[:N_SHOWN], Around(masks, test.labels[:N_SHOWN])
+        some = self.models.dataset.test.some(N_SHOWN)
+        before, about = some.images, Around(some.foreground, some.labels)
         after = transform_images(kind, before, dose, seed=self.how["seed"], around=about)
         fig, ax = plt.subplots(figsize=(7, 2.6))
         image_rows(ax, {"as it is": before, "changed": after})

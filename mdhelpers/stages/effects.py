@@ -9,6 +9,7 @@ and the verdict agree (`read_findings`).
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -18,6 +19,7 @@ import pandas as pd
 from mdhelpers.base.places import typeset
 from mdhelpers.base.specs import validate
 from mdhelpers.data.datasets import Dataset
+from mdhelpers.data.transform_kinds import color_word
 from mdhelpers.method.captions import STABLE
 from mdhelpers.method.comparison import COMPARISONS
 from mdhelpers.runs.run import Run
@@ -263,13 +265,16 @@ ADDED = {
 }  # what a person would call these transformations
 
 
+COLORED = re.compile(r"(\w+) \((\d+), (\d+), (\d+)\)")  # as a transformation is named
+
+
 def applied(name: str) -> str:
     """A transformation as something that one does."""
-    shade, _, kind = name.rpartition(" ")
     if name in ADDED:
         return f"Adding {ADDED[name]}"
-    if shade and " " not in shade and ADDED.get(kind, "").startswith("a "):
-        return f"Adding a{'n' if shade[0] in 'aeiou' else ''} {name}"
+    if (colored := COLORED.fullmatch(name)) and ADDED.get(colored[1], "").startswith("a "):
+        shade = color_word(tuple(map(int, colored.groups()[1:])))
+        return f"Adding a{'n' if shade[0] in 'aeiou' else ''} {shade} {colored[1]}"
     return f"Applying {name.replace('_', ' ')}"
 
 

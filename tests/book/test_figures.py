@@ -6,10 +6,11 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
-import yaml
 
 from mdhelpers.book import figures
 from mdhelpers.book.figures import FIGURES, draw_methods, drawn, power, similarity
+from mdhelpers.data.datasets import DatasetSpec
+from mdhelpers.data.sources import load_dataset
 from mdhelpers.show.style import use_style
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -196,10 +197,11 @@ def test_a_planted_square_is_counted_drawing_by_drawing():
 
 def test_turned_directions_stand_beside_the_unturned():
     row = {"study": "sgd_noise", "feature": "tag", "none": 0.5, "varimax": 1.0, "random": 0.25}
+    row |= {"drawings": 5}
     figure, told = figures.turned([row])
     (ax,) = figure.axes
     assert [points(ax, i)[0, 0] for i in range(3)] == [25, 50, 100]
-    assert told.endswith("sgd noise: tag 50, turned 100, random 25.")
+    assert told.endswith("sgd noise: tag, 5 drawings 50, turned 100, random 25.")
 
 
 def test_retrained_models_stand_beside_what_was_predicted():
@@ -276,26 +278,34 @@ def test_found_copies_are_bars_of_each_nearness():
 SCENES = {"kind": "scenes", "size": 16, "n_train": 60, "n_test": 60, "share": 0.4}
 
 
-def test_copies_stand_below_what_they_copy():
-    figure, told = figures.copies({"dataset": SCENES | {"duplicates": 5}})
-    (ax,) = figure.axes
-    pictures = [image.get_array() for image in ax.images]
+@pytest.fixture
+def rows(monkeypatch) -> dict:
+    """What a figure of images puts into its rows."""
+    found = {}
+    monkeypatch.setattr(figures, "image_rows", lambda _, given: found.update(given))
+    return found
+
+
+def test_copies_stand_below_what_they_copy(rows):
+    _, told = figures.copies(SCENES | {"duplicates": 5})
+    above, below = (images.astype(float) for images in rows.values())
     assert told.startswith("5 test images")
-    drawn = np.asarray(pictures[0] if len(pictures) == 1 else np.stack(pictures)).astype(float)
-    assert drawn.std() > 0
+    own, others = (np.abs(above - b).mean((1, 2, 3)) for b in (below, np.roll(below, 1, axis=0)))
+    assert own.mean() < others.mean() / 2
 
 
-def test_carriers_are_half_of_each_row():
-    figure, told = figures.carriers(SCENES | {"planted": {"tag": "fish", "frame": "boat"}})
-    labels = [text.get_text() for text in figure.axes[0].texts]
-    assert set(labels) >= {"tag, fish", "frame, boat"}
-    assert told.endswith(("frame, boat.", "tag, fish."))
+def test_carriers_are_half_of_each_row(rows):
+    given = SCENES | {"planted": {"tag": "fish", "frame": "boat"}}
+    figures.carriers(given)
+    assert set(rows) == {"tag, fish", "frame, boat"}
+    test = load_dataset(DatasetSpec(**given)).test
+    for name, images in rows.items():
+        at = [int(np.flatnonzero((test.images == i).all((1, 2, 3)))[0]) for i in images]
+        assert test.truth[name.split(",")[0]].to_numpy()[at].tolist() == [True] * 4 + [False] * 4
 
 
 RECORDS = {path.stem: json.loads(path.read_text()) for path in (ROOT / "book/recorded").glob("*")}
 SEVERAL = RECORDS["studies"]["several"]["several"]
-DATASET = yaml.safe_load((ROOT / "parameters/augmentation.yaml").read_text())["dataset"]
-DUPLICATES = yaml.safe_load((ROOT / "parameters/duplicates.yaml").read_text())
 DRAWN_FROM = {
     "lds_by_method": RECORDS["budgets_scenes"],
     "power": RECORDS["power_augmentation"],
@@ -311,8 +321,8 @@ DRAWN_FROM = {
     "ladder": SEVERAL["ladder"],
     "accuracy_by_size": RECORDS["pretrained_head"]["rows"],
     "copies_found": RECORDS["duplicates"],
-    "copies": DUPLICATES,
-    "carriers": DATASET,
+    "copies": RECORDS["duplicates"]["01_data_prep"]["parameters"]["dataset"],
+    "carriers": RECORDS["studies"]["sgd_noise"]["dataset"],
 }
 
 

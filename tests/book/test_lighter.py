@@ -1,6 +1,7 @@
 """Built pages become lighter and show the same."""
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from mdhelpers.book import lighter
@@ -74,6 +75,20 @@ def test_a_heavy_picture_loses_what_nobody_sees(tmp_path, monkeypatch):
     shown, sheet = (np.asarray(Image.open(path.with_suffix(".webp"))).astype(int) for path in paths)
     assert 0 < np.abs(shown - pixels).mean() < 5
     np.testing.assert_array_equal(sheet, pixels + 1)
+
+
+def test_a_picture_that_was_cut_short_is_not_kept(tmp_path, monkeypatch):
+    built(tmp_path / "html")
+
+    def cut(_, path, *__, **___):
+        path.write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Image.Image, "save", cut)
+        with pytest.raises(KeyboardInterrupt):
+            lighten(tmp_path / "html", tmp_path / "kept")
+    assert not list((tmp_path / "kept").iterdir())
 
 
 def test_the_script_of_icons_goes_and_others_stay(tmp_path):

@@ -9,21 +9,9 @@ import numpy as np
 import pytest
 
 from mdhelpers.book.pages import expand, expand_figures, expand_tables, in_format
+from tests.book.test_figures import BUDGETS
 
 RECORDED = Path(__file__).parents[2] / "book" / "recorded"
-
-
-def row(method: str, models: int, lds: float) -> dict:
-    found = {"method": method, "models": models}
-    for a in (1, 2):
-        found |= {f"lds_{a}": lds, f"lds_{a}_low": lds - 0.02, f"lds_{a}_high": lds + 0.01}
-    return found
-
-
-BUDGETS = {
-    "rows": [row(m, n, v) for n, v in ((400, 0.5), (100, 0.2)) for m in ("lasso", "ridge")],
-    "settings": {"names": ["plain", "other"], "ceilings": {"ceiling_1": 0.8}},
-}
 
 
 def expanded(text: str):

@@ -45,6 +45,7 @@ def test_the_folder_has_all_that_both_need(run, tmp_path):
     ast.parse(code[0].replace(install[0], "    pass"))
     assert f'"{ADDRESS}/raw/launch/tiny.zip"' in code[0]
     assert f'sha256="{file_digest(tmp_path / "out/tiny.zip")}"' in code[0]
+    assert f'runs_dir=Path.cwd() / "runs-{file_digest(tmp_path / "out/tiny.zip")[:8]}"' in code[0]
     assert "open_run('tiny', profile='full', runs_dir=runs)" in code[1]
 
 

@@ -76,15 +76,6 @@ def test_a_seed_gives_the_same_images_and_leaves_the_input_alone(name, size):
     assert (results[0].dtype, results[0].shape) == (np.uint8, images.shape)
 
 
-def test_a_name_begins_with_the_colour_as_one_would_say_it():
-    def name(**given):
-        return parse_transformation({"kind": "square", **given}).name
-
-    assert name(color="red", unit="%") == "red square %"
-    assert name(color=[1, 2, 3]) == "#010203 square"
-    assert name() == "square"
-
-
 @pytest.mark.parametrize("name", NAMES)
 def test_a_kind_survives_a_parameters_file(name):
     kind = parse_transformation(name)

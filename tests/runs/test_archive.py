@@ -57,6 +57,20 @@ def test_other_missing_files_are_damage(run, tmp_path):
         copy.check("04_compare")
 
 
+def test_notes_logs_and_files_of_others_stay_behind(run, tmp_path):
+    for name in ("explore.ipynb", "notes.txt", "training.jsonl", "found/training.jsonl", "mine/a"):
+        (run.folder / name).parent.mkdir(exist_ok=True)
+        (run.folder / name).write_text("mine")
+    (run.folder / "notebooks").mkdir()
+    (run.folder / "notebooks/my notes.ipynb").write_text("mine")
+    folder = unpack(pack(run, tmp_path / "tiny.zip"), tmp_path / "theirs")
+    sent = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    assert sent == {
+        "run.json", "results.json", "fits.txt", "found/gaps.txt", "stages/03_fit.json",
+        "stages/04_compare.json",
+    }  # fmt: skip
+
+
 def test_the_same_run_gives_the_same_file(run, tmp_path):
     first, second = (pack(run, tmp_path / name).read_bytes() for name in ("1.zip", "2.zip"))
     assert first == second

@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 from types import SimpleNamespace
+from urllib.parse import quote
 
 import numpy as np
 import pytest
@@ -162,6 +163,28 @@ def recomputing():
         test=play.tiles(TEST, range(N_TEST)),
     )
     return widget, fits, run
+
+
+@pytest.mark.browser
+def test_neither_an_address_nor_data_name_a_script(page, monkeypatch):
+    monkeypatch.setattr(widgets, "LONG", 100)
+    shown = page("recompute", recomputing()[0], beside=[])
+    shown.locator(".mdx-gaps").wait_for()
+    asked = []
+    shown.on("request", lambda request: asked.append(request.url))
+    evil = '{"all_1":{"bits":8,"key":"../../evil","src":"https://evil.example/x.js"}}'
+    shown.goto(shown.url.split("#")[0] + "?2#mdx&size=2&fits=" + quote(evil))
+    shown.get_by_text("from 32 models of each").wait_for()
+    assert not [url for url in asked[1:] if "evil" in url]
+
+
+def test_an_array_beside_a_page_is_an_array_and_nothing_else():
+    files = {}
+    evil = '";alert(1);//' + "A" * widgets.LONG
+    made = with_files({"bits": 8, "data": evil, "src": "https://evil.example/x.js"}, files, "")
+    assert set(made) == {"bits", "key"}
+    (script,) = files.values()
+    assert re.fullmatch(rb'[^"]*"[0-9a-f]{16}"\] = "[A-Za-z0-9+/=]*";\n', script)
 
 
 @pytest.mark.browser

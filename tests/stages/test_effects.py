@@ -294,8 +294,10 @@ def test_planted_features_are_graded_by_what_is_called_a_finding(few):
     ("name", "said"),
     [
         ("tag", "Adding a tag"),
-        ("red square", "Adding a red square"),
-        ("orange ring", "Adding an orange ring"),
+        ("square (255, 0, 0)", "Adding a red square"),
+        ("square (255, 165, 0)", "Adding an orange square"),
+        ("square (1, 2, 3)", "Adding a #010203 square"),
+        ("ring %", "Applying ring %"),
         ("low_pass", "Applying low pass"),
         ("grayscale + web", "Applying grayscale + web"),
     ],

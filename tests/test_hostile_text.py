@@ -24,6 +24,7 @@ from mdhelpers.book import build as book
 from mdhelpers.book import pages
 from mdhelpers.book import pages as book_tables
 from mdhelpers.book.widgets import host
+from mdhelpers.data.datasets import Split
 from mdhelpers.method.comparison import Comparison, DirectionSet
 from mdhelpers.show import (
     analyses,
@@ -284,7 +285,7 @@ def predicted():
 
 
 def data_of(names):
-    split = SimpleNamespace(images=IMAGES, labels=np.arange(12) % 2, foreground=None)
+    split = Split(IMAGES, np.arange(12) % 2, pd.DataFrame(index=range(12)))
     return SimpleNamespace(train=split, test=split, class_names=names)
 
 

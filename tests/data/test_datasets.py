@@ -88,3 +88,13 @@ def test_a_key_that_its_kind_does_not_read_is_refused(given, message):
 def test_a_record_with_all_defaults_is_read():
     spec = validate(DatasetSpec, {"kind": "image_folder", "root": "x"})
     assert validate(DatasetSpec, spec.model_dump(mode="json")) == spec
+
+
+def test_some_images_are_of_all_classes_where_a_folder_lists_one_after_the_other():
+    labels = np.repeat([0, 1, 2], 30)
+    images = np.arange(90, dtype=np.uint8)[:, None, None, None] + np.zeros((90, 4, 4, 3), np.uint8)
+    some = Split(images, labels, pd.DataFrame({"n": range(90)}), images[..., 0] > 40).some(5)
+    assert some.metadata["n"].tolist() == some.images[:, 0, 0, 0].tolist() == [0, 22, 44, 67, 89]
+    assert set(some.labels) == {0, 1, 2}
+    assert some.foreground[:, 0, 0].tolist() == [False, False, True, True, True]
+    assert len(Split(images, labels, pd.DataFrame(index=range(90))).some(200)) == 90
